@@ -1,0 +1,41 @@
+"""mfsbi: neural likelihoods for simulators whose data lie on a manifold.
+
+    from mfsbi import ManifoldNLE, MFlow, sequential
+
+Two nouns: a *chart* says where the manifold lies in data space, a *latent density* how probability lies on it. Specs
+(`AF`, `MFlow`, `MeFlow`) choose both; `ManifoldNLE` trains them and builds sbi's posteriors.
+
+Names are imported when first used, so that importing the package is quick and touches nothing outside it.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "AF": "mfsbi.plugin.specs",
+    "Chains": "mfsbi.inference.chains",
+    "Couplings": "mfsbi.flows",
+    "MFlow": "mfsbi.plugin.specs",
+    "ManifoldNLE": "mfsbi.plugin.likelihood",
+    "MeFlow": "mfsbi.plugin.specs",
+    "Phase": "mfsbi.train.schedules",
+    "alternating": "mfsbi.train.schedules",
+    "density_only": "mfsbi.train.schedules",
+    "load": "mfsbi.plugin.saving",
+    "sample_chains": "mfsbi.plugin.sampling",
+    "save": "mfsbi.plugin.saving",
+    "sequential": "mfsbi.train.schedules",
+    "to_arviz": "mfsbi.inference.to_arviz",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mfsbi' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)

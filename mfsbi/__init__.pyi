@@ -1,0 +1,14 @@
+from mfsbi.flows import Couplings as Couplings
+from mfsbi.inference.chains import Chains as Chains
+from mfsbi.inference.to_arviz import to_arviz as to_arviz
+from mfsbi.plugin.likelihood import ManifoldNLE as ManifoldNLE
+from mfsbi.plugin.sampling import sample_chains as sample_chains
+from mfsbi.plugin.saving import load as load
+from mfsbi.plugin.saving import save as save
+from mfsbi.plugin.specs import AF as AF
+from mfsbi.plugin.specs import MeFlow as MeFlow
+from mfsbi.plugin.specs import MFlow as MFlow
+from mfsbi.train.schedules import Phase as Phase
+from mfsbi.train.schedules import alternating as alternating
+from mfsbi.train.schedules import density_only as density_only
+from mfsbi.train.schedules import sequential as sequential

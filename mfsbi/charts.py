@@ -1,0 +1,211 @@
+r"""Charts: where the manifold lies in data space.
+
+A chart is a pair of maps between coordinates u in R^n and points x in R^d,
+
+    decode: u -> x (injective),    encode: x -> u,    encode(decode(u)) = u on the manifold,
+
+and `project = decode . encode` sends any point of data space to the manifold. Two learned charts are here,
+both with decode = f . Pad: append d - n zeros to u and apply a bijection f of R^d (a `Flow`), so that the
+manifold is the image of a coordinate plane and has no creases.
+
+* `FlowChart` inverts f and keeps the first n coordinates: encode = Proj . f^-1 (M-flow, arXiv:2003.13913 §2.2).
+* `EncoderChart` learns encode as a network of its own (M_e-flow, ibid.).
+
+Data come with units and spreads; `Standardized` wraps a chart of the standardised data. Being itself a chart, it
+has the right volume factor without bookkeeping. It may also turn the axes: a flow starts as the identity,
+so the manifold coordinates begin as the first n axes of its frame, and a frame whose first axes run along
+the manifold is most of the way there.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mfsbi import density
+from mfsbi.flows import Flow
+from mfsbi.types import Coordinates, Data, Scalars, Tangents
+
+__all__ = ["AbstractChart", "AmbientChart", "EncoderChart", "FlowChart", "ResidualNetwork", "Standardized"]
+
+
+class AbstractChart(nn.Module, ABC):
+    """Coordinates u on a manifold of data space: `decode` and `encode` are all a chart must know.
+
+    Arguments:
+        data_dim: d, dimensions of data space
+        manifold_dim: n, dimensions of the manifold
+    """
+
+    def __init__(self, data_dim: int, manifold_dim: int) -> None:
+        super().__init__()
+        self.data_dim = data_dim
+        self.manifold_dim = manifold_dim
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(data_dim={self.data_dim}, manifold_dim={self.manifold_dim})"
+
+    @abstractmethod
+    def decode(self, u: Coordinates) -> Data:
+        """Return the point x = g(u) of the manifold, shape `(*, data)`."""
+
+    @abstractmethod
+    def encode(self, x: Data) -> Coordinates:
+        """Return the coordinates of the point that x is projected to, shape `(*, manifold)`."""
+
+    def project(self, x: Data) -> Data:
+        """Return decode(encode(x)), the point of the manifold that stands for x, shape `(*, data)`."""
+        return self.decode(self.encode(x))
+
+    def squared_distance(self, x: Data) -> Scalars:
+        """Return |x - project(x)|^2 in the units the chart was built in, shape `(*)`: what reconstruction minimises."""
+        return (x - self.project(x)).square().sum(-1)
+
+    def tangents(self, u: Coordinates) -> Tangents:
+        """Return J = d decode / d u, shape `(*, data, manifold)`."""
+        return density.tangents(self.decode, u)
+
+    def log_volume(self, u: Coordinates) -> Scalars:
+        """Return 1/2 log det J^T J at u, shape `(*)`; see `mfsbi.density`."""
+        return density.log_volume(self.decode, u)
+
+
+class AmbientChart(AbstractChart):
+    """All of data space as its own manifold: u is x standardised, x = mean + std * u.
+
+    Arguments:
+        mean: shape `(data,)`
+        std: shape `(data,)`, positive
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__(len(mean), len(mean))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def decode(self, u: Coordinates) -> Data:
+        """Return mean + std * u."""
+        return self.mean + self.std * u
+
+    def encode(self, x: Data) -> Coordinates:
+        """Return (x - mean) / std."""
+        return (x - self.mean) / self.std
+
+    def log_volume(self, u: Coordinates) -> Scalars:
+        """Return sum_i log std_i, the same at every u, shape `(*)`."""
+        return self.std.log().sum().expand(u.shape[:-1])
+
+
+class FlowChart(AbstractChart):
+    """The first n coordinates of a bijection: decode = f . Pad, encode = Proj . f^-1.
+
+    Arguments:
+        flow: the bijection x -> (u, v) of R^d, that is f^-1
+        manifold_dim: n
+    """
+
+    def __init__(self, flow: Flow, manifold_dim: int) -> None:
+        super().__init__(flow.features, manifold_dim)
+        self.flow = flow
+
+    def decode(self, u: Coordinates) -> Data:
+        """Return f(u, v = 0)."""
+        return self.flow.inverse(functional.pad(u, (0, self.data_dim - self.manifold_dim)))
+
+    def encode(self, x: Data) -> Coordinates:
+        """Return the first n coordinates of f^-1(x)."""
+        return self.flow(x)[..., : self.manifold_dim]
+
+
+class EncoderChart(AbstractChart):
+    """A bijection to decode and a network to encode: decode = f . Pad, encode = e.
+
+    The network adds to the plain projection on the first n coordinates, so that both maps start consistent.
+
+    Arguments:
+        flow: the bijection x -> (u, v) of R^d, that is f^-1; only its inverse is used
+        encoder: a network from R^d to R^n
+        manifold_dim: n
+    """
+
+    def __init__(self, flow: Flow, encoder: nn.Module, manifold_dim: int) -> None:
+        super().__init__(flow.features, manifold_dim)
+        self.flow = flow
+        self.encoder = encoder
+
+    def decode(self, u: Coordinates) -> Data:
+        """Return f(u, v = 0)."""
+        return self.flow.inverse(functional.pad(u, (0, self.data_dim - self.manifold_dim)))
+
+    def encode(self, x: Data) -> Coordinates:
+        """Return x_1..n + e(x)."""
+        return x[..., : self.manifold_dim] + self.encoder(x)
+
+
+class Standardized(AbstractChart):
+    """A chart of data space in a better frame: x = mean + std * (axes @ y), with y from the wrapped chart.
+
+    Arguments:
+        chart: a chart of the standardised data y
+        mean: shape `(data,)`
+        std: shape `(data,)`, positive
+        axes: an orthogonal matrix, shape `(data, data)`, whose columns are the frame; the identity if not given
+    """
+
+    mean: Tensor
+    std: Tensor
+    axes: Tensor
+
+    def __init__(self, chart: AbstractChart, mean: Tensor, std: Tensor, axes: Tensor | None = None) -> None:
+        super().__init__(chart.data_dim, chart.manifold_dim)
+        self.chart = chart
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.register_buffer("axes", torch.eye(len(mean), dtype=mean.dtype) if axes is None else axes)
+
+    def decode(self, u: Coordinates) -> Data:
+        """Return mean + std * (axes @ chart.decode(u))."""
+        return self.mean + self.std * (self.chart.decode(u) @ self.axes.T)
+
+    def encode(self, x: Data) -> Coordinates:
+        """Return chart.encode(axes^T @ ((x - mean) / std))."""
+        return self.chart.encode(self._to_frame(x))
+
+    def squared_distance(self, x: Data) -> Scalars:
+        """Return |x - project(x)|^2 in standardised units, shape `(*)`, so that every feature counts."""
+        return self.chart.squared_distance(self._to_frame(x))
+
+    def _to_frame(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std @ self.axes
+
+
+class ResidualNetwork(nn.Module):
+    """A multilayer perceptron whose blocks add to their input; its last layer starts at zero.
+
+    Arguments:
+        features_in: width of the input
+        features_out: width of the output
+        width: units of each hidden layer
+        blocks: residual blocks, two layers each
+    """
+
+    def __init__(self, features_in: int, features_out: int, width: int = 100, blocks: int = 5) -> None:
+        super().__init__()
+        self.first = nn.Linear(features_in, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
+        )
+        self.last = nn.Linear(width, features_out)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's output, shape `(*, features_out)`."""
+        y = self.first(x)
+        for block in self.blocks:
+            y = y + block(y)
+        return self.last(y)

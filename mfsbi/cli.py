@@ -1,0 +1,86 @@
+"""The command line: words become objects here, once."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mfsbi.demo import DemoResult, run_demo
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Neural likelihoods for simulators whose data lie on a manifold.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+console = Console()
+
+GROUP = "mfsbi.simulators"
+
+
+@app.callback()
+def main() -> None:
+    """Neural likelihoods for simulators whose data lie on a manifold."""
+
+
+@app.command()
+def demo(
+    simulator: Annotated[str, typer.Argument(help="Name of a registered simulator of a surface.")] = "polynomial",
+    out: Annotated[Path, typer.Option(help="Folder for draws, estimator and figures.")] = Path("mfsbi-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything: the same seed gives the same result.")] = 0,
+    simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 300_000,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")] = False,  # noqa: FBT002
+) -> None:
+    """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about three minutes."""
+    try:
+        surface = _simulator(simulator)
+        result = run_demo(
+            surface,
+            out,
+            seed=seed,
+            simulations=simulations,
+            quiet=quiet,
+            tell=(lambda _: None) if quiet else console.print,
+        )
+    except (ValueError, OSError) as error:
+        Console(stderr=True).print(f"[red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    console.print(_table(result))
+    console.print(f"Draws, estimator, figures and numbers are in {out.resolve()}", highlight=False, soft_wrap=True)
+
+
+def _simulator(name: str) -> Any:  # noqa: ANN401
+    """Return the registered simulator of that name."""
+    known = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    if name not in known:
+        raise ValueError(
+            f"there is no simulator {name!r}; registered are {', '.join(sorted(known)) or 'none'}. "
+            f"A package adds its own by an entry point in the group {GROUP!r}."
+        )
+    return known[name].load()()
+
+
+def _table(result: DemoResult) -> Table:
+    """Return the demo's numbers as one table."""
+    table = Table(title="M-flow on the polynomial surface, 20 observations", title_justify="left")
+    table.add_column("quantity", no_wrap=True)
+    table.add_column("model", justify="right")
+    table.add_column("exact", justify="right")
+    table.add_row("reconstruction error", f"{result.reconstruction_error:.4f}", "0")
+    table.add_row("manifold distance of samples", f"{result.manifold_distance:.4f}", "0")
+    table.add_row(
+        "posterior mean ± sd of theta",
+        f"{result.mean:+.3f} ± {result.std:.3f}",
+        f"{result.exact_mean:+.3f} ± {result.exact_std:.3f}",
+    )
+    table.add_row("TV distance of the posteriors", f"{result.total_variation:.4f}", "0")
+    table.add_row("R-hat", f"{max(result.diagnostics.r_hat):.4f}", "1")
+    table.add_row("effective sample size, bulk", f"{min(result.diagnostics.ess_bulk):.0f}", "")
+    table.add_row("collapsed charts, restarted", f"{result.collapses}", "")
+    table.add_row("seconds", f"{result.seconds:.0f}", "")
+    return table

@@ -1,0 +1,194 @@
+"""The demo: from simulator to posterior on the polynomial surface, judged against the exact one.
+
+It simulates, trains an M-flow, samples the posterior of 20 observations by sbi's MCMC, computes the exact posterior on
+a grid, and leaves draws, estimator, figures and numbers in a folder.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mfsbi import plots
+from mfsbi.checks import require_positive
+from mfsbi.inference.grid import GridPosterior, grid_posterior
+from mfsbi.inference.to_arviz import Diagnostics, diagnose, plot_rank, plot_trace, to_arviz, write_netcdf
+from mfsbi.metrics import total_variation
+from mfsbi.plugin.likelihood import ManifoldNLE
+from mfsbi.plugin.sampling import sample_chains
+from mfsbi.plugin.saving import save
+from mfsbi.plugin.specs import MFlow
+from mfsbi.seeds import derived, seeded
+from mfsbi.train.losses import latent_nll, reconstruction
+from mfsbi.train.schedules import Phase, Schedule
+
+__all__ = ["DemoResult", "demo_schedule", "prepare_folder", "run_demo"]
+
+EVENTS = 20
+TRUE_THETA = 0.0
+STEPS = {"chart": 1500, "latent": 3000}
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured.
+
+    Arguments:
+        reconstruction_error: mean |x - project(x)| over new points of the surface
+        manifold_distance: mean vertical distance of model samples to the true surface
+        mean: posterior mean of the model's MCMC draws
+        std: their standard deviation
+        exact_mean: mean of the exact posterior
+        exact_std: its standard deviation
+        total_variation: TV of the model's posterior and the exact one, on a grid
+        diagnostics: of the chains
+        collapses: starts of the chart that were given up
+        seconds: of the whole demo
+    """
+
+    reconstruction_error: float
+    manifold_distance: float
+    mean: float
+    std: float
+    exact_mean: float
+    exact_std: float
+    total_variation: float
+    diagnostics: Diagnostics
+    collapses: int
+    seconds: float
+
+
+def prepare_folder(out: Path) -> None:
+    """Create the folder and make sure that files can be written there, before any work is done.
+
+    Raises:
+        OSError: if that is not possible; the message names the folder
+    """
+    probe = out / ".writable"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"Cannot write to the folder {out}: {error.strerror}. Choose another one with --out.") from error
+
+
+def demo_schedule(rows: int) -> Schedule:
+    """Return phases of about as many steps, however many simulations there are."""
+    per_epoch = max(1, rows // BATCH)
+    epochs = {part: max(1, round(steps / per_epoch)) for part, steps in STEPS.items()}
+    return [Phase(reconstruction, ("chart",), epochs["chart"]), Phase(latent_nll, ("latent",), epochs["latent"])]
+
+
+def run_demo(
+    surface: Any,  # noqa: ANN401 - a simulator with likelihood and manifold, found by its entry point
+    out: Path,
+    *,
+    seed: int = 0,
+    simulations: int = 300_000,
+    quiet: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> DemoResult:
+    """Run the demo and leave its files in `out`.
+
+    Arguments:
+        surface: the simulator
+        out: folder for draws, estimator, figures and numbers; created if needed
+        seed: of everything
+        simulations: pairs (theta, x) to learn from
+        quiet: no progress bars
+        tell: called with a line about each step as it begins
+
+    Raises:
+        ValueError: if simulations is not positive
+        OSError: if the folder cannot be written to
+    """
+    require_positive("simulations", simulations)
+    prepare_folder(out)
+    start = time.perf_counter()
+
+    tell(f"Simulating {simulations:,} pairs (theta, x) ...")
+    with seeded(derived(seed, 0)):
+        theta, x_o_theta = surface.prior.sample((simulations,)), torch.full((EVENTS, 1), TRUE_THETA)
+    x = surface.simulate(theta, seed=derived(seed, 1))
+    x_o = surface.simulate(x_o_theta, seed=derived(seed, 2))
+
+    tell("Training an M-flow: first the manifold, then the density on it ...")
+    spec = MFlow(manifold_dim=2)
+    trainer = ManifoldNLE(surface.prior, spec, seed=seed, show_progress_bars=False if quiet else None)
+    trainer.append_simulations(theta, x)
+    estimator = trainer.train(schedule=demo_schedule(simulations), training_batch_size=BATCH)
+    save(estimator, spec, out / "estimator.safetensors")
+
+    tell(f"Sampling the posterior of {EVENTS} observations with sbi's slice sampler ...")
+    posterior = trainer.build_posterior()
+    chains = sample_chains(posterior, x_o, seed=derived(seed, 3))
+    data = to_arviz(chains, surface.parameter_names, x=x_o, prior=theta[:5000])
+    write_netcdf(data, out / "posterior.nc")
+
+    tell("Comparing with the exact posterior ...")
+    exact = grid_posterior(lambda grid: _exact_potential(surface, x_o, grid), [-1], [1])
+    learned = grid_posterior(lambda grid: posterior.potential_fn(grid, track_gradients=False), [-1], [1])
+    samples, points = _samples(surface, estimator.model, derived(seed, 4))
+    result = DemoResult(
+        reconstruction_error=float(estimator.model.distance(points).detach().mean()),
+        manifold_distance=float(surface.vertical_distance(samples).clamp(max=10).mean()),
+        mean=chains.mean.item(),
+        std=chains.std.item(),
+        exact_mean=exact.mean.item(),
+        exact_std=exact.std.item(),
+        total_variation=total_variation(exact.probability, learned.probability),
+        diagnostics=diagnose(chains),
+        collapses=len(trainer.history.collapses),
+        seconds=time.perf_counter() - start,
+    )
+    (out / "result.json").write_text(json.dumps(_as_json(result), indent=1))
+
+    tell("Drawing ...")
+    losses = {loss: trainer.history.of(loss) for loss in trainer.history.losses}
+    off = surface.out_of_distribution(40, seed=derived(seed, 5), noise=0.5)
+    figures = {
+        "training": plots.training_curves(losses),
+        "surface": _surface_figure(estimator.model, points, samples, off),
+        "posterior": _posterior_figure(exact, learned, chains.pooled, surface.parameter_names[0]),
+        "trace": plot_trace(data),
+        "rank": plot_rank(data),
+    }
+    for name, figure in figures.items():
+        figure.savefig(out / f"{name}.png", dpi=130)
+    return result
+
+
+def _exact_potential(surface: Any, x: Tensor, theta: Tensor) -> Tensor:  # noqa: ANN401
+    """Return log p(x_1, ..., x_m|theta) + log p(theta) of the simulator, shape `(rows,)`."""
+    return surface.log_prob(x, theta[:, None, :]).double().sum(-1) + surface.prior.log_prob(theta)
+
+
+@torch.no_grad()
+def _samples(surface: Any, model: Any, seed: int, rows: int = 10_000) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Return samples of the model and new points of the simulator, theta drawn from the prior."""
+    with seeded(seed):
+        theta = surface.prior.sample((rows,))
+        return model.sample(theta), surface.simulate(theta, seed=derived(seed, 1))
+
+
+@torch.no_grad()
+def _surface_figure(model: Any, points: Tensor, samples: Tensor, off: Tensor) -> Figure:  # noqa: ANN401
+    return plots.surface(points[:5000].numpy(), samples[:5000].numpy(), off.numpy(), model.project(off).numpy())
+
+
+def _posterior_figure(exact: GridPosterior, learned: GridPosterior, draws: Tensor, name: str) -> Figure:
+    grid = exact.theta[:, 0].numpy()
+    densities = exact.density.numpy(), learned.density.numpy()
+    return plots.posterior_against_truth(grid, *densities, draws[:, 0].numpy(), TRUE_THETA, name)
+
+
+def _as_json(result: DemoResult) -> dict[str, Any]:
+    return {**vars(result), "diagnostics": result.diagnostics._asdict()}

@@ -1,0 +1,54 @@
+"""Tensors with a description on disk, in one file and without pickle.
+
+A file is in the safetensors format (https://huggingface.co/docs/safetensors): raw tensors, and a description as
+JSON in the header. Reading one runs no code. Files are written aside and renamed into place, so that an
+interrupted save leaves the old file or none.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = ["FORMAT", "read", "write"]
+
+FORMAT = "mfsbi 1"
+
+
+def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write tensors and a description that JSON can hold.
+
+    Raises:
+        OSError: if the file cannot be written
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    header = {"format": FORMAT, "description": json.dumps(description)}
+    try:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, aside, header)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the description of a file.
+
+    Raises:
+        FileNotFoundError: if there is none
+        ValueError: if it is not a file of this library, or of a version this one does not know
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a file of mfsbi: {error}.") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} should be of format {FORMAT!r}; it says {header.get('format')!r}.")
+    return tensors, json.loads(header["description"])

@@ -1,0 +1,128 @@
+"""The door to ArviZ, for its versions 0.23 (InferenceData) and 1.x (DataTree).
+
+Everything that differs between the two is in this module; both write netCDF files that `arviz.from_netcdf` opens.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mfsbi.inference.chains import Chains
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.x at every import
+    import arviz
+
+__all__ = ["Diagnostics", "diagnose", "plot_rank", "plot_trace", "to_arviz", "write_netcdf"]
+
+MODERN = int(arviz.__version__.split(".")[0]) >= 1
+
+
+class Diagnostics(NamedTuple):
+    """Convergence of chains, one entry per parameter (Vehtari et al., arXiv:1903.08008).
+
+    Arguments:
+        r_hat: rank-normalised split R-hat; 1.01 or less when the chains agree
+        ess_bulk: effective sample size for means
+        ess_tail: effective sample size for the 5 % and 95 % quantiles
+    """
+
+    r_hat: list[float]
+    ess_bulk: list[float]
+    ess_tail: list[float]
+
+    @property
+    def converged(self) -> bool:
+        """Whether R-hat is at most 1.01 and both sample sizes at least 400 for every parameter."""
+        return max(self.r_hat) <= 1.01 and min(self.ess_bulk + self.ess_tail) >= 400
+
+    def __str__(self) -> str:
+        return (
+            f"largest R-hat {max(self.r_hat):.3f}, smallest effective sample size "
+            f"{min(self.ess_bulk):.0f} (bulk) and {min(self.ess_tail):.0f} (tails)"
+        )
+
+
+def diagnose(chains: Chains) -> Diagnostics:
+    """Return R-hat and effective sample sizes of each parameter; needs at least 2 chains and 4 draws.
+
+    Raises:
+        ValueError: if there are fewer
+    """
+    if chains.draws.shape[0] < 2 or chains.draws.shape[1] < 4:
+        raise ValueError(f"`chains` should be at least 2 of at least 4 draws; got {tuple(chains.draws.shape[:2])}.")
+    each = [np.asarray(column) for column in chains.draws.double().cpu().unbind(-1)]
+    return Diagnostics(
+        r_hat=[float(arviz.rhat(draws)) for draws in each],
+        ess_bulk=[float(arviz.ess(draws, method="bulk")) for draws in each],
+        ess_tail=[float(arviz.ess(draws, method="tail", prob=(0.05, 0.95))) for draws in each],
+    )
+
+
+def to_arviz(
+    chains: Chains,
+    parameter_names: Sequence[str] | None = None,
+    x: Tensor | None = None,
+    prior: Tensor | None = None,
+    posterior_predictive: Tensor | None = None,
+) -> Any:  # noqa: ANN401 - InferenceData or DataTree, as the version has it
+    """Return chains and what belongs to them as ArviZ's InferenceData (0.23) or DataTree (1.x).
+
+    Arguments:
+        chains: the draws
+        parameter_names: a name for each parameter; theta_0, theta_1, ... if not given
+        x: the observations, shape `(observations, data)`
+        prior: draws of theta from the prior, shape `(draw, parameter)`
+        posterior_predictive: simulated x for each draw, shape `(chain, draw, *)`
+
+    Raises:
+        ValueError: if there are not as many names as parameters
+    """
+    count = chains.draws.shape[-1]
+    names = list(parameter_names) if parameter_names is not None else [f"theta_{i}" for i in range(count)]
+    if len(names) != count:
+        raise ValueError(f"`parameter_names` should have {count} entries, one per parameter; got {names}.")
+    groups: dict[str, Mapping[str, Any]] = {
+        "posterior": _by_name(names, chains.draws),
+        "sample_stats": {"lp": np.asarray(chains.log_prob.cpu())},
+    }
+    if x is not None:
+        groups["observed_data"] = {"x": np.asarray(x.cpu())}
+    if prior is not None:
+        groups["prior"] = _by_name(names, prior[None])
+    if posterior_predictive is not None:
+        groups["posterior_predictive"] = {"x": np.asarray(posterior_predictive.cpu())}
+    attributes = {key: value for key, value in chains.info.items() if isinstance(value, str | int | float)}
+    if MODERN:
+        return arviz.from_dict(groups, attrs={"/": attributes})
+    return arviz.from_dict(**groups, attrs=attributes)
+
+
+def write_netcdf(data: Any, path: Path) -> None:  # noqa: ANN401
+    """Write what `to_arviz` returned to a netCDF file, through h5netcdf."""
+    data.to_netcdf(str(path), engine="h5netcdf")
+
+
+def plot_trace(data: Any) -> Figure:  # noqa: ANN401
+    """Return ArviZ's figure of the chains: each draw against its number."""
+    return _figure(arviz.plot_trace(data))
+
+
+def plot_rank(data: Any) -> Figure:  # noqa: ANN401
+    """Return ArviZ's figure of the ranks of each chain's draws among all: flat where the chains agree."""
+    return _figure(arviz.plot_rank(data))
+
+
+def _figure(plot: Any) -> Figure:  # noqa: ANN401
+    """Return the figure behind an array of axes (0.23) or a PlotCollection (1.x)."""
+    return plot.viz["figure"].item() if MODERN else np.ravel(plot)[0].figure
+
+
+def _by_name(names: Sequence[str], draws: Tensor) -> dict[str, np.ndarray]:
+    """Return one array of shape `(chain, draw)` per parameter."""
+    return {name: np.asarray(column) for name, column in zip(names, draws.cpu().unbind(-1), strict=True)}

@@ -1,0 +1,103 @@
+"""Figures: arrays in, matplotlib figures out.
+
+Figures are made without pyplot, so drawing one opens no window and changes no global state; a notebook shows what a
+cell returns. Truth is drawn in dark grey and dashed, the model in colour.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+__all__ = ["posterior_against_truth", "surface", "training_curves"]
+
+TRUTH = "#3b3b3b"
+MODEL = "#0b7285"
+OFF = "#d9480f"
+
+Array = NDArray[np.floating]
+
+
+def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """Return a panel for each loss: training and validation against the epochs that minimised it.
+
+    Arguments:
+        losses: for each loss the values of (training, validation), as `History.of` returns them; losses that are
+            never negative get a logarithmic axis
+    """
+    figure = Figure(figsize=(4.6 * len(losses), 3.4), layout="constrained")
+    for axes, (name, (training, validation)) in zip(
+        np.ravel(figure.subplots(1, len(losses), squeeze=False)), losses.items(), strict=True
+    ):
+        epochs = np.arange(1, len(training) + 1)
+        axes.plot(epochs, training, color=MODEL, marker=".", label="training")
+        axes.plot(epochs, validation, color=OFF, marker=".", label="validation")
+        if name == "reconstruction":
+            axes.set_yscale("log")
+        axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
+        axes.legend(frameon=False)
+    return figure
+
+
+def surface(truth: Array, generated: Array, observed: Array, projected: Array) -> Figure:
+    """Return a figure of a surface in three dimensions: samples of truth and model, and points drawn onto it.
+
+    Arguments:
+        truth: points of the true surface, shape `(rows, 3)`
+        generated: samples of the model, shape `(rows, 3)`
+        observed: points off the surface, shape `(points, 3)`
+        projected: where the model projects them, shape `(points, 3)`
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    limits = [np.quantile(truth[:, axis], [0.002, 0.998]) for axis in range(3)]
+    panels = (
+        ("simulator", ((truth, TRUTH, 2.0),)),
+        ("model", ((generated, MODEL, 2.0),)),
+        (
+            "points off the manifold, projected",
+            ((generated, MODEL, 0.6), (observed, OFF, 14.0), (projected, "k", 14.0)),
+        ),
+    )
+    for number, (title, clouds) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, 3, number, projection="3d")
+        axes.view_init(elev=28, azim=-60)
+        for cloud, color, size in clouds:
+            axes.scatter(*_inside(cloud, limits).T, s=size, color=color, linewidths=0, alpha=0.5 if size < 5 else 1.0)
+        axes.set(xlim=limits[0], ylim=limits[1], zlim=limits[2], xlabel="$x_0$", ylabel="$x_1$", zlabel="$x_2$")
+        axes.set_title(title)
+    for start, end in zip(observed, projected, strict=True):
+        axes.plot(*np.stack([start, end]).T, color=OFF, linewidth=1.0)
+    return figure
+
+
+def posterior_against_truth(
+    theta: Array, exact: Array, model: Array, draws: Array, true_theta: float, name: str = "theta"
+) -> Figure:
+    """Return the exact posterior of one parameter, the model's, and a histogram of MCMC draws.
+
+    Arguments:
+        theta: grid, shape `(points,)`
+        exact: density of the exact posterior on it, shape `(points,)`
+        model: density of the model's posterior on it, shape `(points,)`
+        draws: MCMC draws, shape `(draws,)`
+        true_theta: the value the observations were simulated with
+        name: of the parameter
+    """
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(
+        draws, bins=60, range=(theta.min(), theta.max()), density=True, color=MODEL, alpha=0.25, label="MCMC draws"
+    )
+    axes.plot(theta, model, color=MODEL, label="model")
+    axes.plot(theta, exact, color=TRUTH, linestyle="--", label="exact")
+    axes.axvline(true_theta, color=OFF, linewidth=1.0, label="true value")
+    axes.set(xlabel=name, ylabel="posterior density", xlim=(theta.min(), theta.max()))
+    axes.legend(frameon=False)
+    return figure
+
+
+def _inside(points: Array, limits: Sequence[Array]) -> Array:
+    """Return the points within the limits; matplotlib does not clip in three dimensions."""
+    lower, upper = np.array(limits).T
+    return points[((points >= lower) & (points <= upper)).all(axis=1)]

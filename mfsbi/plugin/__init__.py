@@ -1,0 +1,1 @@
+"""The only door to sbi: specs build estimators, `ManifoldNLE` trains them, posteriors are sbi's own."""

@@ -1,0 +1,133 @@
+"""A model in the shapes sbi speaks.
+
+sbi's estimators take `input` (x) with a sample axis, a batch axis or both, and `condition` (theta) likewise; models
+take rows. All juggling between the two happens here, shapes are checked before anything is broadcast, and long
+inputs pass through in chunks.
+"""
+
+import torch
+from torch import Size, Tensor
+
+from mfsbi.models import ManifoldModel
+from mfsbi.plugin.host import ConditionalDensityEstimator
+from mfsbi.train.data import Batch
+from mfsbi.train.losses import joint
+
+__all__ = ["ManifoldEstimator"]
+
+MAX_ROWS = 8192
+"""Rows at work at a time in `log_prob` and `sample`."""
+
+
+class ManifoldEstimator(ConditionalDensityEstimator):
+    """A `ManifoldModel` as a conditional density estimator p(x|theta) for sbi.
+
+    Arguments:
+        model: the model; also at `estimator.model`
+    """
+
+    def __init__(self, model: ManifoldModel) -> None:
+        super().__init__(
+            net=model,
+            input_shape=Size([model.chart.data_dim]),
+            condition_shape=Size([model.latent.flow.parameter_dim]),
+        )
+
+    def __repr__(self) -> str:
+        return f"ManifoldEstimator({self.model!r})"
+
+    @property
+    def model(self) -> ManifoldModel:
+        """The chart and the latent density behind this estimator."""
+        return self.net
+
+    def log_prob(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
+        """Return log p(x|theta) w.r.t. the surface measure, at the projection of x, shape `(sample, batch)`.
+
+        Arguments:
+            input: x, shape `(sample, batch, data)` or `(batch, data)`
+            condition: theta, shape `(batch, parameter)` or `(sample, batch, parameter)`
+            kwargs: ignored, as sbi's estimators do
+
+        Raises:
+            ValueError: if a feature axis has the wrong size, or the leading axes neither match nor are 1
+        """
+        x = _with_sample_axis("input", input, self.input_shape[0])
+        theta = _with_sample_axis("condition", condition, self.condition_shape[0])
+        shape = _common_shape(x, theta)
+        rows_x = x.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+        rows_theta = theta.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+        return torch.cat([self.model.log_prob(*rows) for rows in zip(rows_x, rows_theta, strict=True)]).view(shape)
+
+    def loss(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
+        """Return the joint loss of chart and density, shape `(batch,)`, for sbi's own trainers.
+
+        Arguments:
+            input: x, shape `(batch, data)`
+            condition: theta, shape `(batch, parameter)`
+            kwargs: ignored
+
+        Raises:
+            ValueError: if a feature axis has the wrong size, or the batches neither match nor are 1
+        """
+        x = _with_sample_axis("input", input, self.input_shape[0])
+        theta = _with_sample_axis("condition", condition, self.condition_shape[0])
+        shape = _common_shape(x, theta)
+        return joint(self.model, Batch(theta.expand(*shape, -1).flatten(0, 1), x.expand(*shape, -1).flatten(0, 1)))
+
+    def sample(self, sample_shape: Size | tuple[int, ...], condition: Tensor, **kwargs: object) -> Tensor:  # noqa: ARG002
+        """Draw x, shape `(*sample_shape, batch, data)`, on the learned manifold.
+
+        Arguments:
+            sample_shape: draws for each theta; may be `()`
+            condition: theta, shape `(batch, parameter)`
+            kwargs: ignored
+        """
+        return self._draw(sample_shape, condition)[0]
+
+    def sample_and_log_prob(
+        self,
+        sample_shape: Size | tuple[int, ...],
+        condition: Tensor,
+        **kwargs: object,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        """Draw x, shape `(*sample_shape, batch, data)`, and return log p(x|theta), shape `(*sample_shape, batch)`."""
+        x, u, theta = self._draw(sample_shape, condition)
+        model = self.model
+
+        def log_prob(rows: tuple[Tensor, Tensor]) -> Tensor:
+            return model.latent.log_prob(*rows) - model.chart.log_volume(rows[0])
+
+        chunks = zip(u.split(MAX_ROWS), theta.split(MAX_ROWS), strict=True)
+        return x, torch.cat([log_prob(rows) for rows in chunks]).view(x.shape[:-1])
+
+    @torch.no_grad()
+    def _draw(self, sample_shape: Size | tuple[int, ...], condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x in sbi's shape, with the rows of u and theta it was made from."""
+        theta = _with_sample_axis("condition", condition, self.condition_shape[0])[0]
+        shape = Size(sample_shape) + theta.shape[:1]
+        rows = theta.expand(*shape, -1).flatten(0, -2) if len(shape) > 1 else theta
+        u = torch.cat([self.model.latent.sample(chunk) for chunk in rows.split(MAX_ROWS)])
+        x = torch.cat([self.model.chart.decode(chunk) for chunk in u.split(MAX_ROWS)])
+        return x.view(*shape, -1), u, rows
+
+
+def _with_sample_axis(name: str, value: Tensor, features: int) -> Tensor:
+    """Return `value` with axes (sample, batch, features)."""
+    if value.ndim not in (2, 3) or value.shape[-1] != features:
+        raise ValueError(
+            f"`{name}` should have shape (batch, {features}) or (sample, batch, {features}); got {tuple(value.shape)}."
+        )
+    return value if value.ndim == 3 else value[None]
+
+
+def _common_shape(x: Tensor, theta: Tensor) -> tuple[int, int]:
+    """Return (sample, batch) that both tensors expand to."""
+    try:
+        sample, batch = torch.broadcast_shapes(x.shape[:2], theta.shape[:2])
+    except RuntimeError as error:
+        raise ValueError(
+            "`input` and `condition` should have equal sample and batch sizes, or 1; "
+            f"got {tuple(x.shape[:2])} and {tuple(theta.shape[:2])}."
+        ) from error
+    return sample, batch

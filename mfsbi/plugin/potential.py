@@ -1,0 +1,67 @@
+"""`EncodedLikelihood` times a prior, as the potential that sbi's samplers ask for."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from mfsbi.inference.potential import EncodedLikelihood
+from mfsbi.plugin.estimator import ManifoldEstimator
+from mfsbi.plugin.host import BasePotential
+
+__all__ = ["ManifoldPotential"]
+
+
+class ManifoldPotential(BasePotential):
+    """theta -> log p(x_o|theta) + log p(theta), up to a constant; the observation is encoded when it is set.
+
+    The potential owns a frozen copy of the estimator: training on does not change a posterior already built.
+
+    Arguments:
+        estimator: the trained estimator
+        prior: the prior of theta, as `process_prior` returns it
+        x_o: observations, shape `(observations, data)`; they can also be set later
+        device: where to evaluate
+    """
+
+    def __init__(
+        self, estimator: ManifoldEstimator, prior: Distribution, x_o: Tensor | None = None, device: str = "cpu"
+    ) -> None:
+        self.estimator = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(device)
+        super().__init__(prior, x_o, device)
+
+    def set_x(self, x_o: Tensor | None, x_is_iid: bool | None = True) -> None:  # noqa: FBT001, FBT002 - sbi's signature
+        """Set the observations and encode them: iid draws from one theta, or one observation per row of theta."""
+        super().set_x(x_o, x_is_iid)
+        self._likelihood = None if self._x_o is None else EncodedLikelihood(self.estimator.model, self._x_o)
+
+    def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:  # noqa: FBT001, FBT002 - sbi's signature
+        """Return the log posterior up to a constant, shape `(rows,)`.
+
+        Arguments:
+            theta: shape `(rows, parameter)`
+            track_gradients: keep the graph, for samplers that use gradients
+
+        Raises:
+            ValueError: if no observation is set, or their number differs from the rows of theta when not iid
+        """
+        likelihood = self._likelihood
+        if likelihood is None:
+            raise ValueError("No observations are set: call `set_x(x_o)`, or pass `x` when sampling.")
+        theta = theta.to(self.device)
+        if not self.x_is_iid and len(likelihood.u) != len(theta):
+            raise ValueError(
+                f"`theta` should have one row for each of the {len(likelihood.u)} observations, which are not iid; "
+                f"got {len(theta)} rows."
+            )
+        with torch.set_grad_enabled(track_gradients):
+            log_likelihood = likelihood.iid(theta) if self.x_is_iid else likelihood.rowwise(theta)
+            return log_likelihood + self.prior.log_prob(theta)
+
+    def to(self, device: str | torch.device) -> "ManifoldPotential":
+        """Move the estimator, the prior and the encoded observations."""
+        self.estimator.to(device)
+        super().to(device)
+        self.set_x(self._x_o, self._x_is_iid)
+        return self

@@ -1,0 +1,67 @@
+"""Estimators on disk: the spec that built one, its dimensions and its weights. Nothing is pickled."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mfsbi import files
+from mfsbi.flows import Couplings
+from mfsbi.plugin.estimator import ManifoldEstimator
+from mfsbi.plugin.specs import AF, MeFlow, MFlow, Spec
+
+__all__ = ["load", "save"]
+
+SPECS: dict[str, type[Spec]] = {spec.__name__: spec for spec in (AF, MFlow, MeFlow)}
+
+
+def save(estimator: ManifoldEstimator, spec: Spec, path: str | Path) -> None:
+    """Write a trained estimator to one file.
+
+    Arguments:
+        estimator: what `train()` returned
+        spec: what built it
+        path: the file, by custom ending in .safetensors
+
+    Raises:
+        TypeError: if the spec is not one of mfsbi's own
+        OSError: if the file cannot be written
+    """
+    if type(spec) not in SPECS.values():
+        raise TypeError(f"`spec` should be one of {sorted(SPECS)}; got {type(spec).__name__}.")
+    description = {
+        "spec": type(spec).__name__,
+        "fields": asdict(spec),  # type: ignore[call-overload]  # every final spec is a dataclass
+        "data_dim": estimator.input_shape[0],
+        "parameter_dim": estimator.condition_shape[0],
+        "torch": torch.__version__,
+    }
+    files.write(Path(path), estimator.state_dict(), description)
+
+
+def load(path: str | Path) -> ManifoldEstimator:
+    """Return the estimator that `save` wrote, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if there is no such file
+        ValueError: if the file is foreign, of an unknown version, or does not fit the spec it names
+    """
+    tensors, description = files.read(Path(path))
+    if description.get("spec") not in SPECS:
+        raise ValueError(f"{path} names the spec {description.get('spec')!r}; this version knows {sorted(SPECS)}.")
+    spec = SPECS[description["spec"]](**{name: _field(value) for name, value in description["fields"].items()})
+    dims = description["parameter_dim"], description["data_dim"]
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
+        estimator = spec(*(torch.randn(2 * max(dims) + 2, dim) for dim in dims))
+    estimator.to(next(value.dtype for value in tensors.values() if value.is_floating_point()))
+    try:
+        estimator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the spec it names, {spec!r}: {error}") from error
+    return estimator.eval()
+
+
+def _field(value: Any) -> Any:  # noqa: ANN401
+    """Return a spec's field from JSON: settings of couplings are the only ones that are not plain numbers."""
+    return Couplings(**value) if isinstance(value, dict) else value

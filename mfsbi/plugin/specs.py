@@ -1,0 +1,186 @@
+r"""Named models: a spec chooses a chart and a latent density before the data are known.
+
+| spec     | chart                                                   | trained by reconstruction |
+|----------|---------------------------------------------------------|---------------------------|
+| `AF`     | identity: u is all of x                                 | nothing                   |
+| `MFlow`  | bijection cut to n coordinates, decode = f . Pad, encode = Proj . f^-1 | chart      |
+| `MeFlow` | decode = f . Pad, encode = a network of its own          | chart                     |
+
+The latent density is trained by likelihood in all of them. A spec is called with simulations, `spec(theta, x)`, and
+returns an estimator, which is what sbi asks of its `density_estimator=` argument. It learns from them the
+dimensions, the means and spreads of all features, and where the chart starts: the manifold coordinates begin as
+the first n principal axes of the standardised data, whatever the order of the features, and training bends them.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfsbi.charts import AbstractChart, AmbientChart, EncoderChart, FlowChart, ResidualNetwork, Standardized
+from mfsbi.checks import require_finite, require_matching_rows, require_positive
+from mfsbi.flows import Couplings
+from mfsbi.models import Latent, ManifoldModel
+from mfsbi.plugin.estimator import ManifoldEstimator
+
+__all__ = ["AF", "MFlow", "MeFlow", "Spec"]
+
+
+class Frame(NamedTuple):
+    """Where the data lie: means and spreads of the features, and the principal axes of the standardised data."""
+
+    mean: Tensor
+    std: Tensor
+    axes: Tensor
+
+
+class Spec(ABC):
+    """A model to be built once simulations have come: `spec(theta, x)` returns an estimator for sbi."""
+
+    @abstractmethod
+    def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
+        """Return an untrained model for data like these."""
+
+    def __call__(self, theta: Tensor, x: Tensor) -> ManifoldEstimator:
+        """Return an untrained estimator of p(x|theta).
+
+        Arguments:
+            theta: shape `(rows, parameter)`
+            x: shape `(rows, data)`
+
+        Raises:
+            ValueError: if rows do not match, are fewer than two, hold NaN or infinity, or a feature is constant
+        """
+        return ManifoldEstimator(self.build(theta, x))
+
+
+@dataclass(frozen=True)
+class AF(Spec):
+    """An ambient flow: an ordinary conditional flow in all of data space, the baseline without a manifold.
+
+    Arguments:
+        latent: the flow p(x|theta)
+    """
+
+    latent: Couplings = field(default=Couplings(layers=10))
+
+    def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
+        """Return an untrained model for data like these."""
+        frame = _frame(theta, x)
+        return ManifoldModel(AmbientChart(frame.mean, frame.std), _latent(self.latent, x.shape[1], theta))
+
+
+@dataclass(frozen=True)
+class MFlow(Spec):
+    """An M-flow: a manifold and the density on it, the chart being one bijection (arXiv:2003.13913 §2.2).
+
+    With as many manifold dimensions as features, or more, there is no manifold to learn: the model is then `AF`
+    with this latent flow, and a warning says so.
+
+    Arguments:
+        manifold_dim: n, the dimension of the manifold
+        chart: the bijection of data space
+        latent: the density on the manifold
+
+    Raises:
+        ValueError: if manifold_dim is below 1
+    """
+
+    manifold_dim: int
+    chart: Couplings = field(default=Couplings(layers=6))
+    latent: Couplings = field(default=Couplings(layers=6, width=64))
+
+    def __post_init__(self) -> None:
+        require_positive("manifold_dim", self.manifold_dim)
+
+    def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
+        """Return an untrained model for data like these."""
+        features = _features(x)
+        if self.manifold_dim >= features:
+            warnings.warn(
+                f"`manifold_dim` is {self.manifold_dim} and x has {features} features: there is no manifold to learn, "
+                "so this is an ordinary conditional flow, the same as `AF`.",
+                stacklevel=2,
+            )
+            return AF(self.latent).build(theta, x)
+        frame = _frame(theta, x)
+        chart = FlowChart(self.chart.build(features), self.manifold_dim)
+        return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
+
+
+@dataclass(frozen=True)
+class MeFlow(Spec):
+    """An M_e-flow: an M-flow with a network of its own as encoder (arXiv:2003.13913 §2.2).
+
+    Arguments:
+        manifold_dim: n, the dimension of the manifold; below the number of features
+        chart: the bijection that decodes
+        latent: the density on the manifold
+        encoder_width: units in each layer of the encoder
+        encoder_blocks: residual blocks of the encoder, two layers each
+
+    Raises:
+        ValueError: if a number is below 1; on building, if manifold_dim is not below the number of features
+    """
+
+    manifold_dim: int
+    chart: Couplings = field(default=Couplings(layers=6))
+    latent: Couplings = field(default=Couplings(layers=6, width=64))
+    encoder_width: int = 100
+    encoder_blocks: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("manifold_dim", "encoder_width", "encoder_blocks"):
+            require_positive(name, getattr(self, name))
+
+    def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
+        """Return an untrained model for data like these."""
+        features = _features(x)
+        if self.manifold_dim >= features:
+            raise ValueError(
+                f"`manifold_dim` should be below the number of features of x, {features}, for an encoder to have "
+                f"anything to do; got {self.manifold_dim}. Use `AF` for a density in all of data space."
+            )
+        frame = _frame(theta, x)
+        encoder = ResidualNetwork(features, self.manifold_dim, self.encoder_width, self.encoder_blocks)
+        chart = EncoderChart(self.chart.build(features), encoder, self.manifold_dim)
+        return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
+
+
+def _features(x: Tensor) -> int:
+    if x.ndim != 2:
+        raise ValueError(f"`x` should have shape (rows, features); got {tuple(x.shape)}.")
+    return x.shape[1]
+
+
+def _frame(theta: Tensor, x: Tensor) -> Frame:
+    """Return the frame of x, measured in float64, after checking both arguments."""
+    _features(x)
+    require_matching_rows("theta", theta, "x", x)
+    if len(x) < 2:
+        raise ValueError(f"A spec needs at least 2 rows of `x` to measure spreads; got {len(x)}.")
+    for name, value in (("theta", theta), ("x", x)):
+        require_finite(name, value, "Remove these rows before building.")
+    mean, std = x.double().mean(0), x.double().std(0)
+    constant = (std <= 1e-12 * mean.abs().clamp(min=1e-300)).nonzero().flatten().tolist()
+    if constant:
+        raise ValueError(f"`x` should vary in every feature; features {constant} are constant. Drop them.")
+    standardised = (x.double() - mean) / std
+    _, axes = torch.linalg.eigh(standardised.T @ standardised)
+    axes = axes.flip(1)
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    return Frame(*(value.to(x.dtype) for value in (mean, std, axes * largest.sign())))
+
+
+def _framed(chart: AbstractChart, frame: Frame) -> AbstractChart:
+    return Standardized(chart, frame.mean, frame.std, frame.axes)
+
+
+def _latent(couplings: Couplings, dims: int, theta: Tensor) -> Latent:
+    """Return a latent density of u in R^dims; a parameter that never varies is left as it is."""
+    std = theta.std(0)
+    flow = couplings.build(dims, theta.shape[1])
+    return Latent(flow, theta.mean(0), torch.where(std > 0, std, torch.ones_like(std)))

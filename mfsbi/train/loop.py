@@ -1,0 +1,294 @@
+"""The optimisation loop, the only one: `fit` runs a schedule.
+
+Each group of parts (chart, latent) has one AdamW optimiser and one learning rate that warms up over its first
+steps and then falls to zero along a cosine over all the steps the schedule grants that group, so alternating phases
+continue where they left off. One split into training and validation rows serves the whole schedule.
+
+After every epoch the validation loss is taken without gradients. A phase keeps a *copy* of its best weights, stops
+when `stop_after_epochs` epochs brought nothing better, and ends with the best copy in place, also when it is
+interrupted. While the chart stands still its coordinates are computed once for the whole phase.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from tqdm.auto import tqdm
+
+from mfsbi.checks import require_positive
+from mfsbi.models import ManifoldModel
+from mfsbi.train.data import Batch, in_chunks, minibatches, steps_per_epoch
+from mfsbi.train.schedules import Phase, Schedule
+
+__all__ = ["EpochRecord", "History", "Settings", "fit"]
+
+WARM_UP = 0.05  # of a group's steps; without it a first large step can throw the chart off the data
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to optimise, whatever the loss.
+
+    Arguments:
+        training_batch_size: rows per step
+        learning_rate: peak of the learning rate
+        weight_decay: AdamW's decoupled weight decay
+        clip_max_norm: largest norm of the gradient; None for no clipping
+        stop_after_epochs: epochs without a better validation loss before a phase stops
+        seed: of the order of the rows
+        show_progress_bars: True, False, or None for "only on a terminal"
+
+    Raises:
+        ValueError: if a number is not positive
+    """
+
+    training_batch_size: int = 500
+    learning_rate: float = 5e-3
+    weight_decay: float = 1e-4
+    clip_max_norm: float | None = 5.0
+    stop_after_epochs: int = 20
+    seed: int = 0
+    show_progress_bars: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("training_batch_size", "learning_rate", "stop_after_epochs"):
+            require_positive(name, getattr(self, name))
+        if self.clip_max_norm is not None:
+            require_positive("clip_max_norm", self.clip_max_norm)
+
+
+class EpochRecord(NamedTuple):
+    """What one pass over the data did; losses are means over rows."""
+
+    phase: int
+    loss: str
+    epoch: int
+    training_loss: float
+    validation_loss: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """The record of a training: one `EpochRecord` per pass, whether it was interrupted, and which starts failed."""
+
+    epochs: list[EpochRecord] = field(default_factory=list)
+    interrupted: bool = False
+    collapses: list[str] = field(default_factory=list)
+
+    def of(self, loss: str) -> tuple[list[float], list[float]]:
+        """Return (training, validation) losses of all epochs that minimised `loss`, in order."""
+        chosen = [epoch for epoch in self.epochs if epoch.loss == loss]
+        return [epoch.training_loss for epoch in chosen], [epoch.validation_loss for epoch in chosen]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{loss}: {len(self.of(loss)[1])} epochs, best validation loss {min(self.of(loss)[1]):.4g}"
+            for loss in self.losses
+        ]
+        return "\n".join(lines + [f"collapsed start: {verdict}" for verdict in self.collapses])
+
+    @property
+    def losses(self) -> list[str]:
+        """The names of the losses that were minimised, in order of appearance."""
+        return list(dict.fromkeys(epoch.loss for epoch in self.epochs))
+
+
+class _Group(NamedTuple):
+    """The parameters of some parts, with the optimiser and learning rate they keep through all phases."""
+
+    parts: nn.ModuleList
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+
+
+class _Best:
+    """A copy of the best weights of some parts; `state_dict` alone is a live view and restores nothing."""
+
+    def __init__(self, parts: nn.Module) -> None:
+        self.parts = parts
+        self.loss = math.inf
+        self.epoch = 0
+        self.keep(math.inf, 0)
+
+    def keep(self, loss: float, epoch: int) -> None:
+        self.loss, self.epoch = loss, epoch
+        self.weights = {name: value.detach().clone() for name, value in self.parts.state_dict().items()}
+
+    def restore(self) -> None:
+        self.parts.load_state_dict(self.weights)
+
+
+def fit(
+    model: ManifoldModel,
+    training: Batch,
+    validation: Batch,
+    schedule: Schedule,
+    settings: Settings | None = None,
+    keep_going: Callable[[int], bool] | None = None,
+) -> History:
+    """Train a model in place and return the record of it.
+
+    Arguments:
+        model: both parts on the device and in the type of the data
+        training: rows to learn from
+        validation: rows to judge by
+        schedule: phases in order, as `sequential()` returns them
+        settings: how to optimise; the defaults if not given
+        keep_going: asked after each phase, with its index; training ends when it says no
+
+    Raises:
+        ArithmeticError: if a loss becomes NaN or infinite; the best weights before that are in place
+    """
+    settings = Settings() if settings is None else settings
+    history = History()
+    generator = Generator().manual_seed(settings.seed)
+    groups = {phase.trains: _group(model, phase.trains, schedule, training, settings) for phase in schedule}
+    per_epoch = steps_per_epoch(training, settings.training_batch_size)
+    with _progress_bar(sum(phase.epochs for phase in schedule) * per_epoch, settings) as bar:
+        end = 0
+        for index, phase in enumerate(schedule):
+            end += phase.epochs * per_epoch
+            group = groups[phase.trains]
+            if group is not None:
+                run = _PhaseRun(model, index, phase, group, settings)
+                try:
+                    history.epochs.extend(run.epochs(training, validation, generator, bar))
+                except _InterruptedPhase as interruption:
+                    history.epochs.extend(interruption.epochs)
+                    history.interrupted = True
+                    warnings.warn(_interruption(interruption.epochs, index, schedule), stacklevel=2)
+                    return history
+            bar.update(end - bar.n)
+            if keep_going is not None and not keep_going(index):
+                break
+    return history
+
+
+class _InterruptedPhase(Exception):  # noqa: N818 - not an error
+    """Ctrl-C came while a phase was running; `epochs` has the passes it had finished."""
+
+    def __init__(self, epochs: list[EpochRecord]) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+
+class _PhaseRun(NamedTuple):
+    """One phase at work."""
+
+    model: ManifoldModel
+    number: int
+    phase: Phase
+    group: _Group
+    settings: Settings
+
+    def epochs(self, training: Batch, validation: Batch, generator: Generator, bar: tqdm) -> list[EpochRecord]:
+        """Run the phase and return its records; the best weights are in place however it ends."""
+        records: list[EpochRecord] = []
+        best = _Best(self.group.parts)
+        try:
+            training, validation = self._with_coordinates(training), self._with_coordinates(validation)
+            for epoch in range(1, self.phase.epochs + 1):
+                bar.set_description(f"{'+'.join(self.phase.trains)} {epoch}/{self.phase.epochs}", refresh=False)
+                record = self._epoch(epoch, training, validation, generator, bar)
+                records.append(record)
+                if record.validation_loss < best.loss:
+                    best.keep(record.validation_loss, epoch)
+                bar.set_postfix(loss=f"{record.training_loss:.4g}", validation=f"{record.validation_loss:.4g}")
+                if epoch - best.epoch >= self.settings.stop_after_epochs:
+                    break
+        except KeyboardInterrupt:
+            raise _InterruptedPhase(records) from None
+        finally:
+            best.restore()
+        return records
+
+    def _epoch(self, epoch: int, training: Batch, validation: Batch, generator: Generator, bar: tqdm) -> EpochRecord:
+        """Pass over the training rows once, then judge by the validation rows."""
+        began = time.perf_counter()
+        losses = []
+        for batch in minibatches(training, self.settings.training_batch_size, generator):
+            losses.append(self._step(batch))
+            bar.update()
+        where = f"in phase {self.number + 1} ({self.phase.loss.__name__}), epoch {epoch}"
+        training_loss = _number(torch.stack(losses).mean(), f"training loss {where}")
+        held_out = in_chunks(lambda rows: self.phase.loss(self.model, rows), validation).mean()
+        return EpochRecord(
+            phase=self.number,
+            loss=self.phase.loss.__name__,
+            epoch=epoch,
+            training_loss=training_loss,
+            validation_loss=_number(held_out, f"validation loss {where}"),
+            learning_rate=float(self.group.optimizer.param_groups[0]["lr"]),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _step(self, batch: Batch) -> Tensor:
+        """Move the weights once along the gradient of the mean loss and return that."""
+        self.group.optimizer.zero_grad(set_to_none=True)
+        loss = self.phase.loss(self.model, batch).mean()
+        loss.backward()
+        if self.settings.clip_max_norm is not None:
+            nn.utils.clip_grad_norm_(self.group.parts.parameters(), self.settings.clip_max_norm)
+        self.group.optimizer.step()
+        self.group.scheduler.step()
+        return loss.detach()
+
+    def _with_coordinates(self, data: Batch) -> Batch:
+        """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
+        if "chart" in self.phase.trains:
+            return data._replace(u=None)
+        return data._replace(u=in_chunks(lambda rows: self.model.chart.encode(rows.x), data))
+
+
+def _group(
+    model: ManifoldModel, trains: tuple[str, ...], schedule: Schedule, training: Batch, settings: Settings
+) -> _Group | None:
+    """Return the optimiser of some parts for the whole schedule, or None if they have nothing to train."""
+    parts = nn.ModuleList([getattr(model, name) for name in trains])
+    if not any(weight.requires_grad for weight in parts.parameters()):
+        return None
+    epochs = sum(phase.epochs for phase in schedule if phase.trains == trains)
+    steps = max(1, epochs * steps_per_epoch(training, settings.training_batch_size))
+    warm_up = max(1, int(WARM_UP * steps))
+
+    def rate(step: int) -> float:
+        return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return _Group(parts, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate))
+
+
+@contextmanager
+def _progress_bar(steps: int, settings: Settings) -> Iterator[tqdm]:
+    hidden = None if settings.show_progress_bars is None else not settings.show_progress_bars
+    with tqdm(total=steps, disable=hidden, unit="step", leave=False, dynamic_ncols=True) as bar:
+        yield bar
+
+
+def _number(loss: Tensor, what: str) -> float:
+    """Return a loss as a number, or refuse to go on."""
+    value = float(loss)
+    if not math.isfinite(value):
+        raise ArithmeticError(
+            f"The {what} is {value}: training diverged. The best weights before that are kept; "
+            "a lower `learning_rate` or `clip_max_norm` usually helps."
+        )
+    return value
+
+
+def _interruption(epochs: list[EpochRecord], index: int, schedule: Schedule) -> str:
+    best = min(epochs, key=lambda record: record.validation_loss, default=None)
+    kept = f"epoch {best.epoch}, validation loss {best.validation_loss:.4g}" if best else "before its first epoch ended"
+    left = ", ".join(dict.fromkeys(phase.loss.__name__ for phase in schedule[index + 1 :]))
+    return (
+        f"Training was interrupted in phase {index + 1} of {len(schedule)}; its best weights so far are kept "
+        f"({kept})." + (f" Phases that did not run: {left}." if left else "")
+    )

@@ -1,0 +1,81 @@
+"""Shapes and roles: the vocabulary of every signature in mfsbi.
+
+Tensors carry their last axis by name and any number of batch axes before it. The test suite executes these
+annotations (jaxtyping with beartype); at run time they cost nothing.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Size, Tensor
+
+__all__ = [
+    "Coordinates",
+    "Data",
+    "HasLikelihood",
+    "HasManifold",
+    "Parameters",
+    "Prior",
+    "Scalars",
+    "Simulator",
+    "Tangents",
+]
+
+Data = Float[Tensor, "*batch data"]
+"""x: points of data space."""
+
+Coordinates = Float[Tensor, "*batch manifold"]
+"""u: coordinates on the manifold."""
+
+Parameters = Float[Tensor, "*#batch parameter"]
+"""theta: parameters of the simulator."""
+
+Scalars = Float[Tensor, "*batch"]
+"""One number for each row: a log density, a loss, a distance."""
+
+Tangents = Float[Tensor, "*batch data manifold"]
+"""The Jacobian of a chart's `decode`: its columns span the tangent space."""
+
+
+class Prior(Protocol):
+    """A distribution of theta, as torch.distributions has them."""
+
+    def sample(self, sample_shape: Size = ...) -> Tensor:
+        """Draw theta, shape `(*sample_shape, parameter)`."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(theta), shape `(*)`."""
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """A source of data: a prior over theta, and x drawn given theta."""
+
+    @property
+    def prior(self) -> Prior:
+        """The distribution theta is drawn from."""
+
+    def simulate(self, theta: Tensor, *, seed: int | None = None) -> Tensor:
+        """Draw one x for each row of theta, shape `(rows, data)`."""
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """A simulator whose exact likelihood is known: the judge of a learned one."""
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Return log p(x|theta), shape `(*)`."""
+
+
+@runtime_checkable
+class HasManifold(Protocol):
+    """A simulator whose manifold is known."""
+
+    def distance(self, x: Tensor) -> Tensor:
+        """Return the distance of x to the manifold, shape `(*)`."""
+
+    def decode(self, u: Tensor) -> Tensor:
+        """Return the point with coordinates u, shape `(*, data)`."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the coordinates of x, shape `(*, manifold)`."""

@@ -1,0 +1,1 @@
+"""Simulators whose truth is known: they judge what mfsbi learns, and share no code with it."""
