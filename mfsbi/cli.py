@@ -2,13 +2,14 @@
 
 import importlib.metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from mfsbi.demo import DemoResult, run_demo
+from mfsbi.types import KnownTruth
 
 __all__ = ["app"]
 
@@ -54,7 +55,7 @@ def demo(
     console.print(f"Draws, estimator, figures and numbers are in {out.resolve()}", highlight=False, soft_wrap=True)
 
 
-def _simulator(name: str) -> Any:  # noqa: ANN401
+def _simulator(name: str) -> KnownTruth:
     """Return the registered simulator of that name."""
     known = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
     if name not in known:
@@ -62,7 +63,12 @@ def _simulator(name: str) -> Any:  # noqa: ANN401
             f"there is no simulator {name!r}; registered are {', '.join(sorted(known)) or 'none'}. "
             f"A package adds its own by an entry point in the group {GROUP!r}."
         )
-    return known[name].load()()
+    simulator = known[name].load()()
+    if not isinstance(simulator, KnownTruth):
+        raise ValueError(  # noqa: TRY004 - the word typed was wrong, not a type
+            f"the demo compares with the truth, and {name!r} lacks `log_prob` or a known manifold."
+        )
+    return simulator
 
 
 def _table(result: DemoResult) -> Table:

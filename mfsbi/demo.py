@@ -20,6 +20,7 @@ from mfsbi.checks import require_positive
 from mfsbi.inference.grid import GridPosterior, grid_posterior
 from mfsbi.inference.to_arviz import Diagnostics, diagnose, plot_rank, plot_trace, to_arviz, write_netcdf
 from mfsbi.metrics import total_variation
+from mfsbi.models import ManifoldModel
 from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.sampling import sample_chains
 from mfsbi.plugin.saving import save
@@ -27,12 +28,13 @@ from mfsbi.plugin.specs import MFlow
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.losses import latent_nll, reconstruction
 from mfsbi.train.schedules import Phase, Schedule
+from mfsbi.types import KnownTruth
 
 __all__ = ["DemoResult", "demo_schedule", "prepare_folder", "run_demo"]
 
 EVENTS = 20
 TRUE_THETA = 0.0
-STEPS = {"chart": 1500, "latent": 3000}
+STEPS = {"chart": 1500, "latent": 4500}
 BATCH = 500
 
 
@@ -88,7 +90,7 @@ def demo_schedule(rows: int) -> Schedule:
 
 
 def run_demo(
-    surface: Any,  # noqa: ANN401 - a simulator with likelihood and manifold, found by its entry point
+    surface: KnownTruth,
     out: Path,
     *,
     seed: int = 0,
@@ -99,7 +101,7 @@ def run_demo(
     """Run the demo and leave its files in `out`.
 
     Arguments:
-        surface: the simulator
+        surface: the simulator; one parameter on (-1, 1), data in three dimensions
         out: folder for draws, estimator, figures and numbers; created if needed
         seed: of everything
         simulations: pairs (theta, x) to learn from
@@ -121,7 +123,7 @@ def run_demo(
     x_o = surface.simulate(x_o_theta, seed=derived(seed, 2))
 
     tell("Training an M-flow: first the manifold, then the density on it ...")
-    spec = MFlow(manifold_dim=2)
+    spec = MFlow(manifold_dim=surface.manifold_dim)
     trainer = ManifoldNLE(surface.prior, spec, seed=seed, show_progress_bars=False if quiet else None)
     trainer.append_simulations(theta, x)
     estimator = trainer.train(schedule=demo_schedule(simulations), training_batch_size=BATCH)
@@ -166,13 +168,13 @@ def run_demo(
     return result
 
 
-def _exact_potential(surface: Any, x: Tensor, theta: Tensor) -> Tensor:  # noqa: ANN401
+def _exact_potential(surface: KnownTruth, x: Tensor, theta: Tensor) -> Tensor:
     """Return log p(x_1, ..., x_m|theta) + log p(theta) of the simulator, shape `(rows,)`."""
     return surface.log_prob(x, theta[:, None, :]).double().sum(-1) + surface.prior.log_prob(theta)
 
 
 @torch.no_grad()
-def _samples(surface: Any, model: Any, seed: int, rows: int = 10_000) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+def _samples(surface: KnownTruth, model: ManifoldModel, seed: int, rows: int = 10_000) -> tuple[Tensor, Tensor]:
     """Return samples of the model and new points of the simulator, theta drawn from the prior."""
     with seeded(seed):
         theta = surface.prior.sample((rows,))
@@ -180,7 +182,7 @@ def _samples(surface: Any, model: Any, seed: int, rows: int = 10_000) -> tuple[T
 
 
 @torch.no_grad()
-def _surface_figure(model: Any, points: Tensor, samples: Tensor, off: Tensor) -> Figure:  # noqa: ANN401
+def _surface_figure(model: ManifoldModel, points: Tensor, samples: Tensor, off: Tensor) -> Figure:
     return plots.surface(points[:5000].numpy(), samples[:5000].numpy(), off.numpy(), model.project(off).numpy())
 
 

@@ -23,15 +23,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from mfsbi.checks import require_positive
+from mfsbi.seeds import undisturbed
 from mfsbi.types import Data, Parameters, Scalars
 
-_VALIDATION = Distribution._validate_args  # zuko switches torch's checks off for everybody; put them back
-import zuko  # noqa: E402
-
-Distribution.set_default_validate_args(_VALIDATION)
+with undisturbed():
+    import zuko
 
 __all__ = ["Couplings", "Flow", "lu_layer", "permutation", "spline_coupling"]
 

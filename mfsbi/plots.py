@@ -33,6 +33,7 @@ def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]
         epochs = np.arange(1, len(training) + 1)
         axes.plot(epochs, training, color=MODEL, marker=".", label="training")
         axes.plot(epochs, validation, color=OFF, marker=".", label="validation")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if name == "reconstruction":
             axes.set_yscale("log")
         axes.set(xlabel="epoch", ylabel=name.replace("_", " "))

@@ -1,12 +1,14 @@
-"""Randomness on loan: libraries that draw from global generators get a seed, and the user's state comes back."""
+"""Global state on loan: libraries that use or change it are let in, and the user's state comes back."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch.distributions import Distribution
 
-__all__ = ["derived", "seeded"]
+__all__ = ["derived", "seeded", "undisturbed"]
 
 
 @contextmanager
@@ -33,3 +35,17 @@ def seeded(seed: int) -> Iterator[None]:
 def derived(seed: int, *keys: int) -> int:
     """Return a seed for one use of many, independent of the others: same seed and keys, same result."""
     return int(np.random.SeedSequence([seed, *keys]).generate_state(1)[0])
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Import a library inside the block and undo what that does to everybody else.
+
+    zuko (and with it sbi) switches torch.distributions' argument checks off, and sbi draws from Python's generator.
+    """
+    checks, state = Distribution._validate_args, random.getstate()
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checks)
+        random.setstate(state)

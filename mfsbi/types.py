@@ -4,16 +4,18 @@ Tensors carry their last axis by name and any number of batch axes before it. Th
 annotations (jaxtyping with beartype); at run time they cost nothing.
 """
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
-from torch import Size, Tensor
+from torch import Tensor
 
 __all__ = [
     "Coordinates",
     "Data",
     "HasLikelihood",
     "HasManifold",
+    "KnownTruth",
     "Parameters",
     "Prior",
     "Scalars",
@@ -37,10 +39,11 @@ Tangents = Float[Tensor, "*batch data manifold"]
 """The Jacobian of a chart's `decode`: its columns span the tangent space."""
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A distribution of theta, as torch.distributions has them."""
 
-    def sample(self, sample_shape: Size = ...) -> Tensor:
+    def sample(self, sample_shape: Any = ...) -> Tensor:  # noqa: ANN401 - a torch.Size or a plain tuple
         """Draw theta, shape `(*sample_shape, parameter)`."""
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -54,6 +57,10 @@ class Simulator(Protocol):
     @property
     def prior(self) -> Prior:
         """The distribution theta is drawn from."""
+
+    @property
+    def parameter_names(self) -> Sequence[str]:
+        """A name for each parameter."""
 
     def simulate(self, theta: Tensor, *, seed: int | None = None) -> Tensor:
         """Draw one x for each row of theta, shape `(rows, data)`."""
@@ -71,11 +78,20 @@ class HasLikelihood(Protocol):
 class HasManifold(Protocol):
     """A simulator whose manifold is known."""
 
+    @property
+    def manifold_dim(self) -> int:
+        """n, the dimension of the manifold."""
+
+    def vertical_distance(self, x: Tensor) -> Tensor:
+        """Return the distance to the manifold that the published tables use, shape `(*)`."""
+
     def distance(self, x: Tensor) -> Tensor:
-        """Return the distance of x to the manifold, shape `(*)`."""
+        """Return the Euclidean distance of x to the manifold, shape `(*)`."""
 
-    def decode(self, u: Tensor) -> Tensor:
-        """Return the point with coordinates u, shape `(*, data)`."""
+    def out_of_distribution(self, rows: int, *, seed: int | None = None, noise: float = ...) -> Tensor:
+        """Draw points near but off the manifold, shape `(rows, data)`."""
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the coordinates of x, shape `(*, manifold)`."""
+
+@runtime_checkable
+class KnownTruth(Simulator, HasLikelihood, HasManifold, Protocol):
+    """A simulator with exact likelihood and known manifold: what a demo can be judged against."""

@@ -55,9 +55,13 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         x = _with_sample_axis("input", input, self.input_shape[0])
         theta = _with_sample_axis("condition", condition, self.condition_shape[0])
         shape = _common_shape(x, theta)
-        rows_x = x.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+        x = _without_repeats(x)
+        u = torch.cat([self.model.chart.encode(rows) for rows in x.flatten(0, 1).split(MAX_ROWS)])
+        volume = torch.cat([self.model.chart.log_volume(rows) for rows in u.split(MAX_ROWS)])
+        rows_u = u.view(*x.shape[:2], -1).expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
         rows_theta = theta.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
-        return torch.cat([self.model.log_prob(*rows) for rows in zip(rows_x, rows_theta, strict=True)]).view(shape)
+        density = torch.cat([self.model.latent.log_prob(*rows) for rows in zip(rows_u, rows_theta, strict=True)])
+        return density.view(shape) - volume.view(x.shape[:2])
 
     def loss(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
         """Return the joint loss of chart and density, shape `(batch,)`, for sbi's own trainers.
@@ -119,6 +123,14 @@ def _with_sample_axis(name: str, value: Tensor, features: int) -> Tensor:
             f"`{name}` should have shape (batch, {features}) or (sample, batch, {features}); got {tuple(value.shape)}."
         )
     return value if value.ndim == 3 else value[None]
+
+
+def _without_repeats(x: Tensor) -> Tensor:
+    """Return x with size 1 along axes it was expanded along: sbi repeats each observation for every theta."""
+    for axis in (0, 1):
+        if x.stride(axis) == 0:
+            x = x.narrow(axis, 0, 1)
+    return x
 
 
 def _common_shape(x: Tensor, theta: Tensor) -> tuple[int, int]:

@@ -1,29 +1,24 @@
-"""What mfsbi uses of sbi, imported without the side effects of doing so.
+"""What mfsbi uses of sbi, imported without side effects on anybody else."""
 
-Importing sbi imports zuko, which switches torch.distributions' argument checks off for the whole process.
-"""
+from mfsbi.seeds import undisturbed
 
-from torch.distributions import Distribution
-
-_VALIDATION = Distribution._validate_args
-from sbi.inference import (  # noqa: E402
-    ImportanceSamplingPosterior,
-    MCMCPosterior,
-    RejectionPosterior,
-    VIPosterior,
-)
-from sbi.inference.posteriors.base_posterior import NeuralPosterior  # noqa: E402
-from sbi.inference.posteriors.posterior_parameters import (  # noqa: E402
-    ImportanceSamplingPosteriorParameters,
-    MCMCPosteriorParameters,
-    RejectionPosteriorParameters,
-    VIPosteriorParameters,
-)
-from sbi.inference.potentials.base_potential import BasePotential  # noqa: E402
-from sbi.neural_nets.estimators import ConditionalDensityEstimator  # noqa: E402
-from sbi.utils import mcmc_transform, process_prior  # noqa: E402
-
-Distribution.set_default_validate_args(_VALIDATION)
+with undisturbed():
+    from sbi.inference import (
+        ImportanceSamplingPosterior,
+        MCMCPosterior,
+        RejectionPosterior,
+        VIPosterior,
+    )
+    from sbi.inference.posteriors.base_posterior import NeuralPosterior
+    from sbi.inference.posteriors.posterior_parameters import (
+        ImportanceSamplingPosteriorParameters,
+        MCMCPosteriorParameters,
+        RejectionPosteriorParameters,
+        VIPosteriorParameters,
+    )
+    from sbi.inference.potentials.base_potential import BasePotential
+    from sbi.neural_nets.estimators import ConditionalDensityEstimator
+    from sbi.utils import mcmc_transform, process_prior
 
 __all__ = [
     "BasePotential",

@@ -13,11 +13,10 @@ their meaning are sbi's where sbi has them.
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Generator, Tensor
-from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
 from mfsbi.checks import require_features, require_finite, require_matching_rows
@@ -42,6 +41,7 @@ from mfsbi.train.data import Batch, split
 from mfsbi.train.guard import ChartGuard
 from mfsbi.train.loop import History, Settings, fit
 from mfsbi.train.schedules import Schedule, sequential
+from mfsbi.types import Prior
 
 __all__ = ["ManifoldNLE"]
 
@@ -91,7 +91,7 @@ class ManifoldNLE:
 
     def __init__(
         self,
-        prior: Distribution,
+        prior: Prior,
         density_estimator: Spec,
         *,
         seed: int = 0,
@@ -103,6 +103,8 @@ class ManifoldNLE:
                 "`density_estimator` should be a spec such as MFlow(manifold_dim=2); "
                 f"got {type(density_estimator).__name__}."
             )
+        if seed < 0:
+            raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
         with seeded(seed):  # sbi draws from the prior to learn its shape
             self.prior, self.parameter_dim, _ = process_prior(prior)
         self.spec = density_estimator
@@ -121,7 +123,7 @@ class ManifoldNLE:
 
     def append_simulations(
         self, theta: Tensor, x: Tensor, *, exclude_invalid_x: bool = False, from_round: int = 0
-    ) -> Self:
+    ) -> "ManifoldNLE":
         """Keep simulations for training and return the trainer.
 
         Arguments:
@@ -195,6 +197,8 @@ class ManifoldNLE:
             ValueError: if there are too few of them or an argument is out of range
             ArithmeticError: if the loss becomes NaN or infinite
         """
+        if restarts < 0:
+            raise ValueError(f"`restarts` should not be negative; got {restarts}.")
         schedule = sequential(max_num_epochs) if schedule is None else schedule
         settings = Settings(
             training_batch_size=training_batch_size,
@@ -231,7 +235,7 @@ class ManifoldNLE:
     def build_posterior(
         self,
         density_estimator: ManifoldEstimator | None = None,
-        prior: Distribution | None = None,
+        prior: Prior | None = None,
         sample_with: str = "mcmc",
         posterior_parameters: PosteriorParameters | None = None,
     ) -> NeuralPosterior:
@@ -256,20 +260,20 @@ class ManifoldNLE:
             raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
         if sample_with not in DEFAULTS:
             raise ValueError(f"`sample_with` should be one of {sorted(DEFAULTS)}; got {sample_with!r}.")
-        prior = self.prior if prior is None else process_prior(prior)[0]
+        own_prior = self.prior if prior is None else process_prior(prior)[0]
         parameters = DEFAULTS[sample_with]() if posterior_parameters is None else posterior_parameters
-        shared = {"potential_fn": ManifoldPotential(estimator, prior, device=self.device), "device": self.device}
-        transform = mcmc_transform(prior, device=self.device)
+        shared = {"potential_fn": ManifoldPotential(estimator, own_prior, device=self.device), "device": self.device}
+        transform = mcmc_transform(own_prior, device=self.device)
         match parameters:
             case MCMCPosteriorParameters():
-                return MCMCPosterior(proposal=prior, theta_transform=transform, **shared, **asdict(parameters))
+                return MCMCPosterior(proposal=own_prior, theta_transform=transform, **shared, **asdict(parameters))
             case RejectionPosteriorParameters():
-                return RejectionPosterior(proposal=prior, theta_transform=transform, **shared, **asdict(parameters))
+                return RejectionPosterior(proposal=own_prior, theta_transform=transform, **shared, **asdict(parameters))
             case VIPosteriorParameters():
-                return VIPosterior(prior=prior, theta_transform=transform, **shared, **asdict(parameters))
+                return VIPosterior(prior=own_prior, theta_transform=transform, **shared, **asdict(parameters))
             case ImportanceSamplingPosteriorParameters():
                 settings = asdict(parameters) | {"theta_transform": parameters.theta_transform or transform}
-                return ImportanceSamplingPosterior(proposal=prior, **shared, **settings)
+                return ImportanceSamplingPosterior(proposal=own_prior, **shared, **settings)
         raise TypeError(
             "`posterior_parameters` should be MCMC-, Rejection-, VI- or ImportanceSamplingPosteriorParameters of sbi; "
             f"got {type(parameters).__name__}."

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from mfsbi import MFlow
+from mfsbi.flows import Couplings
+from mfsbi.inference import potential
+from mfsbi.inference.potential import EncodedLikelihood
+from tests.laws import perturbed
+from tests.problems import plane
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    theta, x = plane(theta_dim=2)
+    return perturbed(MFlow(2, Couplings(layers=2), Couplings(layers=2)).build(theta.double(), x.double()), 0.03)
+
+
+@pytest.fixture
+def x():
+    return plane(4, seed=9)[1].double()
+
+
+def difference(values):
+    return values - values[0]
+
+
+def test_iid_is_the_sum_of_log_densities_up_to_a_constant(model, x):
+    theta = torch.randn(5, 2)
+    full = torch.stack([model.log_prob(x, row.expand(4, 2)).sum() for row in theta])
+    torch.testing.assert_close(difference(EncodedLikelihood(model, x).iid(theta)), difference(full))
+
+
+def test_rowwise_pairs_observations_with_parameters(model, x):
+    theta = torch.randn(4, 2)
+    shift = torch.randn(4, 2)
+    likelihood = EncodedLikelihood(model, x)
+    expected = model.log_prob(x, theta) - model.log_prob(x, shift)
+    torch.testing.assert_close(likelihood.rowwise(theta) - likelihood.rowwise(shift), expected)
+
+
+def test_chunks_change_nothing(model, x, monkeypatch):
+    theta, likelihood = torch.randn(7, 2), EncodedLikelihood(model, x)
+    whole = likelihood.iid(theta)
+    monkeypatch.setattr(potential, "MAX_ROWS", 9)
+    torch.testing.assert_close(likelihood.iid(theta), whole)
+
+
+def test_the_chart_is_not_asked_again(model, x, monkeypatch):
+    likelihood = EncodedLikelihood(model, x)
+    monkeypatch.setattr(type(model.chart), "encode", None)
+    monkeypatch.setattr(type(model.chart), "decode", None)
+    assert likelihood.iid(torch.randn(3, 2)).shape == (3,)
+
+
+def test_gradients_in_theta_flow(model, x):
+    theta = torch.randn(3, 2, requires_grad=True)
+    EncodedLikelihood(model, x).iid(theta).sum().backward()
+    assert theta.grad.abs().min() > 0
+
+
+def test_observations_with_other_features_are_refused(model):
+    with pytest.raises(ValueError, match=r"`x` should have shape \(rows, 3\).*got shape \(2, 4\)"):
+        EncodedLikelihood(model, torch.zeros(2, 4))

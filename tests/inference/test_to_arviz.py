@@ -1,0 +1,57 @@
+import arviz
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from mfsbi import Chains, to_arviz
+from mfsbi.inference.to_arviz import diagnose, plot_rank, plot_trace, write_netcdf
+
+
+def chains(parameters=2, offset=0.0):
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(4, 300, parameters, generator=generator)
+    draws[0] += offset
+    return Chains(draws, -0.5 * draws.square().sum(-1), {"sampler": "exact", "seed": 0})
+
+
+def test_a_file_gives_back_names_draws_and_observations(tmp_path):
+    given = chains()
+    x, prior = torch.randn(5, 3), torch.randn(50, 2)
+    predictive = torch.randn(4, 300, 3)
+    write_netcdf(to_arviz(given, ["a", "b"], x, prior, predictive), tmp_path / "posterior.nc")
+    data = arviz.from_netcdf(str(tmp_path / "posterior.nc"))
+    assert list(data["posterior"].data_vars) == ["a", "b"]
+    np.testing.assert_array_equal(data["posterior"]["b"].values, given.draws[..., 1].numpy())
+    np.testing.assert_array_equal(data["sample_stats"]["lp"].values, given.log_prob.numpy())
+    np.testing.assert_array_equal(data["observed_data"]["x"].values, x.numpy())
+    np.testing.assert_array_equal(data["prior"]["a"].values[0], prior[:, 0].numpy())
+    np.testing.assert_array_equal(data["posterior_predictive"]["x"].values, predictive.numpy())
+
+
+def test_chains_that_agree_have_converged():
+    diagnostics = diagnose(chains())
+    assert diagnostics.converged
+    assert max(diagnostics.r_hat) < 1.01
+    assert all(900 < size < 1600 for size in diagnostics.ess_bulk)
+
+
+def test_one_chain_elsewhere_is_noticed():
+    diagnostics = diagnose(chains(offset=3.0))
+    assert not diagnostics.converged
+    assert "R-hat" in str(diagnostics)
+
+
+@pytest.mark.parametrize("plot", [plot_trace, plot_rank])
+def test_plots_are_figures(plot):
+    assert isinstance(plot(to_arviz(chains())), Figure)
+
+
+def test_a_wrong_number_of_names_is_refused():
+    with pytest.raises(ValueError, match="`parameter_names` should have 2 entries"):
+        to_arviz(chains(), ["a"])
+
+
+def test_too_few_chains_are_refused():
+    with pytest.raises(ValueError, match="at least 2 of at least 4 draws"):
+        diagnose(Chains(torch.zeros(1, 300, 1), torch.zeros(1, 300)))

@@ -1,0 +1,175 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from sbi.inference import NLE_A
+
+from mfsbi import AF, MeFlow, MFlow
+from mfsbi.flows import Couplings
+from mfsbi.plugin import estimator as module
+from tests.laws import perturbed
+from tests.problems import plane, surface_data
+
+SMALL = Couplings(layers=2, width=16)
+SPECS = {"AF": AF(SMALL), "MFlow": MFlow(2, SMALL, SMALL), "MeFlow": MeFlow(2, SMALL, SMALL, 16, 2)}
+
+
+@pytest.fixture(params=SPECS)
+def estimator(request):
+    torch.manual_seed(0)
+    return perturbed(SPECS[request.param](*plane(theta_dim=2)), 0.03)
+
+
+@pytest.fixture
+def x():
+    return plane(5, seed=4)[1]
+
+
+@pytest.fixture
+def theta():
+    return plane(5, seed=4, theta_dim=2)[0]
+
+
+def rows(estimator, x, theta):
+    return estimator.model.log_prob(x, theta)
+
+
+def test_log_prob_without_a_sample_axis(estimator, x, theta):
+    value = estimator.log_prob(x, theta)
+    assert value.shape == (1, 5)
+    torch.testing.assert_close(value[0], rows(estimator, x, theta))
+
+
+def test_log_prob_with_a_sample_axis(estimator, x, theta):
+    samples = torch.stack([x, x + 0.1, x - 0.1])
+    value = estimator.log_prob(samples, theta)
+    assert value.shape == (3, 5)
+    torch.testing.assert_close(value[1], rows(estimator, x + 0.1, theta))
+
+
+def test_log_prob_of_a_condition_with_a_sample_axis(estimator, x, theta):
+    conditions = torch.stack([theta, theta + 0.1])
+    value = estimator.log_prob(x, conditions)
+    assert value.shape == (2, 5)
+    torch.testing.assert_close(value[1], rows(estimator, x, theta + 0.1))
+
+
+def test_one_x_or_one_theta_serves_a_batch(estimator, x, theta):
+    torch.testing.assert_close(
+        estimator.log_prob(x[:1], theta)[0], rows(estimator, x[:1].expand(5, 3).contiguous(), theta)
+    )
+    torch.testing.assert_close(
+        estimator.log_prob(x, theta[:1])[0], rows(estimator, x, theta[:1].expand(5, 2).contiguous())
+    )
+
+
+def test_views_of_stride_zero_are_welcome(estimator, x, theta):
+    value = estimator.log_prob(x[:, None].expand(-1, 5, -1), theta)
+    assert value.shape == (5, 5)
+    torch.testing.assert_close(value[2], rows(estimator, x[2:3].expand(5, 3).contiguous(), theta))
+
+
+def test_repeated_observations_are_encoded_once(estimator, x, theta, monkeypatch):
+    rows = []
+    encode = type(estimator.model.chart).encode
+    monkeypatch.setattr(type(estimator.model.chart), "encode", lambda c, y: rows.append(y.shape[0]) or encode(c, y))
+    estimator.log_prob(x[:, None].expand(-1, 5, -1), theta)
+    assert rows[0] == 5
+
+
+def test_chunks_change_nothing(estimator, x, theta, monkeypatch):
+    whole = estimator.log_prob(x[:, None].expand(-1, 5, -1), theta)
+    monkeypatch.setattr(module, "MAX_ROWS", 3)
+    torch.testing.assert_close(estimator.log_prob(x[:, None].expand(-1, 5, -1), theta), whole)
+
+
+def test_loss_is_one_finite_number_per_row(estimator, x, theta):
+    value = estimator.loss(x, condition=theta)
+    assert value.shape == (5,)
+    assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
+def test_sample_shapes(estimator, theta, shape):
+    assert estimator.sample(shape, theta).shape == (*shape, 5, 3)
+    x, log_prob = estimator.sample_and_log_prob(torch.Size(shape), theta)
+    assert x.shape == (*shape, 5, 3)
+    assert log_prob.shape == (*shape, 5)
+
+
+def test_samples_come_with_their_log_prob(theta):
+    torch.manual_seed(0)
+    estimator = perturbed(SPECS["MFlow"](*(part.double() for part in plane(theta_dim=2))).double(), 0.03)
+    x, log_prob = estimator.sample_and_log_prob((3,), theta.double())
+    torch.testing.assert_close(log_prob, estimator.log_prob(x, theta.double()), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e, x, t: e.log_prob(x[:, :1], t), r"`input` should have shape \(batch, 3\).*got \(5, 1\)"),
+        (lambda e, x, t: e.log_prob(x, t[:, :1]), r"`condition` should have shape \(batch, 2\).*got \(5, 1\)"),
+        (lambda e, x, t: e.log_prob(x[0], t), r"`input` should have shape.*got \(3,\)"),
+        (lambda e, x, t: e.log_prob(x, t[:3]), r"equal sample and batch sizes, or 1; got \(1, 5\) and \(1, 3\)"),
+        (lambda e, x, t: e.loss(x, condition=t[:2]), "equal sample and batch sizes"),
+        (lambda e, x, t: e.sample((2,), t[:, :1]), "`condition` should have shape"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(estimator, x, theta, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(estimator, x, theta)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_log_prob_works_without_gradients(estimator, x, theta, mode):
+    expected = estimator.log_prob(x, theta).detach()
+    with mode():
+        torch.testing.assert_close(estimator.log_prob(x, theta), expected)
+
+
+def test_log_prob_is_differentiable_in_theta(estimator, x, theta):
+    theta.requires_grad_()
+    estimator.log_prob(x, theta).sum().backward()
+    assert theta.grad.abs().max() > 0
+
+
+def test_far_outside_the_training_range_log_prob_is_no_nan(estimator, x, theta):
+    assert not torch.isnan(estimator.log_prob(1e4 * x, 1e3 * theta)).any()
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+def test_copies_are_equal_also_after_a_backward_pass(estimator, x, theta, twin):
+    estimator.loss(x, condition=theta).sum().backward()
+    torch.testing.assert_close(twin(estimator).log_prob(x, theta), estimator.log_prob(x, theta))
+
+
+def test_state_makes_a_twin_of_a_network_built_from_other_data(x, theta):
+    spec = SPECS["MFlow"]
+    one, twin = perturbed(spec(*plane(theta_dim=2))), spec(*plane(50, seed=8, theta_dim=2))
+    assert not torch.allclose(twin.log_prob(x, theta), one.log_prob(x, theta))
+    twin.load_state_dict(one.state_dict())
+    torch.testing.assert_close(twin.log_prob(x, theta), one.log_prob(x, theta))
+
+
+def test_one_feature_and_one_parameter():
+    theta, x = torch.randn(100, 1), torch.randn(100, 1)
+    estimator = AF(SMALL)(theta, x)
+    assert estimator.log_prob(x, theta).shape == (1, 100)
+    assert estimator.sample((3,), theta[:2]).shape == (3, 2, 1)
+
+
+def test_a_stock_sbi_trainer_learns_chart_and_density_with_one_adam():
+    surface, theta, x = surface_data(2000)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trainer = NLE_A(surface.prior, density_estimator=MFlow(2, Couplings(layers=4), SMALL), show_progress_bars=False)
+        before = MFlow(2, Couplings(layers=4), SMALL)(theta, x).model.distance(x).mean()
+        with pytest.warns(UserWarning, match="not yet fully converged"):
+            estimator = trainer.append_simulations(theta, x).train(max_num_epochs=12, learning_rate=2e-3)
+        posterior = trainer.build_posterior()
+        settings = {"num_chains": 2, "warmup_steps": 2, "init_strategy": "proposal", "show_progress_bars": False}
+        draws = posterior.sample((20,), x=x[:3], **settings)
+    assert estimator.model.distance(x).mean() < 0.5 * before
+    assert draws.shape == (20, 1)
+    assert (draws.abs() <= 1).all()

@@ -1,0 +1,262 @@
+import pytest
+import torch
+from sbi.inference import (
+    NLE_A,
+    ImportanceSamplingPosterior,
+    MCMCPosterior,
+    RejectionPosterior,
+    VIPosterior,
+)
+from sbi.inference.posteriors.posterior_parameters import MCMCPosteriorParameters, VIPosteriorParameters
+
+from mfsbi import AF, ManifoldNLE, MFlow, alternating, sequential
+from mfsbi.flows import Couplings
+from mfsbi.train.losses import reconstruction
+from mfsbi.train.schedules import Phase
+from tests.problems import surface_data
+
+SMALL = Couplings(layers=2, width=16)
+SPEC = MFlow(2, SMALL, SMALL)
+FEW = {"max_num_epochs": 2, "training_batch_size": 100, "restarts": 0}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return surface_data(400)
+
+
+def trainer(problem, spec=SPEC, **settings):
+    surface, theta, x = problem
+    made = ManifoldNLE(surface.prior, spec, show_progress_bars=False, **settings)
+    return made.append_simulations(theta, x)
+
+
+@pytest.fixture(scope="module")
+def trained(problem):
+    made = trainer(problem, AF(SMALL))
+    made.train(**FEW)
+    return made
+
+
+def state(estimator):
+    return torch.cat([value.flatten().float() for value in estimator.state_dict().values()])
+
+
+@pytest.mark.parametrize("schedule", [sequential(2), alternating(2), None])
+def test_the_three_verbs(problem, schedule):
+    made = trainer(problem)
+    with pytest.warns(UserWarning, match="not clearly better than a hyperplane after 1 starts"):
+        made.train(schedule=schedule, **FEW)
+    posterior = made.build_posterior(posterior_parameters=MCMCPosteriorParameters(num_chains=3, warmup_steps=5))
+    draws = posterior.sample((30,), x=problem[2][:20], show_progress_bars=False)
+    assert draws.shape == (30, 1)
+    assert (draws.abs() <= 1).all()
+
+
+def test_one_seed_gives_one_estimator_and_leaves_the_global_state_alone(problem):
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(99)
+        before = torch.get_rng_state()
+        states.append(state(trainer(problem, AF(SMALL), seed=seed).train(**FEW)))
+        assert (torch.get_rng_state() == before).all()
+    assert (states[0] == states[1]).all()
+    assert not (states[0] == states[2]).all()
+
+
+def test_a_collapsed_chart_is_started_again_and_counted(problem):
+    made = trainer(problem)
+    with pytest.warns(UserWarning) as caught:
+        made.train(max_num_epochs=2, restarts=2)
+    messages = [str(warning.message) for warning in caught]
+    assert sum("The chart has collapsed" in message for message in messages) == 2
+    assert "after 3 starts" in messages[-1]
+    assert "larger `manifold_dim`" in messages[-1]
+    assert len(made.history.collapses) == 3
+    assert made.history.losses == ["reconstruction", "latent_nll"]
+
+
+def test_a_chart_that_learns_is_not_started_again(problem):
+    made = trainer(problem, MFlow(2, Couplings(layers=4, width=64), SMALL))
+    made.train(schedule=[Phase(reconstruction, ("chart",), 60)], training_batch_size=50)
+    assert made.history.collapses == []
+
+
+def test_an_interrupt_leaves_a_usable_estimator(problem):
+    def interrupting(model, batch):
+        if len(seen) > 20:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return reconstruction(model, batch)
+
+    seen = []
+    made = trainer(problem)
+    with pytest.warns(UserWarning, match="Training was interrupted in phase 1 of 1; its best weights so far are kept"):
+        estimator = made.train(schedule=[Phase(interrupting, ("chart",), 50)], training_batch_size=60)
+    assert made.history.interrupted
+    assert estimator is made.estimator
+    assert torch.isfinite(estimator.log_prob(problem[2][:5], problem[1][:5])).all()
+
+
+def test_training_goes_on_from_where_it_was_unless_told(trained):
+    before = state(trained.estimator)
+    trained.train(**FEW)
+    first = trained.estimator
+    assert not (state(first) == before).all()
+    trained.train(retrain_from_scratch=True, **FEW)
+    assert trained.estimator is not first
+
+
+def test_the_summary_has_the_losses_of_each_epoch(trained):
+    assert trained.summary["epochs_trained"] == [len(trained.summary["training_loss"])]
+    assert len(trained.summary["validation_loss"]) == len(trained.history.epochs) > 0
+
+
+def test_the_summary_is_shown_on_demand(problem, capsys):
+    trainer(problem, AF(SMALL)).train(show_train_summary=True, **FEW)
+    assert "latent_nll: 1 epochs, best validation loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("sample_with", "kind"),
+    [
+        ("mcmc", MCMCPosterior),
+        ("rejection", RejectionPosterior),
+        ("importance", ImportanceSamplingPosterior),
+        pytest.param("vi", VIPosterior, marks=pytest.mark.filterwarnings("ignore:Using MAF flow for 1D")),
+    ],
+)
+def test_every_posterior_class_is_built(trained, sample_with, kind):
+    assert type(trained.build_posterior(sample_with=sample_with)) is kind
+
+
+@pytest.mark.parametrize("sample_with", ["rejection", "importance"])
+def test_posteriors_without_chains_draw(trained, problem, sample_with):
+    posterior = trained.build_posterior(sample_with=sample_with)
+    posterior.set_default_x(problem[2][:5])
+    assert posterior.sample((10,), show_progress_bars=False).shape == (10, 1)
+
+
+def test_settings_choose_the_class(trained):
+    posterior = trained.build_posterior(posterior_parameters=VIPosteriorParameters(q="gaussian"))
+    assert type(posterior) is VIPosterior
+
+
+def test_sbis_untrained_trainer_builds_a_posterior_from_our_estimator(trained, problem):
+    stock = NLE_A(problem[0].prior, show_progress_bars=False)
+    posterior = stock.build_posterior(density_estimator=trained.estimator)
+    draws = posterior.sample((10,), x=problem[2][:5], num_chains=2, warmup_steps=2, show_progress_bars=False)
+    assert draws.shape == (10, 1)
+
+
+def test_batched_sampling_keeps_observations_apart(trained, problem):
+    posterior = trained.build_posterior(posterior_parameters=MCMCPosteriorParameters(num_chains=2, warmup_steps=2))
+    draws = posterior.sample_batched((10,), x=problem[2][:4], show_progress_bars=False)
+    assert draws.shape == (10, 4, 1)
+
+
+def test_rounds_can_be_discarded(problem):
+    surface, theta, x = problem
+    made = trainer(problem, AF(SMALL)).append_simulations(theta[:50], x[:50], from_round=1)
+    made.train(discard_prior_samples=True, **FEW)
+    assert made._simulations(discard_prior_samples=True).size == 50
+    assert made._simulations(discard_prior_samples=False).size == 450
+
+
+def changed(tensor, row, value):
+    tensor = tensor.clone()
+    tensor[row] = value
+    return tensor
+
+
+NAN = float("nan")
+BAD = {
+    "theta features": (
+        lambda t, x: (t.expand(-1, 3), x),
+        r"`theta` should have shape \(rows, 1\), 1 being the features of the prior; got shape \(400, 3\)",
+    ),
+    "x axes": (lambda t, x: (t, x[:, 0]), r"`x` should have shape.*got shape \(400,\)"),
+    "rows": (lambda t, x: (t[:10], x), "got 10 rows of `theta` and 400 of `x`"),
+    "NaN in x": (
+        lambda t, x: (t, changed(x, 3, NAN)),
+        "`x` should be finite; 1 of 400 rows.*row 3.*exclude_invalid_x=True",
+    ),
+    "infinity in x": (lambda t, x: (t, changed(x, 3, -torch.inf)), "`x` should be finite; 1 of 400 rows"),
+    "NaN in theta": (lambda t, x: (changed(t, 5, NAN), x), "`theta` should be finite; 1 of 400 rows.*row 5"),
+    "theta outside": (
+        lambda t, x: (changed(t, 7, 1.5), x),
+        r"`theta` should lie inside the prior; 1 of 400.*row 7: \[1.5\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_simulations_are_refused(problem, name):
+    surface, theta, x = problem
+    spoil, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        ManifoldNLE(surface.prior, SPEC).append_simulations(*spoil(theta, x))
+
+
+def test_later_simulations_need_the_same_features(problem):
+    with pytest.raises(ValueError, match=r"3 being the features of earlier simulations; got shape \(400, 2\)"):
+        trainer(problem).append_simulations(problem[1], problem[2][:, :2])
+
+
+def test_invalid_rows_are_dropped_on_demand_with_a_warning(problem):
+    surface, theta, x = problem
+    made = ManifoldNLE(surface.prior, SPEC)
+    with pytest.warns(UserWarning, match="Dropped 2 of 400 simulations"):
+        made.append_simulations(theta, changed(x, slice(3, 5), NAN), exclude_invalid_x=True)
+    data = made._simulations(discard_prior_samples=False)
+    assert data.size == 398
+    assert (data.theta[3] == theta[5]).all()
+
+
+def test_too_few_rows_are_refused(problem):
+    surface, theta, x = problem
+    made = ManifoldNLE(surface.prior, SPEC).append_simulations(theta[:19], x[:19])
+    with pytest.raises(ValueError, match=r"at least 20 simulations.*got 19"):
+        made.train()
+
+
+def test_training_without_simulations_is_refused(problem):
+    with pytest.raises(RuntimeError, match=r"no simulations yet: call `append_simulations"):
+        ManifoldNLE(problem[0].prior, SPEC).train()
+
+
+def test_an_untrained_trainer_has_no_posterior(problem):
+    with pytest.raises(RuntimeError, match=r"no trained estimator yet: call `train\(\)`"):
+        trainer(problem).build_posterior()
+
+
+def test_an_unknown_sampler_is_refused(trained):
+    with pytest.raises(ValueError, match="`sample_with` should be one of .*got 'magic'"):
+        trained.build_posterior(sample_with="magic")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"validation_fraction": 1.5}, "`validation_fraction` should be between 0 and 1; got 1.5"),
+        ({"training_batch_size": 0}, "`training_batch_size` should be positive; got 0"),
+        ({"learning_rate": -1.0}, "`learning_rate` should be positive; got -1.0"),
+        ({"restarts": -1}, "`restarts` should not be negative; got -1"),
+        ({"max_num_epochs": 1}, "`epochs` should be at least 2"),
+    ],
+)
+def test_settings_out_of_range_are_refused(problem, argument, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(problem).train(**argument)
+
+
+def test_a_negative_seed_is_refused(problem):
+    with pytest.raises(ValueError, match="`seed` should be a non-negative integer; got -1"):
+        ManifoldNLE(problem[0].prior, SPEC, seed=-1)
+
+
+def test_an_encoder_without_codimension_is_refused_before_training(problem):
+    from mfsbi import MeFlow
+
+    with pytest.raises(ValueError, match="`manifold_dim` should be below the number of features of x, 3"):
+        trainer(problem, MeFlow(3)).train()

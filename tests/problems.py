@@ -1,0 +1,21 @@
+"""Tiny problems whose answers are known."""
+
+import torch
+
+from simulators.polynomial import PolynomialSurface
+
+
+def plane(rows=400, seed=0, theta_dim=1):
+    """Return theta and x of a tilted plane in three dimensions: u ~ N(theta, 1)^2, x linear in u."""
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.rand(rows, theta_dim, generator=generator) * 2 - 1
+    u = theta.mean(-1, keepdim=True) + torch.randn(rows, 2, generator=generator)
+    tilt = torch.tensor([[1.0, 0.3], [0.2, 1.0], [0.5, -0.7]])
+    return theta, u @ tilt.T
+
+
+def surface_data(rows=400, seed=0):
+    """Return the polynomial surface with theta and x."""
+    surface = PolynomialSurface()
+    theta = torch.rand(rows, 1, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return surface, theta, surface.simulate(theta, seed=seed)

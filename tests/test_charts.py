@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from mfsbi.charts import AmbientChart, EncoderChart, FlowChart, ResidualNetwork, Standardized
+from mfsbi.flows import Couplings
+from tests.laws import gram_log_volume, jacobian_by_differences, perturbed
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def frame(dims):
+    axes, _ = torch.linalg.qr(torch.randn(dims, dims))
+    return torch.randn(dims), torch.rand(dims) + 0.5, axes
+
+
+CHARTS = {
+    "ambient": lambda: AmbientChart(torch.randn(3), torch.rand(3) + 0.5),
+    "flow": lambda: FlowChart(Couplings(layers=4).build(3), 2),
+    "flow of a line": lambda: FlowChart(Couplings(layers=4).build(4), 1),
+    "standardized flow": lambda: Standardized(FlowChart(Couplings(layers=4).build(3), 2), *frame(3)),
+    "encoder": lambda: EncoderChart(Couplings(layers=4).build(3), ResidualNetwork(3, 2, width=16), 2),
+    "standardized encoder": lambda: Standardized(
+        EncoderChart(Couplings(layers=2).build(5), ResidualNetwork(5, 2, width=16), 2), *frame(5)
+    ),
+}
+INVERTIBLE = [name for name in CHARTS if "encoder" not in name]
+
+
+@pytest.fixture(params=CHARTS)
+def chart(request):
+    torch.manual_seed(2)
+    return perturbed(CHARTS[request.param](), 0.05)
+
+
+@pytest.fixture
+def u(chart):
+    return torch.randn(6, chart.manifold_dim)
+
+
+@pytest.mark.parametrize("name", INVERTIBLE)
+def test_decode_then_encode_returns_the_coordinates(name):
+    chart = perturbed(CHARTS[name](), 0.05)
+    u = torch.randn(6, chart.manifold_dim)
+    torch.testing.assert_close(chart.encode(chart.decode(u)), u)
+
+
+@pytest.mark.parametrize("name", INVERTIBLE)
+def test_projecting_twice_is_projecting_once(name):
+    chart = perturbed(CHARTS[name](), 0.05)
+    once = chart.project(torch.randn(6, chart.data_dim))
+    torch.testing.assert_close(chart.project(once), once)
+
+
+def test_log_volume_is_the_growth_of_a_small_cell(chart, u):
+    """By finite differences, not by our own Jacobian."""
+    expected = torch.stack([gram_log_volume(jacobian_by_differences(chart.decode, row)) for row in u])
+    torch.testing.assert_close(chart.log_volume(u), expected, rtol=0, atol=1e-6)
+
+
+def test_shapes_follow_the_batch_axes(chart):
+    x = torch.randn(2, 3, chart.data_dim)
+    assert chart.encode(x).shape == (2, 3, chart.manifold_dim)
+    assert chart.project(x).shape == x.shape
+    assert chart.log_volume(chart.encode(x)).shape == chart.squared_distance(x).shape == (2, 3)
+
+
+def test_a_standardised_distance_does_not_depend_on_the_axes():
+    mean, std, axes = frame(3)
+    chart = Standardized(perturbed(FlowChart(Couplings(layers=2).build(3), 2), 0.05), mean, std, axes)
+    x = mean + std * torch.randn(5, 3)
+    expected = ((x - chart.project(x)) / std).square().sum(-1)
+    torch.testing.assert_close(chart.squared_distance(x), expected)
+
+
+@pytest.mark.parametrize("dims", [2, 3, 6])
+def test_a_new_standardised_chart_projects_on_the_first_axes_of_its_frame(dims):
+    mean, std, axes = frame(dims)
+    chart = Standardized(FlowChart(Couplings().build(dims), 1), mean, std, axes)
+    x = torch.randn(4, dims)
+    first = axes[:, :1]
+    expected = mean + std * (((x - mean) / std) @ first @ first.T)
+    torch.testing.assert_close(chart.project(x), expected)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_state_makes_a_twin_of_a_chart_built_from_other_data(name):
+    chart, twin = perturbed(CHARTS[name](), 0.05), CHARTS[name]()
+    x = torch.randn(3, chart.data_dim)
+    assert not torch.allclose(twin.encode(x), chart.encode(x))
+    twin.load_state_dict(chart.state_dict())
+    torch.testing.assert_close(twin.encode(x), chart.encode(x))

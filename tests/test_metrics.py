@@ -1,0 +1,57 @@
+import math
+
+import pytest
+import torch
+
+from mfsbi.metrics import kl_divergence, mmd2, total_variation
+
+
+def gaussians(shift, rows=800, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, 2, generator=generator), torch.randn(rows, 2, generator=generator) + shift
+
+
+def test_mmd_is_unbiased_at_zero_and_grows_with_the_shift():
+    same = torch.tensor([mmd2(*gaussians(0.0, 100, seed)) for seed in range(60)])
+    assert abs(same.mean()) < 4 * same.std() / 60**0.5
+    assert mmd2(*gaussians(0.0)) < 0.003 < mmd2(*gaussians(0.3)) < mmd2(*gaussians(1.0))
+
+
+def test_mmd_is_the_sum_written_out():
+    a, b = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.5], [2.0]])
+    h = 2.0  # median of 1, 2, 3
+
+    def k(p, q):
+        return math.exp(-((p - q) ** 2) / (2 * h * h))
+
+    within_a = 2 * (k(0, 1) + k(0, 3) + k(1, 3)) / 6
+    between = sum(k(p, q) for p in (0, 1, 3) for q in (0.5, 2)) / 6
+    assert mmd2(a, b) == pytest.approx(within_a + k(0.5, 2) - 2 * between, rel=1e-9)
+
+
+def test_total_variation_and_divergence_of_known_vectors():
+    p, q = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.25, 0.25, 0.5])
+    assert total_variation(p, q) == pytest.approx(0.5)
+    assert kl_divergence(p, q) == pytest.approx(math.log(2))
+    assert kl_divergence(q, p) == math.inf
+    assert kl_divergence(p, p) == total_variation(p, p) == 0
+
+
+@pytest.mark.parametrize("metric", [total_variation, kl_divergence])
+def test_vectors_that_are_no_probabilities_are_refused(metric):
+    good = torch.tensor([0.5, 0.5])
+    with pytest.raises(ValueError, match="`q` should be non-negative and sum to 1"):
+        metric(good, torch.tensor([0.5, 0.6]))
+    with pytest.raises(ValueError, match="on one grid"):
+        metric(good, torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize(("a", "b"), [((1, 2), (5, 2)), ((5, 2), (5, 3))])
+def test_samples_that_cannot_be_compared_are_refused(a, b):
+    with pytest.raises(ValueError, match="at least 2 rows and equal features"):
+        mmd2(torch.randn(a), torch.randn(b))
+
+
+def test_a_sample_of_equal_rows_is_refused():
+    with pytest.raises(ValueError, match="`a` should vary"):
+        mmd2(torch.zeros(5, 2), torch.randn(5, 2))

@@ -1,0 +1,37 @@
+import io
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mfsbi import plots
+
+RNG = np.random.default_rng(0)
+GRID = np.linspace(-1, 1, 50)
+
+FIGURES = {
+    "training": lambda: plots.training_curves({"reconstruction": ([1.0, 0.1], [0.9, 0.2]), "nll": ([1.0], [-1.0])}),
+    "surface": lambda: plots.surface(*(RNG.normal(size=(rows, 3)) for rows in (50, 50, 5, 5))),
+    "posterior": lambda: plots.posterior_against_truth(GRID, GRID**2, GRID**2, RNG.uniform(-1, 1, 100), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_without_a_window(name):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    assert picture.tell() > 5000
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_axis_has_a_name(name):
+    for axes in FIGURES[name]().axes:
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+
+
+def test_curves_are_the_numbers_given():
+    axes = FIGURES["training"]().axes[0]
+    assert [list(line.get_ydata()) for line in axes.get_lines()] == [[1.0, 0.1], [0.9, 0.2]]

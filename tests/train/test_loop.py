@@ -1,0 +1,154 @@
+import math
+
+import pytest
+import torch
+from torch import Generator
+
+from mfsbi import AF, MFlow, alternating, density_only, sequential
+from mfsbi.flows import Couplings
+from mfsbi.train.data import Batch, split
+from mfsbi.train.loop import Settings, fit
+from mfsbi.train.losses import latent_nll, reconstruction
+from mfsbi.train.schedules import Phase
+from tests.problems import surface_data
+
+SMALL = Couplings(layers=2, width=16)
+SPEC = MFlow(2, chart=SMALL, latent=SMALL)
+QUICK = Settings(training_batch_size=100, show_progress_bars=False)
+
+
+@pytest.fixture
+def data():
+    _, theta, x = surface_data(600)
+    return split(Batch(theta, x), 0.2, Generator().manual_seed(0))
+
+
+@pytest.fixture
+def model(data):
+    torch.manual_seed(0)
+    return SPEC.build(data[0].theta, data[0].x)
+
+
+def weights(module):
+    return torch.cat([value.flatten() for value in module.state_dict().values()]).clone()
+
+
+@pytest.mark.parametrize("scheme", [sequential, alternating])
+def test_training_lowers_both_validation_losses(scheme, data, model):
+    history = fit(model, *data, scheme(12), QUICK)
+    for loss in ("reconstruction", "latent_nll"):
+        values = history.of(loss)[1]
+        assert len(values) == 6
+        assert min(values) < values[0]
+
+
+def test_a_phase_moves_its_parts_and_no_others(data, model):
+    chart, latent = weights(model.chart), weights(model.latent)
+    fit(model, *data, [Phase(reconstruction, ("chart",), 1)], QUICK)
+    assert (weights(model.latent) == latent).all()
+    assert not (weights(model.chart) == chart).all()
+
+
+def test_one_seed_gives_one_result(data, model):
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    fit(model, *data, sequential(4), QUICK)
+    first = weights(model)
+    model.load_state_dict(start)
+    fit(model, *data, sequential(4), QUICK)
+    assert (weights(model) == first).all()
+
+
+def scripted(values):
+    """Return a loss whose validation mean follows a script: training calls have gradients, validation has none."""
+    script = iter(values)
+
+    def loss(model, batch):
+        base = sum(weight.sum() for weight in model.chart.parameters()) * torch.ones(batch.size)
+        return base if torch.is_grad_enabled() else torch.full((batch.size,), next(script))
+
+    return loss
+
+
+def test_early_stopping_puts_a_copy_of_the_best_weights_back(data, model):
+    """The weights after epoch 2, not the last ones: a live view of them would fail here."""
+    script = [3.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+    settings = Settings(training_batch_size=100, stop_after_epochs=3, show_progress_bars=False)
+    seen = []
+
+    def watched(model, batch):
+        if not torch.is_grad_enabled():
+            seen.append(weights(model.chart))
+        return inner(model, batch)
+
+    inner = scripted(script)
+    watched.__name__ = "watched"
+    history = fit(model, *data, [Phase(watched, ("chart",), 6)], settings)
+    assert len(history.epochs) == 5
+    assert (weights(model.chart) == seen[1]).all()
+    assert not (seen[1] == seen[-1]).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_divergence_is_an_error_and_keeps_the_best_weights(bad, data, model):
+    loss = scripted([1.0, bad])
+    with pytest.raises(ArithmeticError, match=r"validation loss in phase 1 \(loss\), epoch 2 .* lower `learning_rate`"):
+        fit(model, *data, [Phase(loss, ("chart",), 3)], QUICK)
+    assert torch.isfinite(weights(model)).all()
+
+
+def interrupted_after(calls):
+    def loss(model, batch):
+        if torch.is_grad_enabled():
+            loss.calls += 1
+            if loss.calls > calls:
+                raise KeyboardInterrupt
+        return reconstruction(model, batch)
+
+    loss.calls = 0
+    loss.__name__ = "reconstruction"
+    return loss
+
+
+def test_an_interrupt_keeps_the_best_weights_and_says_so(data, model):
+    schedule = [Phase(interrupted_after(12), ("chart",), 9), Phase(latent_nll, ("latent",), 1)]
+    with pytest.warns(UserWarning, match=r"interrupted in phase 1 of 2.*epoch 3.*did not run: latent_nll"):
+        history = fit(model, *data, schedule, QUICK)
+    assert history.interrupted
+    assert len(history.epochs) == 3
+    held_out = reconstruction(model, data[1]).mean().item()
+    assert held_out == pytest.approx(min(history.of("reconstruction")[1]), rel=1e-5)
+
+
+def test_a_phase_with_nothing_to_train_is_passed_over(data):
+    model = AF(SMALL).build(data[0].theta, data[0].x)
+    history = fit(model, *data, sequential(4), QUICK)
+    assert history.losses == ["latent_nll"]
+
+
+def test_training_ends_when_told_not_to_go_on(data, model):
+    history = fit(model, *data, sequential(4), QUICK, keep_going=lambda _: False)
+    assert history.losses == ["reconstruction"]
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nearly_zero(data, model):
+    history = fit(model, *data, density_only(20), QUICK)
+    rates = [epoch.learning_rate for epoch in history.epochs]
+    assert max(rates) > 0.9 * QUICK.learning_rate
+    assert rates[-1] < 0.02 * QUICK.learning_rate
+
+
+@pytest.mark.parametrize("name", ["training_batch_size", "learning_rate", "stop_after_epochs", "clip_max_norm"])
+def test_settings_that_are_not_positive_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"`{name}` should be positive; got 0"):
+        Settings(**{name: 0})
+
+
+def test_the_bar_is_quiet_when_told(data, model, capfd):
+    fit(model, *data, sequential(2), QUICK)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_the_bar_shows_loss_and_time_left(data, model, capfd):
+    fit(model, *data, sequential(2), Settings(training_batch_size=100, show_progress_bars=True))
+    assert "validation=" in capfd.readouterr().err
