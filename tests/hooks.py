@@ -18,6 +18,15 @@ def _seeded_doctest_namespace(doctest_namespace):
 
 
 @pytest.fixture
+def short_chains(monkeypatch):
+    """Make the default MCMC a short one."""
+    from mfsbi.plugin import host, likelihood
+
+    settings = {"num_chains": 4, "warmup_steps": 10, "init_strategy_parameters": {"num_candidate_samples": 100}}
+    monkeypatch.setitem(likelihood.DEFAULTS, "mcmc", lambda: host.MCMCPosteriorParameters(**settings))
+
+
+@pytest.fixture
 def float64():
     """Make float64 the default type within one test."""
     torch.set_default_dtype(torch.float64)

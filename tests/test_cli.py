@@ -11,7 +11,7 @@ TINY = ["demo", "--simulations", "1000", "--quiet"]
 
 
 @pytest.fixture
-def short(monkeypatch):
+def short(monkeypatch, short_chains):
     """A demo of a few steps: it cannot learn much, and says so."""
     monkeypatch.setattr(demo, "STEPS", {"chart": 150, "latent": 20})
     monkeypatch.setattr(demo, "BATCH", 100)
@@ -37,7 +37,6 @@ def test_the_demo_leaves_draws_estimator_figures_and_numbers(short, tmp_path):
     assert load(tmp_path / "demo" / "estimator.safetensors").input_shape == (3,)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The chart")
 def test_one_seed_gives_one_demo(short, tmp_path):
     for name in "ab":
