@@ -164,7 +164,7 @@ def fit(
                 except _InterruptedPhase as interruption:
                     history.epochs.extend(interruption.epochs)
                     history.interrupted = True
-                    warnings.warn(_interruption(interruption.epochs, index, schedule), stacklevel=2)
+                    warnings.warn(_interruption(interruption.best, index, schedule), stacklevel=2)
                     return history
             bar.update(end - bar.n)
             if keep_going is not None and not keep_going(index):
@@ -173,11 +173,12 @@ def fit(
 
 
 class _InterruptedPhase(Exception):  # noqa: N818 - not an error
-    """Ctrl-C came while a phase was running; `epochs` has the passes it had finished."""
+    """Ctrl-C came while a phase was running; carries the passes it had finished and the best weights so far."""
 
-    def __init__(self, epochs: list[EpochRecord]) -> None:
+    def __init__(self, epochs: list[EpochRecord], best: _Best) -> None:
         super().__init__()
         self.epochs = epochs
+        self.best = best
 
 
 class _PhaseRun(NamedTuple):
@@ -193,19 +194,21 @@ class _PhaseRun(NamedTuple):
         """Run the phase and return its records; the best weights are in place however it ends."""
         records: list[EpochRecord] = []
         best = _Best(self.group.parts)
+        training, validation = self._with_coordinates(training), self._with_coordinates(validation)
         try:
-            training, validation = self._with_coordinates(training), self._with_coordinates(validation)
             for epoch in range(1, self.phase.epochs + 1):
                 bar.set_description(f"{'+'.join(self.phase.trains)} {epoch}/{self.phase.epochs}", refresh=False)
                 record = self._epoch(epoch, training, validation, generator, bar)
                 records.append(record)
                 if record.validation_loss < best.loss:
                     best.keep(record.validation_loss, epoch)
-                bar.set_postfix(loss=f"{record.training_loss:.4g}", validation=f"{record.validation_loss:.4g}")
                 if epoch - best.epoch >= self.settings.stop_after_epochs:
                     break
         except KeyboardInterrupt:
-            raise _InterruptedPhase(records) from None
+            reached = float(self._held_out(validation))
+            if reached < best.loss:
+                best.keep(reached, len(records) + 1)
+            raise _InterruptedPhase(records, best) from None
         finally:
             best.restore()
         return records
@@ -216,19 +219,26 @@ class _PhaseRun(NamedTuple):
         losses = []
         for batch in minibatches(training, self.settings.training_batch_size, generator):
             losses.append(self._step(batch))
+            if len(losses) % 20 == 1:
+                bar.set_postfix(loss=f"{float(losses[-1]):.4g}", refresh=False)
             bar.update()
         where = f"in phase {self.number + 1} ({self.phase.loss.__name__}), epoch {epoch}"
         training_loss = _number(torch.stack(losses).mean(), f"training loss {where}")
-        held_out = in_chunks(lambda rows: self.phase.loss(self.model, rows), validation).mean()
+        validation_loss = _number(self._held_out(validation), f"validation loss {where}")
+        bar.set_postfix(loss=f"{training_loss:.4g}", validation=f"{validation_loss:.4g}")
         return EpochRecord(
             phase=self.number,
             loss=self.phase.loss.__name__,
             epoch=epoch,
             training_loss=training_loss,
-            validation_loss=_number(held_out, f"validation loss {where}"),
+            validation_loss=validation_loss,
             learning_rate=float(self.group.optimizer.param_groups[0]["lr"]),
             seconds=time.perf_counter() - began,
         )
+
+    def _held_out(self, validation: Batch) -> Tensor:
+        """Return the mean loss of the validation rows."""
+        return in_chunks(lambda rows: self.phase.loss(self.model, rows), validation).mean()
 
     def _step(self, batch: Batch) -> Tensor:
         """Move the weights once along the gradient of the mean loss and return that."""
@@ -284,11 +294,10 @@ def _number(loss: Tensor, what: str) -> float:
     return value
 
 
-def _interruption(epochs: list[EpochRecord], index: int, schedule: Schedule) -> str:
-    best = min(epochs, key=lambda record: record.validation_loss, default=None)
-    kept = f"epoch {best.epoch}, validation loss {best.validation_loss:.4g}" if best else "before its first epoch ended"
+def _interruption(best: _Best, index: int, schedule: Schedule) -> str:
+    kept = f"those of epoch {best.epoch}, validation loss {best.loss:.4g}" if best.epoch else "those it began with"
     left = ", ".join(dict.fromkeys(phase.loss.__name__ for phase in schedule[index + 1 :]))
     return (
-        f"Training was interrupted in phase {index + 1} of {len(schedule)}; its best weights so far are kept "
-        f"({kept})." + (f" Phases that did not run: {left}." if left else "")
+        f"Training was interrupted in phase {index + 1} of {len(schedule)}; its best weights so far are kept: "
+        f"{kept}." + (f" Phases that did not run: {left}." if left else "")
     )

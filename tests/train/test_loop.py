@@ -110,11 +110,35 @@ def interrupted_after(calls):
 
 
 def test_an_interrupt_keeps_the_best_weights_and_says_so(data, model):
-    schedule = [Phase(interrupted_after(12), ("chart",), 9), Phase(latent_nll, ("latent",), 1)]
-    with pytest.warns(UserWarning, match=r"interrupted in phase 1 of 2.*epoch 3.*did not run: latent_nll"):
+    schedule = [Phase(interrupted_after(13), ("chart",), 9), Phase(latent_nll, ("latent",), 1)]
+    with pytest.warns(UserWarning, match=r"interrupted in phase 1 of 2.*epoch 4.*did not run: latent_nll"):
         history = fit(model, *data, schedule, QUICK)
     assert history.interrupted
     assert len(history.epochs) == 3
+    assert reconstruction(model, data[1]).mean() < min(history.of("reconstruction")[1])
+
+
+def test_an_interrupt_in_the_first_epoch_keeps_what_was_learned(data, model):
+    before = weights(model.chart)
+    steps = Settings(training_batch_size=10, show_progress_bars=False)
+    with pytest.warns(UserWarning, match=r"interrupted in phase 1 of 1.*epoch 1, validation loss"):
+        history = fit(model, *data, [Phase(interrupted_after(40), ("chart",), 1)], steps)
+    assert history.epochs == []
+    assert not (weights(model.chart) == before).all()
+
+
+def test_an_interrupt_after_a_bad_step_puts_the_best_epoch_back(data, model):
+    inner = interrupted_after(13)
+
+    def loss(model, batch):
+        if inner.calls == 13:
+            with torch.no_grad():
+                next(iter(model.chart.parameters())).mul_(100)
+        return inner(model, batch)
+
+    loss.__name__ = "reconstruction"
+    with pytest.warns(UserWarning, match="those of epoch 3"):
+        history = fit(model, *data, [Phase(loss, ("chart",), 9)], QUICK)
     held_out = reconstruction(model, data[1]).mean().item()
     assert held_out == pytest.approx(min(history.of("reconstruction")[1]), rel=1e-5)
 
