@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from mfsbi import density
 from mfsbi.flows import Flow
-from mfsbi.types import Coordinates, Data, Scalars, Tangents
+from mfsbi.types import Coordinates, Data, Scalars
 
 __all__ = ["AbstractChart", "AmbientChart", "EncoderChart", "FlowChart", "ResidualNetwork", "Standardized"]
 
@@ -61,10 +61,6 @@ class AbstractChart(nn.Module, ABC):
     def squared_distance(self, x: Data) -> Scalars:
         """Return |x - project(x)|^2 in the units the chart was built in, shape `(*)`: what reconstruction minimises."""
         return (x - self.project(x)).square().sum(-1)
-
-    def tangents(self, u: Coordinates) -> Tangents:
-        """Return J = d decode / d u, shape `(*, data, manifold)`."""
-        return density.tangents(self.decode, u)
 
     def log_volume(self, u: Coordinates) -> Scalars:
         """Return 1/2 log det J^T J at u, shape `(*)`; see `mfsbi.density`."""
@@ -122,24 +118,23 @@ class FlowChart(AbstractChart):
 
 
 class EncoderChart(AbstractChart):
-    """A bijection to decode and a network to encode: decode = f . Pad, encode = e.
+    """A chart to decode and a network of its own to encode, encode = e.
 
     The network adds to the plain projection on the first n coordinates, so that both maps start consistent.
 
     Arguments:
-        flow: the bijection x -> (u, v) of R^d, that is f^-1; only its inverse is used
+        chart: the chart whose `decode` is used
         encoder: a network from R^d to R^n
-        manifold_dim: n
     """
 
-    def __init__(self, flow: Flow, encoder: nn.Module, manifold_dim: int) -> None:
-        super().__init__(flow.features, manifold_dim)
-        self.flow = flow
+    def __init__(self, chart: AbstractChart, encoder: nn.Module) -> None:
+        super().__init__(chart.data_dim, chart.manifold_dim)
+        self.chart = chart
         self.encoder = encoder
 
     def decode(self, u: Coordinates) -> Data:
-        """Return f(u, v = 0)."""
-        return self.flow.inverse(functional.pad(u, (0, self.data_dim - self.manifold_dim)))
+        """Return chart.decode(u)."""
+        return self.chart.decode(u)
 
     def encode(self, x: Data) -> Coordinates:
         """Return x_1..n + e(x)."""

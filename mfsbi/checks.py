@@ -3,13 +3,25 @@
 import torch
 from torch import Tensor
 
-__all__ = ["require_features", "require_finite", "require_matching_rows", "require_positive"]
+__all__ = [
+    "require_features",
+    "require_finite",
+    "require_matching_rows",
+    "require_positive",
+    "require_positive_integer",
+]
 
 
 def require_positive(name: str, value: float) -> None:
     """Raise ValueError unless `value` is above zero."""
     if not value > 0:
         raise ValueError(f"`{name}` should be positive; got {value}.")
+
+
+def require_positive_integer(name: str, value: float) -> None:
+    """Raise ValueError unless `value` is a whole number above zero."""
+    if not (value > 0 and value == int(value)):
+        raise ValueError(f"`{name}` should be a positive integer; got {value}.")
 
 
 def require_features(name: str, value: Tensor, features: int, of: str) -> None:

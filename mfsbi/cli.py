@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from mfsbi.demo import DemoResult, run_demo
+from mfsbi.demo import EVENTS, DemoResult, run_demo
 from mfsbi.types import KnownTruth
 
 __all__ = ["app"]
@@ -49,10 +50,12 @@ def demo(
             tell=(lambda _: None) if quiet else console.print,
         )
     except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"[red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    console.print(_table(result))
-    console.print(f"Draws, estimator, figures and numbers are in {out.resolve()}", highlight=False, soft_wrap=True)
+    console.print(_table(result, simulator))
+    console.print(
+        f"Draws, estimator, figures and numbers are in {escape(str(out.resolve()))}", highlight=False, soft_wrap=True
+    )
 
 
 def _simulator(name: str) -> KnownTruth:
@@ -71,9 +74,9 @@ def _simulator(name: str) -> KnownTruth:
     return simulator
 
 
-def _table(result: DemoResult) -> Table:
+def _table(result: DemoResult, simulator: str) -> Table:
     """Return the demo's numbers as one table."""
-    table = Table(title="M-flow on the polynomial surface, 20 observations", title_justify="left")
+    table = Table(title=f"M-flow on the simulator {simulator!r}, {EVENTS} observations", title_justify="left")
     table.add_column("quantity", no_wrap=True)
     table.add_column("model", justify="right")
     table.add_column("exact", justify="right")

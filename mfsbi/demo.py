@@ -109,18 +109,21 @@ def run_demo(
         tell: called with a line about each step as it begins
 
     Raises:
-        ValueError: if simulations is not positive
+        ValueError: if simulations is not positive, or the simulator has several parameters
+        KeyboardInterrupt: if training was interrupted; the estimator so far has been saved
         OSError: if the folder cannot be written to
     """
     require_positive("simulations", simulations)
+    if len(surface.parameter_names) != 1:
+        raise ValueError(f"the demo draws the posterior of 1 parameter; this simulator has {surface.parameter_names}.")
     prepare_folder(out)
     start = time.perf_counter()
 
     tell(f"Simulating {simulations:,} pairs (theta, x) ...")
-    with seeded(derived(seed, 0)):
+    with seeded(derived(seed, 100)):
         theta, x_o_theta = surface.prior.sample((simulations,)), torch.full((EVENTS, 1), TRUE_THETA)
-    x = surface.simulate(theta, seed=derived(seed, 1))
-    x_o = surface.simulate(x_o_theta, seed=derived(seed, 2))
+    x = surface.simulate(theta, seed=derived(seed, 101))
+    x_o = surface.simulate(x_o_theta, seed=derived(seed, 102))
 
     tell("Training an M-flow: first the manifold, then the density on it ...")
     spec = MFlow(manifold_dim=surface.manifold_dim)
@@ -128,17 +131,19 @@ def run_demo(
     trainer.append_simulations(theta, x)
     estimator = trainer.train(schedule=demo_schedule(simulations), training_batch_size=BATCH)
     save(estimator, spec, out / "estimator.safetensors")
+    if trainer.history.interrupted:
+        raise KeyboardInterrupt
 
     tell(f"Sampling the posterior of {EVENTS} observations with sbi's slice sampler ...")
     posterior = trainer.build_posterior()
-    chains = sample_chains(posterior, x_o, seed=derived(seed, 3))
+    chains = sample_chains(posterior, x_o, seed=derived(seed, 103))
     data = to_arviz(chains, surface.parameter_names, x=x_o, prior=theta[:5000])
     write_netcdf(data, out / "posterior.nc")
 
     tell("Comparing with the exact posterior ...")
     exact = grid_posterior(lambda grid: _exact_potential(surface, x_o, grid), [-1], [1])
     learned = grid_posterior(lambda grid: posterior.potential_fn(grid, track_gradients=False), [-1], [1])
-    samples, points = _samples(surface, estimator.model, derived(seed, 4))
+    samples, points = _samples(surface, estimator.model, derived(seed, 104))
     result = DemoResult(
         reconstruction_error=float(estimator.model.distance(points).detach().mean()),
         manifold_distance=float(surface.vertical_distance(samples).clamp(max=10).mean()),
@@ -155,7 +160,7 @@ def run_demo(
 
     tell("Drawing ...")
     losses = {loss: trainer.history.of(loss) for loss in trainer.history.losses}
-    off = surface.out_of_distribution(40, seed=derived(seed, 5), noise=0.5)
+    off = surface.out_of_distribution(40, seed=derived(seed, 105), noise=0.5)
     figures = {
         "training": plots.training_curves(losses),
         "surface": _surface_figure(estimator.model, points, samples, off),

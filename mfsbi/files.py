@@ -30,6 +30,8 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
     try:
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, aside, header)
         aside.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"Cannot write {path}: {error}.") from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -51,4 +53,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} is not a file of mfsbi: {error}.") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} should be of format {FORMAT!r}; it says {header.get('format')!r}.")
+    if "description" not in header:
+        raise ValueError(f"{path} has no description of what it holds.")
     return tensors, json.loads(header["description"])

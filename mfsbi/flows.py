@@ -24,14 +24,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mfsbi.checks import require_positive
+from mfsbi.checks import require_positive, require_positive_integer
 from mfsbi.seeds import undisturbed
 from mfsbi.types import Data, Parameters, Scalars
 
 with undisturbed():
     import zuko
 
-__all__ = ["Couplings", "Flow", "lu_layer", "permutation", "spline_coupling"]
+__all__ = ["Couplings", "Flow", "lu_layer", "spline_coupling"]
 
 
 class Flow(nn.Module):
@@ -98,8 +98,9 @@ class Couplings:
     lu: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("layers", "bins", "bound", "width", "depth"):
-            require_positive(f"Couplings.{name}", getattr(self, name))
+        for name in ("layers", "bins", "width", "depth"):
+            require_positive_integer(f"Couplings.{name}", getattr(self, name))
+        require_positive("Couplings.bound", self.bound)
 
     def build(self, features: int, parameters: int = 0) -> Flow:
         """Return the identity flow of R^features, ready to be trained; its weights come from torch's generator."""
@@ -126,11 +127,6 @@ def spline_coupling(keep: Tensor, parameters: int, settings: Couplings) -> nn.Mo
     )
     _start_as_identity(coupling)
     return coupling
-
-
-def permutation(order: Tensor) -> nn.Module:
-    """Return the layer y_i = x_order[i]."""
-    return zuko.lazy.UnconditionalTransform(zuko.transforms.PermutationTransform, order, buffer=True)
 
 
 def lu_layer(features: int) -> nn.Module:

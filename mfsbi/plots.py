@@ -24,7 +24,7 @@ def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]
 
     Arguments:
         losses: for each loss the values of (training, validation), as `History.of` returns them; losses that are
-            never negative get a logarithmic axis
+            always positive get a logarithmic axis
     """
     figure = Figure(figsize=(4.6 * len(losses), 3.4), layout="constrained")
     for axes, (name, (training, validation)) in zip(
@@ -34,7 +34,7 @@ def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]
         axes.plot(epochs, training, color=MODEL, marker=".", label="training")
         axes.plot(epochs, validation, color=OFF, marker=".", label="validation")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if name == "reconstruction":
+        if min(*training, *validation) > 0:
             axes.set_yscale("log")
         axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
         axes.legend(frameon=False)
@@ -53,8 +53,8 @@ def surface(truth: Array, generated: Array, observed: Array, projected: Array) -
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     limits = [np.quantile(truth[:, axis], [0.002, 0.998]) for axis in range(3)]
     panels = (
-        ("simulator", ((truth, TRUTH, 2.0),)),
-        ("model", ((generated, MODEL, 2.0),)),
+        ("simulator", ((truth, TRUTH, 3.0),)),
+        ("model", ((generated, MODEL, 3.0),)),
         (
             "points off the manifold, projected",
             ((generated, MODEL, 0.6), (observed, OFF, 14.0), (projected, "k", 14.0)),
@@ -63,8 +63,9 @@ def surface(truth: Array, generated: Array, observed: Array, projected: Array) -
     for number, (title, clouds) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, 3, number, projection="3d")
         axes.view_init(elev=28, azim=-60)
+        axes.set_box_aspect(None, zoom=0.85)
         for cloud, color, size in clouds:
-            axes.scatter(*_inside(cloud, limits).T, s=size, color=color, linewidths=0, alpha=0.5 if size < 5 else 1.0)
+            axes.scatter(*_inside(cloud, limits).T, s=size, color=color, linewidths=0, alpha=0.6 if size < 5 else 1.0)
         axes.set(xlim=limits[0], ylim=limits[1], zlim=limits[2], xlabel="$x_0$", ylabel="$x_1$", zlabel="$x_2$")
         axes.set_title(title)
     for start, end in zip(observed, projected, strict=True):

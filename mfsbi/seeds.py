@@ -34,7 +34,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def derived(seed: int, *keys: int) -> int:
     """Return a seed for one use of many, independent of the others: same seed and keys, same result."""
-    return int(np.random.SeedSequence([seed, *keys]).generate_state(1)[0])
+    return int(np.random.SeedSequence(seed, spawn_key=keys).generate_state(1)[0])
 
 
 @contextmanager

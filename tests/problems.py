@@ -2,6 +2,7 @@
 
 import torch
 
+from mfsbi.flows import zuko
 from simulators.polynomial import PolynomialSurface
 
 
@@ -19,3 +20,8 @@ def surface_data(rows=400, seed=0):
     surface = PolynomialSurface()
     theta = torch.rand(rows, 1, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return surface, theta, surface.simulate(theta, seed=seed)
+
+
+def permutation(order):
+    """Return the layer y_i = x_order[i] for a `Flow`; mfsbi's own flows have none."""
+    return zuko.lazy.UnconditionalTransform(zuko.transforms.PermutationTransform, order, buffer=True)

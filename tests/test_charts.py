@@ -18,9 +18,9 @@ CHARTS = {
     "flow": lambda: FlowChart(Couplings(layers=4).build(3), 2),
     "flow of a line": lambda: FlowChart(Couplings(layers=4).build(4), 1),
     "standardized flow": lambda: Standardized(FlowChart(Couplings(layers=4).build(3), 2), *frame(3)),
-    "encoder": lambda: EncoderChart(Couplings(layers=4).build(3), ResidualNetwork(3, 2, width=16), 2),
+    "encoder": lambda: EncoderChart(FlowChart(Couplings(layers=4).build(3), 2), ResidualNetwork(3, 2, width=16)),
     "standardized encoder": lambda: Standardized(
-        EncoderChart(Couplings(layers=2).build(5), ResidualNetwork(5, 2, width=16), 2), *frame(5)
+        EncoderChart(FlowChart(Couplings(layers=2).build(5), 2), ResidualNetwork(5, 2, width=16)), *frame(5)
     ),
 }
 INVERTIBLE = [name for name in CHARTS if "encoder" not in name]

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from mfsbi import demo, load
 from mfsbi.cli import app
+from mfsbi.train import losses
 
 TINY = ["demo", "--simulations", "1000", "--quiet"]
 
@@ -21,7 +22,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.filterwarnings("ignore:The chart")
+@pytest.mark.filterwarnings("ignore:The ch")
 def test_the_demo_leaves_draws_estimator_figures_and_numbers(short, tmp_path):
     result = run(*TINY, "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
@@ -37,7 +38,7 @@ def test_the_demo_leaves_draws_estimator_figures_and_numbers(short, tmp_path):
     assert load(tmp_path / "demo" / "estimator.safetensors").input_shape == (3,)
 
 
-@pytest.mark.filterwarnings("ignore:The chart")
+@pytest.mark.filterwarnings("ignore:The ch")
 def test_one_seed_gives_one_demo(short, tmp_path):
     for name in "ab":
         assert run(*TINY, "--seed", 5, "--out", tmp_path / name).exit_code == 0
@@ -71,3 +72,27 @@ def test_options_out_of_range_are_refused(option, value):
 
 def test_help_teaches():
     assert "Simulate, train, sample, compare" in run("demo", "--help").output
+
+
+def test_an_interrupted_demo_saves_the_estimator_and_fails(short, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "reconstruction", interrupting_reconstruction())
+    with pytest.warns(UserWarning, match="Training was interrupted"):
+        result = run(*TINY, "--out", tmp_path)
+    assert result.exit_code != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["estimator.safetensors"]
+
+
+def interrupting_reconstruction():
+    calls = []
+
+    def reconstruction(model, batch):
+        calls.append(1)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return losses.reconstruction(model, batch)
+
+    return reconstruction
+
+
+def test_markup_in_a_name_is_printed_as_it_is():
+    assert "no simulator '[/b]'" in run("demo", "[/b]").stderr.replace("\n", " ")

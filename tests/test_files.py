@@ -40,3 +40,14 @@ def test_another_format_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
         files.read(tmp_path / "nowhere.safetensors")
+
+
+def test_a_folder_that_is_not_there_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(OSError, match="Cannot write"):
+        files.write(tmp_path / "nowhere" / "x.safetensors", {"a": torch.ones(1)}, {})
+
+
+def test_a_file_without_description_is_refused(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", {"format": "mfsbi 1"})
+    with pytest.raises(ValueError, match="no description"):
+        files.read(tmp_path / "x.safetensors")

@@ -68,7 +68,7 @@ def test_the_stub_lists_the_public_names():
 def test_both_packages_belong_to_this_distribution():
     owners = importlib.metadata.packages_distributions()
     for package in ("mfsbi", "simulators"):
-        assert set(owners.get(package, ["mfsbi"])) == {"mfsbi"}, f"another distribution owns {package!r}"
+        assert set(owners[package]) == {"mfsbi"}, f"another distribution owns {package!r}"
 
 
 def test_the_simulators_are_registered():

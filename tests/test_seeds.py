@@ -34,6 +34,6 @@ def test_the_state_comes_back_after_an_error():
 
 
 def test_derived_seeds_differ_by_use():
-    seeds = {derived(0, 1), derived(0, 2), derived(1, 1), derived(0, 1, 1)}
-    assert len(seeds) == 4
+    seeds = {derived(0, 1), derived(0, 2), derived(1, 1), derived(0, 1, 1), derived(0, 1, 0), derived(0)}
+    assert len(seeds) == 6
     assert derived(0, 1) == derived(0, 1)

@@ -35,7 +35,7 @@ class EncodedLikelihood:
         require_features("x", x, model.chart.data_dim, "the data the model was trained on")
         self.latent = model.latent
         with torch.no_grad():
-            self.u = model.chart.encode(x)
+            self.u = model.chart.encode(x.to(model.latent.theta_mean))
 
     def iid(self, theta: Tensor) -> Tensor:
         """Return sum_j log p(u_j|theta) for each row of theta, shape `(rows,)`: all x from the same theta."""

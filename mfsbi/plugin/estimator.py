@@ -86,34 +86,24 @@ class ManifoldEstimator(ConditionalDensityEstimator):
             sample_shape: draws for each theta; may be `()`
             condition: theta, shape `(batch, parameter)`
             kwargs: ignored
+
+        Raises:
+            ValueError: if condition has another shape
         """
-        return self._draw(sample_shape, condition)[0]
+        if condition.ndim != 2:
+            raise ValueError(f"`condition` should have shape (batch, parameter); got {tuple(condition.shape)}.")
+        theta = _with_sample_axis("condition", condition, self.condition_shape[0])[0]
+        rows = theta.expand(*sample_shape, *theta.shape).reshape(-1, theta.shape[-1])
+        with torch.no_grad():
+            x = torch.cat([self.model.sample(chunk) for chunk in rows.split(MAX_ROWS)])
+        return x.view(*sample_shape, len(theta), -1)
 
     def sample_and_log_prob(
-        self,
-        sample_shape: Size | tuple[int, ...],
-        condition: Tensor,
-        **kwargs: object,  # noqa: ARG002
+        self, sample_shape: Size | tuple[int, ...], condition: Tensor, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Draw x, shape `(*sample_shape, batch, data)`, and return log p(x|theta), shape `(*sample_shape, batch)`."""
-        x, u, theta = self._draw(sample_shape, condition)
-        model = self.model
-
-        def log_prob(rows: tuple[Tensor, Tensor]) -> Tensor:
-            return model.latent.log_prob(*rows) - model.chart.log_volume(rows[0])
-
-        chunks = zip(u.split(MAX_ROWS), theta.split(MAX_ROWS), strict=True)
-        return x, torch.cat([log_prob(rows) for rows in chunks]).view(x.shape[:-1])
-
-    @torch.no_grad()
-    def _draw(self, sample_shape: Size | tuple[int, ...], condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x in sbi's shape, with the rows of u and theta it was made from."""
-        theta = _with_sample_axis("condition", condition, self.condition_shape[0])[0]
-        shape = Size(sample_shape) + theta.shape[:1]
-        rows = theta.expand(*shape, -1).flatten(0, -2) if len(shape) > 1 else theta
-        u = torch.cat([self.model.latent.sample(chunk) for chunk in rows.split(MAX_ROWS)])
-        x = torch.cat([self.model.chart.decode(chunk) for chunk in u.split(MAX_ROWS)])
-        return x.view(*shape, -1), u, rows
+        x = self.sample(sample_shape, condition, **kwargs)
+        return x, self.log_prob(x.reshape(-1, *x.shape[-2:]), condition).view(x.shape[:-1])
 
 
 def _with_sample_axis(name: str, value: Tensor, features: int) -> Tensor:

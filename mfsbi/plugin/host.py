@@ -18,7 +18,8 @@ with undisturbed():
     )
     from sbi.inference.potentials.base_potential import BasePotential
     from sbi.neural_nets.estimators import ConditionalDensityEstimator
-    from sbi.utils import mcmc_transform, process_prior
+    from sbi.utils import mcmc_transform, process_prior, within_support
+    from sbi.utils.user_input_checks_utils import move_distribution_to_device
 
 __all__ = [
     "BasePotential",
@@ -33,5 +34,7 @@ __all__ = [
     "VIPosterior",
     "VIPosteriorParameters",
     "mcmc_transform",
+    "move_distribution_to_device",
     "process_prior",
+    "within_support",
 ]

@@ -12,6 +12,7 @@ their meaning are sbi's where sbi has them.
 
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 from typing import NamedTuple, TypeAlias
 
@@ -32,7 +33,9 @@ from mfsbi.plugin.host import (
     VIPosterior,
     VIPosteriorParameters,
     mcmc_transform,
+    move_distribution_to_device,
     process_prior,
+    within_support,
 )
 from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.plugin.specs import Spec
@@ -128,7 +131,7 @@ class ManifoldNLE:
 
         Arguments:
             theta: shape `(rows, parameter)`, inside the prior's support
-            x: shape `(rows, data)`
+            x: shape `(rows, data)`; both are converted to torch's default type
             exclude_invalid_x: drop rows whose x holds NaN or infinity, with a warning, instead of refusing them;
                 the likelihood is then that of the valid data
             from_round: the round they were drawn in; 0 for the prior
@@ -137,6 +140,7 @@ class ManifoldNLE:
             ValueError: if rows do not match, feature counts differ from the prior's or from earlier simulations,
                 a value is NaN or infinite, or theta lies outside the prior
         """
+        theta, x = _as_default_type("theta", theta), _as_default_type("x", x)
         require_features("theta", theta, self.parameter_dim, "the prior")
         features = self._rounds[0].x.shape[1] if self._rounds else (x.shape[1] if x.ndim == 2 else 0)
         require_features("x", x, features, "earlier simulations" if self._rounds else "the data")
@@ -145,14 +149,14 @@ class ManifoldNLE:
         if exclude_invalid_x:
             theta, x = _drop_invalid(theta, x)
         require_finite("x", x, "Remove these rows with their theta, or pass exclude_invalid_x=True.")
-        outside = torch.isneginf(self.prior.log_prob(theta))
+        outside = ~within_support(self.prior, theta)
         if outside.any():
             first = int(outside.nonzero()[0])
             raise ValueError(
                 f"`theta` should lie inside the prior; {int(outside.sum())} of {len(theta)} rows do not, the first of "
                 f"them row {first}: {theta[first].tolist()}. Draw theta from the prior, or widen it."
             )
-        self._rounds.append(_Round(theta.detach(), x.detach(), from_round))
+        self._rounds.append(_Round(theta, x, from_round))
         return self
 
     def train(  # noqa: PLR0913 - sbi's signature
@@ -171,7 +175,7 @@ class ManifoldNLE:
         discard_prior_samples: bool = False,
         show_train_summary: bool = False,
     ) -> ManifoldEstimator:
-        """Train and return the estimator; it is also kept in the trainer, whatever happens.
+        """Train and return the estimator; the trainer keeps it too, also after an error once an epoch was finished.
 
         Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so.
 
@@ -211,15 +215,14 @@ class ManifoldNLE:
         )
         data = self._simulations(discard_prior_samples=discard_prior_samples)
         training, validation = split(data, validation_fraction, Generator().manual_seed(derived(self.seed, 2)))
+        training, validation = training.to(self.device), validation.to(self.device)
         if self.estimator is None or retrain_from_scratch:
             estimator = self._train_anew(training, validation, schedule, settings, restarts)
         else:
-            estimator = self.estimator.train()
-            training, validation = training.to(self.device), validation.to(self.device)
-            self.history = fit(estimator.model, training, validation, schedule, settings)
+            estimator = self._fit(self.estimator, training, validation, schedule, settings)
         if show_train_summary:
             tqdm.write(str(self.history))
-        return estimator.eval()
+        return estimator
 
     @property
     def summary(self) -> dict[str, list[float]]:
@@ -260,7 +263,8 @@ class ManifoldNLE:
             raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
         if sample_with not in DEFAULTS:
             raise ValueError(f"`sample_with` should be one of {sorted(DEFAULTS)}; got {sample_with!r}.")
-        own_prior = self.prior if prior is None else process_prior(prior)[0]
+        processed = self.prior if prior is None else process_prior(prior)[0]
+        own_prior = move_distribution_to_device(deepcopy(processed), self.device)
         parameters = DEFAULTS[sample_with]() if posterior_parameters is None else posterior_parameters
         shared = {"potential_fn": ManifoldPotential(estimator, own_prior, device=self.device), "device": self.device}
         transform = mcmc_transform(own_prior, device=self.device)
@@ -296,13 +300,12 @@ class ManifoldNLE:
         self, training: Batch, validation: Batch, schedule: Schedule, settings: Settings, restarts: int
     ) -> ManifoldEstimator:
         """Train from new weights, and again from others while the chart collapses."""
-        training_on, validation_on = training.to(self.device), validation.to(self.device)
         collapses: list[str] = []
         for left in range(restarts, -1, -1):
             with seeded(derived(self.seed, 3, restarts - left)):
-                estimator = self.estimator = self.spec(training.theta, training.x).to(self.device)
-            guard = ChartGuard(estimator.model, schedule, training_on, validation_on, may_stop=left > 0)
-            self.history = fit(estimator.model, training_on, validation_on, schedule, settings, guard)
+                estimator = self.spec(training.theta.cpu(), training.x.cpu()).to(self.device)
+            guard = ChartGuard(estimator.model, schedule, training, validation, may_stop=left > 0)
+            self._fit(estimator, training, validation, schedule, settings, guard)
             self.history.collapses = collapses
             if guard.verdict is None or not guard.verdict.collapsed:
                 return estimator
@@ -315,6 +318,32 @@ class ManifoldNLE:
             stacklevel=3,
         )
         return estimator
+
+    def _fit(
+        self,
+        estimator: ManifoldEstimator,
+        training: Batch,
+        validation: Batch,
+        schedule: Schedule,
+        settings: Settings,
+        guard: ChartGuard | None = None,
+    ) -> ManifoldEstimator:
+        """Train an estimator and keep it, with its history, if it learned anything, however the training ends."""
+        self.history = History()
+        try:
+            fit(estimator.train().model, training, validation, schedule, settings, guard, self.history)
+        finally:
+            estimator.eval()
+            if self.history.epochs or self.history.interrupted:
+                self.estimator = estimator
+        return estimator
+
+
+def _as_default_type(name: str, value: Tensor) -> Tensor:
+    """Return a tensor in torch's default type, which the weights have."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` should be a torch tensor; got {type(value).__name__}. Try torch.from_numpy.")
+    return value.detach().to(torch.get_default_dtype())
 
 
 def _drop_invalid(theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ class ManifoldPotential(BasePotential):
         likelihood = self._likelihood
         if likelihood is None:
             raise ValueError("No observations are set: call `set_x(x_o)`, or pass `x` when sampling.")
-        theta = theta.to(self.device)
+        theta = theta.to(likelihood.u)
         if not self.x_is_iid and len(likelihood.u) != len(theta):
             raise ValueError(
                 f"`theta` should have one row for each of the {len(likelihood.u)} observations, which are not iid; "

@@ -50,8 +50,11 @@ def load(path: str | Path) -> ManifoldEstimator:
     tensors, description = files.read(Path(path))
     if description.get("spec") not in SPECS:
         raise ValueError(f"{path} names the spec {description.get('spec')!r}; this version knows {sorted(SPECS)}.")
-    spec = SPECS[description["spec"]](**{name: _field(value) for name, value in description["fields"].items()})
-    dims = description["parameter_dim"], description["data_dim"]
+    try:
+        spec = SPECS[description["spec"]](**{name: _field(value) for name, value in description["fields"].items()})
+        dims = description["parameter_dim"], description["data_dim"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} describes its spec in a way this version does not know: {error}.") from error
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
         estimator = spec(*(torch.randn(2 * max(dims) + 2, dim) for dim in dims))
     estimator.to(next(value.dtype for value in tensors.values() if value.is_floating_point()))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mfsbi.charts import AbstractChart, AmbientChart, EncoderChart, FlowChart, ResidualNetwork, Standardized
-from mfsbi.checks import require_finite, require_matching_rows, require_positive
+from mfsbi.checks import require_finite, require_matching_rows, require_positive_integer
 from mfsbi.flows import Couplings
 from mfsbi.models import Latent, ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
@@ -54,7 +54,7 @@ class Spec(ABC):
         Raises:
             ValueError: if rows do not match, are fewer than two, hold NaN or infinity, or a feature is constant
         """
-        return ManifoldEstimator(self.build(theta, x))
+        return ManifoldEstimator(self.build(theta, x).to(x.dtype))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class MFlow(Spec):
     latent: Couplings = field(default=Couplings(layers=6, width=64))
 
     def __post_init__(self) -> None:
-        require_positive("manifold_dim", self.manifold_dim)
+        require_positive_integer("manifold_dim", self.manifold_dim)
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
@@ -134,7 +134,7 @@ class MeFlow(Spec):
 
     def __post_init__(self) -> None:
         for name in ("manifold_dim", "encoder_width", "encoder_blocks"):
-            require_positive(name, getattr(self, name))
+            require_positive_integer(name, getattr(self, name))
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
@@ -146,13 +146,15 @@ class MeFlow(Spec):
             )
         frame = _frame(theta, x)
         encoder = ResidualNetwork(features, self.manifold_dim, self.encoder_width, self.encoder_blocks)
-        chart = EncoderChart(self.chart.build(features), encoder, self.manifold_dim)
+        chart = EncoderChart(FlowChart(self.chart.build(features), self.manifold_dim), encoder)
         return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
 
 
 def _features(x: Tensor) -> int:
-    if x.ndim != 2:
-        raise ValueError(f"`x` should have shape (rows, features); got {tuple(x.shape)}.")
+    if x.ndim != 2 or x.shape[1] == 0 or not x.is_floating_point():
+        raise ValueError(
+            f"`x` should be of floating point and shape (rows, features); got {x.dtype} and {tuple(x.shape)}."
+        )
     return x.shape[1]
 
 

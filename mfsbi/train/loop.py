@@ -4,9 +4,10 @@ Each group of parts (chart, latent) has one AdamW optimiser and one learning rat
 steps and then falls to zero along a cosine over all the steps the schedule grants that group, so alternating phases
 continue where they left off. One split into training and validation rows serves the whole schedule.
 
-After every epoch the validation loss is taken without gradients. A phase keeps a *copy* of its best weights, stops
-when `stop_after_epochs` epochs brought nothing better, and ends with the best copy in place, also when it is
-interrupted. While the chart stands still its coordinates are computed once for the whole phase.
+After every epoch the validation loss is taken without gradients. A phase keeps a *copy* of its best weights, those it
+began with included, stops when `stop_after_epochs` epochs brought nothing better, and ends with the best copy in place,
+also when it is interrupted. (So `alternating` phases, of one epoch each, never stop early.) While the chart stands
+still its coordinates are computed once for the whole phase.
 """
 
 import math
@@ -28,6 +29,7 @@ from mfsbi.train.schedules import Phase, Schedule
 
 __all__ = ["EpochRecord", "History", "Settings", "fit"]
 
+PARTS = ("chart", "latent")
 WARM_UP = 0.05  # of a group's steps; without it a first large step can throw the chart off the data
 
 
@@ -110,12 +112,13 @@ class _Group(NamedTuple):
 
 
 class _Best:
-    """A copy of the best weights of some parts; `state_dict` alone is a live view and restores nothing."""
+    """A copy of the best weights of some parts; `state_dict` alone is a live view and restores nothing.
+
+    Epoch 0 stands for the weights the phase began with.
+    """
 
     def __init__(self, parts: nn.Module) -> None:
         self.parts = parts
-        self.loss = math.inf
-        self.epoch = 0
         self.keep(math.inf, 0)
 
     def keep(self, loss: float, epoch: int) -> None:
@@ -133,8 +136,11 @@ def fit(
     schedule: Schedule,
     settings: Settings | None = None,
     keep_going: Callable[[int], bool] | None = None,
+    history: History | None = None,
 ) -> History:
     """Train a model in place and return the record of it.
+
+    Ctrl-C ends the training, not the program: the best weights so far are in place and a warning says so.
 
     Arguments:
         model: both parts on the device and in the type of the data
@@ -143,42 +149,35 @@ def fit(
         schedule: phases in order, as `sequential()` returns them
         settings: how to optimise; the defaults if not given
         keep_going: asked after each phase, with its index; training ends when it says no
+        history: the record to write to, which then survives an error; a new one if not given
 
     Raises:
+        ValueError: if the schedule is empty, or a phase has no epochs or names parts that models do not have
         ArithmeticError: if a loss becomes NaN or infinite; the best weights before that are in place
     """
+    _require_phases(schedule)
     settings = Settings() if settings is None else settings
-    history = History()
+    history = History() if history is None else history
     generator = Generator().manual_seed(settings.seed)
     groups = {phase.trains: _group(model, phase.trains, schedule, training, settings) for phase in schedule}
     per_epoch = steps_per_epoch(training, settings.training_batch_size)
+    index, end, best = 0, 0, _Best(nn.ModuleList())
     with _progress_bar(sum(phase.epochs for phase in schedule) * per_epoch, settings) as bar:
-        end = 0
-        for index, phase in enumerate(schedule):
-            end += phase.epochs * per_epoch
-            group = groups[phase.trains]
-            if group is not None:
-                run = _PhaseRun(model, index, phase, group, settings)
-                try:
-                    history.epochs.extend(run.epochs(training, validation, generator, bar))
-                except _InterruptedPhase as interruption:
-                    history.epochs.extend(interruption.epochs)
-                    history.interrupted = True
-                    warnings.warn(_interruption(interruption.best, index, schedule), stacklevel=2)
-                    return history
-            bar.update(end - bar.n)
-            if keep_going is not None and not keep_going(index):
-                break
+        try:
+            for index, phase in enumerate(schedule):
+                end += phase.epochs * per_epoch
+                group = groups[phase.trains]
+                if group is not None:
+                    best = _Best(group.parts)
+                    run = _PhaseRun(model, index, phase, group, settings)
+                    run.epochs(training, validation, generator, bar, history, best)
+                bar.update(end - bar.n)
+                if keep_going is not None and not keep_going(index):
+                    break
+        except KeyboardInterrupt:
+            history.interrupted = True
+            warnings.warn(_interruption(best, index, schedule), stacklevel=2)
     return history
-
-
-class _InterruptedPhase(Exception):  # noqa: N818 - not an error
-    """Ctrl-C came while a phase was running; carries the passes it had finished and the best weights so far."""
-
-    def __init__(self, epochs: list[EpochRecord], best: _Best) -> None:
-        super().__init__()
-        self.epochs = epochs
-        self.best = best
 
 
 class _PhaseRun(NamedTuple):
@@ -190,28 +189,27 @@ class _PhaseRun(NamedTuple):
     group: _Group
     settings: Settings
 
-    def epochs(self, training: Batch, validation: Batch, generator: Generator, bar: tqdm) -> list[EpochRecord]:
-        """Run the phase and return its records; the best weights are in place however it ends."""
-        records: list[EpochRecord] = []
-        best = _Best(self.group.parts)
-        training, validation = self._with_coordinates(training), self._with_coordinates(validation)
+    def epochs(
+        self, training: Batch, validation: Batch, generator: Generator, bar: tqdm, history: History, best: _Best
+    ) -> None:
+        """Run the phase; its records are in `history` and the best weights in place however it ends."""
         try:
+            training, validation = self._with_coordinates(training), self._with_coordinates(validation)
+            self._keep_if_better(best, 0, validation)
             for epoch in range(1, self.phase.epochs + 1):
                 bar.set_description(f"{'+'.join(self.phase.trains)} {epoch}/{self.phase.epochs}", refresh=False)
                 record = self._epoch(epoch, training, validation, generator, bar)
-                records.append(record)
+                history.epochs.append(record)
                 if record.validation_loss < best.loss:
                     best.keep(record.validation_loss, epoch)
                 if epoch - best.epoch >= self.settings.stop_after_epochs:
                     break
         except KeyboardInterrupt:
-            reached = float(self._held_out(validation))
-            if reached < best.loss:
-                best.keep(reached, len(records) + 1)
-            raise _InterruptedPhase(records, best) from None
+            started = sum(record.phase == self.number for record in history.epochs) + 1
+            self._keep_if_better(best, started, validation)
+            raise
         finally:
             best.restore()
-        return records
 
     def _epoch(self, epoch: int, training: Batch, validation: Batch, generator: Generator, bar: tqdm) -> EpochRecord:
         """Pass over the training rows once, then judge by the validation rows."""
@@ -235,6 +233,12 @@ class _PhaseRun(NamedTuple):
             learning_rate=float(self.group.optimizer.param_groups[0]["lr"]),
             seconds=time.perf_counter() - began,
         )
+
+    def _keep_if_better(self, best: _Best, epoch: int, validation: Batch) -> None:
+        """Copy the present weights if they do better on the validation rows than the best so far."""
+        loss = float(self._held_out(validation))
+        if loss < best.loss:
+            best.keep(loss, epoch)
 
     def _held_out(self, validation: Batch) -> Tensor:
         """Return the mean loss of the validation rows."""
@@ -281,6 +285,16 @@ def _progress_bar(steps: int, settings: Settings) -> Iterator[tqdm]:
     hidden = None if settings.show_progress_bars is None else not settings.show_progress_bars
     with tqdm(total=steps, disable=hidden, unit="step", leave=False, dynamic_ncols=True) as bar:
         yield bar
+
+
+def _require_phases(schedule: Schedule) -> None:
+    if not schedule:
+        raise ValueError("`schedule` should have at least one phase; it is empty.")
+    for phase in schedule:
+        if phase.epochs < 1:
+            raise ValueError(f"A phase should have at least 1 epoch; got {phase}.")
+        if not isinstance(phase.trains, tuple) or not set(phase.trains) <= set(PARTS):
+            raise ValueError(f"A phase should train a tuple of parts out of {PARTS}; got {phase.trains!r}.")
 
 
 def _number(loss: Tensor, what: str) -> float:

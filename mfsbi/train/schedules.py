@@ -45,7 +45,7 @@ def sequential(epochs: int = 50) -> Schedule:
 
 
 def alternating(epochs: int = 50) -> Schedule:
-    """Return one pass for the chart and one for the density in turn, `epochs` in all.
+    """Return one pass for the chart and one for the density in turn, `epochs` in all; it does not stop early.
 
     Raises:
         ValueError: if epochs is below 2, one pass for each part

@@ -8,6 +8,7 @@ from sbi.inference import (
     VIPosterior,
 )
 from sbi.inference.posteriors.posterior_parameters import MCMCPosteriorParameters, VIPosteriorParameters
+from torch.distributions import Exponential, Independent
 
 from mfsbi import AF, ManifoldNLE, MFlow, alternating, sequential
 from mfsbi.flows import Couplings
@@ -142,7 +143,8 @@ def test_settings_choose_the_class(trained):
     assert type(posterior) is VIPosterior
 
 
-def test_sbis_untrained_trainer_builds_a_posterior_from_our_estimator(trained, problem):
+def test_sbis_untrained_trainer_builds_a_posterior_from_our_estimator(trained, problem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # sbi writes its logs there
     stock = NLE_A(problem[0].prior, show_progress_bars=False)
     posterior = stock.build_posterior(density_estimator=trained.estimator)
     draws = posterior.sample((10,), x=problem[2][:5], num_chains=2, warmup_steps=2, show_progress_bars=False)
@@ -196,6 +198,30 @@ def test_bad_simulations_are_refused(problem, name):
     spoil, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         ManifoldNLE(surface.prior, SPEC).append_simulations(*spoil(theta, x))
+
+
+def test_theta_outside_an_unbounded_prior_is_refused(problem):
+    prior = Independent(Exponential(torch.ones(1)), 1)
+    theta = changed(problem[1].abs() + 0.1, 2, -0.5)
+    with pytest.raises(ValueError, match="inside the prior; 1 of 400.*row 2"):
+        ManifoldNLE(prior, SPEC).append_simulations(theta, problem[2])
+
+
+def test_float64_simulations_are_converted(problem):
+    surface, theta, x = problem
+    made = ManifoldNLE(surface.prior, AF(SMALL), show_progress_bars=False)
+    estimator = made.append_simulations(theta.double(), x.double()).train(**FEW)
+    assert next(estimator.parameters()).dtype == torch.float32
+
+
+def test_a_training_that_fails_at_once_leaves_no_estimator(problem):
+    made = trainer(problem)
+    schedule = [Phase(lambda model, batch: torch.full((batch.size,), NAN, requires_grad=True), ("chart",), 2)]
+    with pytest.raises(ArithmeticError, match="training diverged"):
+        made.train(schedule=schedule)
+    assert made.estimator is None
+    with pytest.raises(RuntimeError, match="no trained estimator yet"):
+        made.build_posterior()
 
 
 def test_later_simulations_need_the_same_features(problem):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from sbi.inference.posteriors.posterior_parameters import MCMCPosteriorParameters
+from sbi.samplers.mcmc.slice_numpy import SliceSamplerVectorized
 
 from mfsbi import AF, ManifoldNLE, sample_chains
 from mfsbi.flows import Couplings
@@ -27,6 +28,17 @@ def test_chains_stay_apart_and_carry_their_log_prob(posterior, x):
     torch.testing.assert_close(chains.log_prob[2], posterior.potential_fn(chains.draws[2], track_gradients=False))
     moves = (chains.draws[:, 1:] - chains.draws[:, :-1]).abs()
     assert (moves > 0).float().mean() > 0.9
+
+
+def test_sbis_pooled_draws_are_chain_by_chain(posterior, x, monkeypatch):
+    """A tag for each chain, put where sbi's sampler returns them, comes back as that chain."""
+    generator = np.random.default_rng(0)
+    tagged = np.arange(4.0)[:, None, None] + 0.01 * generator.normal(size=(4, posterior.warmup_steps + 6, 1))
+    monkeypatch.setattr(SliceSamplerVectorized, "run", lambda sampler, draws: tagged[:, :draws])
+    with pytest.warns(UserWarning, match="have not converged"):
+        chains = sample_chains(posterior, x, draws=6)
+    expected = posterior.theta_transform.inv(torch.from_numpy(tagged[:, posterior.warmup_steps :]).float())
+    torch.testing.assert_close(chains.draws, expected)
 
 
 def test_one_seed_gives_one_set_of_chains_and_leaves_the_global_state_alone(posterior, x):

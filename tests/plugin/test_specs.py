@@ -56,7 +56,7 @@ def test_the_features_units_do_not_matter(spec):
 @pytest.mark.parametrize("kind", [MFlow, MeFlow])
 @pytest.mark.parametrize("dims", [0, -1])
 def test_a_manifold_without_dimensions_is_refused(kind, dims):
-    with pytest.raises(ValueError, match=f"`manifold_dim` should be positive; got {dims}"):
+    with pytest.raises(ValueError, match=f"`manifold_dim` should be a positive integer; got {dims}"):
         kind(dims)
 
 
@@ -85,15 +85,18 @@ BAD = {
     "rows": ((plane()[0][:5], plane()[1]), "got 5 rows of `theta` and 400 of `x`"),
     "one row": ((plane()[0][:1], plane()[1][:1]), "at least 2 rows of `x`.*got 1"),
     "constant": ((plane()[0], torch.cat([plane()[1], torch.ones(400, 1)], 1)), r"features \[3\] are constant"),
-    "axes": ((plane()[0], plane()[1][:, 0]), r"`x` should have shape \(rows, features\); got \(400,\)"),
+    "integers": ((plane()[0], plane()[1].long()), "floating point.*got torch.int64"),
+    "no features": ((plane()[0], plane()[1][:, :0]), r"got torch.float32 and \(400, 0\)"),
+    "axes": (
+        (plane()[0], plane()[1][:, 0]),
+        r"`x` should be of floating point and shape \(rows, features\); got torch.float32 and \(400,\)",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_simulations_are_refused(name, spec):
     data, message = BAD[name]
-    if name == "axes" and isinstance(spec, AF):
-        message = "`x` should have shape"
     with pytest.raises(ValueError, match=message):
         spec(*data)
 

@@ -71,7 +71,7 @@ def scripted(values):
 
 def test_early_stopping_puts_a_copy_of_the_best_weights_back(data, model):
     """The weights after epoch 2, not the last ones: a live view of them would fail here."""
-    script = [3.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+    script = [9.0, 3.0, 1.0, 2.0, 2.0, 2.0, 2.0]
     settings = Settings(training_batch_size=100, stop_after_epochs=3, show_progress_bars=False)
     seen = []
 
@@ -84,16 +84,29 @@ def test_early_stopping_puts_a_copy_of_the_best_weights_back(data, model):
     watched.__name__ = "watched"
     history = fit(model, *data, [Phase(watched, ("chart",), 6)], settings)
     assert len(history.epochs) == 5
-    assert (weights(model.chart) == seen[1]).all()
-    assert not (seen[1] == seen[-1]).all()
+    assert (weights(model.chart) == seen[2]).all()
+    assert not (seen[2] == seen[-1]).all()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_divergence_is_an_error_and_keeps_the_best_weights(bad, data, model):
-    loss = scripted([1.0, bad])
+    inner, seen = scripted([9.0, 1.0, bad]), []
+
+    def loss(model, batch):
+        if not torch.is_grad_enabled():
+            seen.append(weights(model.chart))
+        return inner(model, batch)
+
     with pytest.raises(ArithmeticError, match=r"validation loss in phase 1 \(loss\), epoch 2 .* lower `learning_rate`"):
         fit(model, *data, [Phase(loss, ("chart",), 3)], QUICK)
-    assert torch.isfinite(weights(model)).all()
+    assert (weights(model.chart) == seen[1]).all()
+    assert not (seen[1] == seen[2]).all()
+
+
+def test_a_phase_that_only_makes_things_worse_gives_the_first_weights_back(data, model):
+    before = weights(model.chart)
+    fit(model, *data, [Phase(scripted([1.0, 2.0, 3.0]), ("chart",), 2)], QUICK)
+    assert (weights(model.chart) == before).all()
 
 
 def interrupted_after(calls):
@@ -119,12 +132,12 @@ def test_an_interrupt_keeps_the_best_weights_and_says_so(data, model):
 
 
 def test_an_interrupt_in_the_first_epoch_keeps_what_was_learned(data, model):
-    before = weights(model.chart)
-    steps = Settings(training_batch_size=10, show_progress_bars=False)
+    before = reconstruction(model, data[1]).mean()
+    many = data[0].rows(torch.arange(480).repeat(40))
     with pytest.warns(UserWarning, match=r"interrupted in phase 1 of 1.*epoch 1, validation loss"):
-        history = fit(model, *data, [Phase(interrupted_after(40), ("chart",), 1)], steps)
+        history = fit(model, many, data[1], [Phase(interrupted_after(150), ("chart",), 1)], QUICK)
     assert history.epochs == []
-    assert not (weights(model.chart) == before).all()
+    assert reconstruction(model, data[1]).mean() < before
 
 
 def test_an_interrupt_after_a_bad_step_puts_the_best_epoch_back(data, model):
@@ -159,6 +172,35 @@ def test_the_learning_rate_warms_up_and_falls_to_nearly_zero(data, model):
     rates = [epoch.learning_rate for epoch in history.epochs]
     assert max(rates) > 0.9 * QUICK.learning_rate
     assert rates[-1] < 0.02 * QUICK.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ([], "at least one phase; it is empty"),
+        ([Phase(reconstruction, ("chart",), 0)], "at least 1 epoch"),
+        ([Phase(reconstruction, ("charts",), 1)], r"out of \('chart', 'latent'\); got \('charts',\)"),
+    ],
+)
+def test_schedules_that_cannot_run_are_refused(schedule, message, data, model):
+    with pytest.raises(ValueError, match=message):
+        fit(model, *data, schedule, QUICK)
+
+
+@pytest.mark.parametrize("encodes", [0, 1])
+def test_an_interrupt_between_epochs_is_caught_too(encodes, data, model, monkeypatch):
+    calls, encode = [], type(model.chart).encode
+
+    def interrupting(chart, x):
+        calls.append(1)
+        if len(calls) == encodes + 1:
+            raise KeyboardInterrupt
+        return encode(chart, x)
+
+    monkeypatch.setattr(type(model.chart), "encode", interrupting)
+    with pytest.warns(UserWarning, match="interrupted in phase 1 of 1"):
+        history = fit(model, *data, density_only(1), QUICK)
+    assert history.interrupted
 
 
 @pytest.mark.parametrize("name", ["training_batch_size", "learning_rate", "stop_after_epochs", "clip_max_norm"])
