@@ -108,8 +108,8 @@ class ManifoldNLE:
             )
         if seed < 0:
             raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
-        with seeded(seed):  # sbi draws from the prior to learn its shape
-            self.prior, self.parameter_dim, _ = process_prior(prior)
+        with seeded(seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
+            self.prior, self.parameter_dim, _ = process_prior(deepcopy(prior))
         self.spec = density_estimator
         self.seed = seed
         self.device = device
@@ -249,7 +249,7 @@ class ManifoldNLE:
             prior: the trainer's if not given
             sample_with: "mcmc", "rejection", "vi" or "importance"; what posterior_parameters say if they are given
             posterior_parameters: settings of the sampler, one of sbi's `...PosteriorParameters`; for MCMC
-                the defaults are sbi's, but each chain starts from the best of 1,000 candidates instead of 10,000
+                the defaults are sbi's, but the start of each chain is drawn from 1,000 candidates instead of 10,000
 
         Returns:
             sbi's `MCMCPosterior`, `RejectionPosterior`, `VIPosterior` or `ImportanceSamplingPosterior`
@@ -263,7 +263,7 @@ class ManifoldNLE:
             raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
         if sample_with not in DEFAULTS:
             raise ValueError(f"`sample_with` should be one of {sorted(DEFAULTS)}; got {sample_with!r}.")
-        processed = self.prior if prior is None else process_prior(prior)[0]
+        processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
         own_prior = move_distribution_to_device(deepcopy(processed), self.device)
         parameters = DEFAULTS[sample_with]() if posterior_parameters is None else posterior_parameters
         shared = {"potential_fn": ManifoldPotential(estimator, own_prior, device=self.device), "device": self.device}

@@ -65,6 +65,13 @@ def test_one_seed_gives_one_estimator_and_leaves_the_global_state_alone(problem)
     assert not (states[0] == states[2]).all()
 
 
+def test_the_users_prior_is_left_as_it_was(problem):
+    prior = Independent(Exponential(torch.ones(1), validate_args=True), 1, validate_args=True)
+    ManifoldNLE(prior, SPEC)
+    with pytest.raises(ValueError, match="within the support"):
+        prior.log_prob(torch.tensor([-1.0]))
+
+
 def test_a_collapsed_chart_is_started_again_and_counted(problem):
     made = trainer(problem)
     with pytest.warns(UserWarning) as caught:
