@@ -35,7 +35,7 @@ def demo(
     simulator: Annotated[str, typer.Argument(help="Name of a registered simulator of a surface.")] = "polynomial",
     out: Annotated[Path, typer.Option(help="Folder for draws, estimator and figures.")] = Path("mfsbi-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything: the same seed gives the same result.")] = 0,
-    simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 300_000,
+    simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 500_000,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")] = False,  # noqa: FBT002
 ) -> None:
     """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about three minutes."""

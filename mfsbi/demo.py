@@ -94,7 +94,7 @@ def run_demo(
     out: Path,
     *,
     seed: int = 0,
-    simulations: int = 300_000,
+    simulations: int = 500_000,
     quiet: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> DemoResult:

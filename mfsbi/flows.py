@@ -84,6 +84,8 @@ class Couplings:
         bound: half-width B of the interval [-B, B] the splines act on, in standardised units
         width: units in each hidden layer of the networks
         depth: hidden layers of the networks
+        sharpness: factor on the first weights of each network; above 1 it finds features that are much narrower than
+            a standard deviation sooner
         lu: put a learned linear layer (LU-decomposed) before each coupling; worth it when d is large
 
     Raises:
@@ -95,12 +97,14 @@ class Couplings:
     bound: float = 6.0
     width: int = 100
     depth: int = 2
+    sharpness: float = 1.0
     lu: bool = False
 
     def __post_init__(self) -> None:
         for name in ("layers", "bins", "width", "depth"):
             require_positive_integer(f"Couplings.{name}", getattr(self, name))
-        require_positive("Couplings.bound", self.bound)
+        for name in ("bound", "sharpness"):
+            require_positive(f"Couplings.{name}", getattr(self, name))
 
     def build(self, features: int, parameters: int = 0) -> Flow:
         """Return the identity flow of R^features, ready to be trained; its weights come from torch's generator."""
@@ -125,7 +129,7 @@ def spline_coupling(keep: Tensor, parameters: int, settings: Couplings) -> nn.Mo
         hidden_features=(settings.width,) * settings.depth,
         activation=nn.SiLU,
     )
-    _start_as_identity(coupling)
+    _start_as_identity(coupling, settings.sharpness)
     return coupling
 
 
@@ -149,10 +153,12 @@ def _masks(features: int, layers: int) -> list[Tensor]:
     return masks
 
 
-def _start_as_identity(coupling: nn.Module) -> None:
-    """Set the spline parameters to zero at the start: equal bins and unit slopes, which is the identity."""
+def _start_as_identity(coupling: nn.Module, sharpness: float) -> None:
+    """Let the network give zeros at the start: equal bins and unit slopes, which is the identity."""
     parameters = list(coupling.parameters())
-    last = parameters[-2:] if hasattr(coupling, "hyper") else parameters  # weight and bias of the last layer
+    conditioned = hasattr(coupling, "hyper")
     with torch.no_grad():
-        for weight in last:
+        for weight in parameters[:2] if conditioned else []:  # weight and bias of the first layer
+            weight.mul_(sharpness)
+        for weight in parameters[-2:] if conditioned else parameters:  # and of the last
             weight.zero_()

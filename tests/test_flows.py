@@ -84,7 +84,7 @@ def test_every_coordinate_is_moved_and_conditions(features):
     assert (masks.any(0) & (~masks).any(0)).all()
 
 
-@pytest.mark.parametrize("field", ["layers", "bins", "bound", "width", "depth"])
+@pytest.mark.parametrize("field", ["layers", "bins", "bound", "width", "depth", "sharpness"])
 def test_settings_below_one_are_refused_by_name(field):
     with pytest.raises(ValueError, match=f"`Couplings.{field}` should be (a )?positive( integer)?; got 0"):
         Couplings(**{field: 0})

@@ -91,7 +91,7 @@ class MFlow(Spec):
 
     manifold_dim: int
     chart: Couplings = field(default=Couplings(layers=6))
-    latent: Couplings = field(default=Couplings(layers=6, width=64))
+    latent: Couplings = field(default=Couplings(layers=6, width=64, depth=3, sharpness=3.0))
 
     def __post_init__(self) -> None:
         require_positive_integer("manifold_dim", self.manifold_dim)
@@ -128,7 +128,7 @@ class MeFlow(Spec):
 
     manifold_dim: int
     chart: Couplings = field(default=Couplings(layers=6))
-    latent: Couplings = field(default=Couplings(layers=6, width=64))
+    latent: Couplings = field(default=Couplings(layers=6, width=64, depth=3, sharpness=3.0))
     encoder_width: int = 100
     encoder_blocks: int = 5
 
