@@ -24,7 +24,7 @@ def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]
 
     Arguments:
         losses: for each loss the values of (training, validation), as `History.of` returns them; losses that are
-            always positive get a logarithmic axis
+            positive and fall by more than a factor of ten get a logarithmic axis
     """
     figure = Figure(figsize=(4.6 * len(losses), 3.4), layout="constrained")
     for axes, (name, (training, validation)) in zip(
@@ -34,7 +34,7 @@ def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]
         axes.plot(epochs, training, color=MODEL, marker=".", label="training")
         axes.plot(epochs, validation, color=OFF, marker=".", label="validation")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if min(*training, *validation) > 0:
+        if 0 < 10 * min(*training, *validation) < max(*training, *validation):
             axes.set_yscale("log")
         axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
         axes.legend(frameon=False)
@@ -50,7 +50,7 @@ def surface(truth: Array, generated: Array, observed: Array, projected: Array) -
         observed: points off the surface, shape `(points, 3)`
         projected: where the model projects them, shape `(points, 3)`
     """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
     limits = [np.quantile(truth[:, axis], [0.002, 0.998]) for axis in range(3)]
     panels = (
         ("simulator", ((truth, TRUTH, 3.0),)),
@@ -63,7 +63,7 @@ def surface(truth: Array, generated: Array, observed: Array, projected: Array) -
     for number, (title, clouds) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, 3, number, projection="3d")
         axes.view_init(elev=28, azim=-60)
-        axes.set_box_aspect(None, zoom=0.85)
+        axes.set_box_aspect(None, zoom=0.8)
         for cloud, color, size in clouds:
             axes.scatter(*_inside(cloud, limits).T, s=size, color=color, linewidths=0, alpha=0.6 if size < 5 else 1.0)
         axes.set(xlim=limits[0], ylim=limits[1], zlim=limits[2], xlabel="$x_0$", ylabel="$x_1$", zlabel="$x_2$")
