@@ -27,7 +27,7 @@ from mfsbi.plugin.saving import save
 from mfsbi.plugin.specs import MFlow
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.losses import latent_nll, reconstruction
-from mfsbi.train.schedules import Phase, Schedule
+from mfsbi.train.schedules import CHART_RATE, Phase, Schedule
 from mfsbi.types import KnownTruth
 
 __all__ = ["DemoResult", "demo_schedule", "prepare_folder", "run_demo"]
@@ -86,7 +86,10 @@ def demo_schedule(rows: int) -> Schedule:
     """Return phases of about as many steps, however many simulations there are."""
     per_epoch = max(1, rows // BATCH)
     epochs = {part: max(1, round(steps / per_epoch)) for part, steps in STEPS.items()}
-    return [Phase(reconstruction, ("chart",), epochs["chart"]), Phase(latent_nll, ("latent",), epochs["latent"])]
+    return [
+        Phase(reconstruction, ("chart",), epochs["chart"], CHART_RATE),
+        Phase(latent_nll, ("latent",), epochs["latent"]),
+    ]
 
 
 def run_demo(

@@ -269,14 +269,15 @@ def _group(
     parts = nn.ModuleList([getattr(model, name) for name in trains])
     if not any(weight.requires_grad for weight in parts.parameters()):
         return None
-    epochs = sum(phase.epochs for phase in schedule if phase.trains == trains)
+    phases = [phase for phase in schedule if phase.trains == trains]
+    epochs, peak = sum(phase.epochs for phase in phases), phases[0].rate * settings.learning_rate
     steps = max(1, epochs * steps_per_epoch(training, settings.training_batch_size))
     warm_up = max(1, int(WARM_UP * steps))
 
     def rate(step: int) -> float:
         return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=peak, weight_decay=settings.weight_decay)
     return _Group(parts, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate))
 
 

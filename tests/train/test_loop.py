@@ -203,6 +203,12 @@ def test_an_interrupt_between_epochs_is_caught_too(encodes, data, model, monkeyp
     assert history.interrupted
 
 
+def test_a_phase_may_take_smaller_steps(data, model):
+    schedule = [Phase(latent_nll, ("latent",), 20, rate=0.1)]
+    rates = [epoch.learning_rate for epoch in fit(model, *data, schedule, QUICK).epochs]
+    assert 0.09 * QUICK.learning_rate < max(rates) <= 0.1 * QUICK.learning_rate
+
+
 @pytest.mark.parametrize("name", ["training_batch_size", "learning_rate", "stop_after_epochs", "clip_max_norm"])
 def test_settings_that_are_not_positive_are_refused_by_name(name):
     with pytest.raises(ValueError, match=f"`{name}` should be positive; got 0"):
