@@ -4,7 +4,7 @@ A chart is trained by reconstruction alone, from a start at n principal axes. A 
 where it began: the manifold is then the hyperplane of the first n principal components, or worse. Both errors are
 root mean squares over held-out rows, in standardised units:
 
-    collapsed  <=>  error >= 1/2 error of n principal components,  and  error >= 0.05.
+    collapsed  <=>  error >= 1/4 error of n principal components,  and  error >= 0.05.
 
 The second condition spares data that lie on a hyperplane up to 5 % noise, where principal components are already right;
 with more noise on a flat manifold the verdict is true all the same, and new starts will not help.
@@ -33,7 +33,7 @@ class ChartVerdict(NamedTuple):
     @property
     def collapsed(self) -> bool:
         """Whether the chart is not clearly better than a hyperplane."""
-        return self.error >= max(0.5 * self.principal_component_error, SMALL_ERROR)
+        return self.error >= max(0.25 * self.principal_component_error, SMALL_ERROR)
 
     def __str__(self) -> str:
         return (
