@@ -36,7 +36,7 @@ class Phase(NamedTuple):
 Schedule = list[Phase]
 
 CHART_RATE = 0.5
-"""Charts tolerate smaller steps than densities: on the polynomial surface with 1,800 steps of 500 rows, a peak of 5e-3
+"""Charts want smaller steps than densities: on the polynomial surface with 1,800 steps of 500 rows, a peak of 5e-3
 folded the chart for good in one of six runs (reconstruction error 0.2); at half of it the same seed reached 0.009."""
 
 
