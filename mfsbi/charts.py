@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from mfsbi import density
 from mfsbi.flows import Flow
-from mfsbi.types import Coordinates, Data, Scalars
+from mfsbi.types import Coordinates, Data, Scalars, Tangents
 
 __all__ = ["AbstractChart", "AmbientChart", "EncoderChart", "FlowChart", "ResidualNetwork", "Standardized"]
 
@@ -62,9 +62,13 @@ class AbstractChart(nn.Module, ABC):
         """Return |x - project(x)|^2 in the units the chart was built in, shape `(*)`: what reconstruction minimises."""
         return (x - self.project(x)).square().sum(-1)
 
+    def tangents(self, u: Coordinates) -> Tangents:
+        """Return J = d decode / d u, shape `(*, data, manifold)`."""
+        return density.tangents(self.decode, u)
+
     def log_volume(self, u: Coordinates) -> Scalars:
         """Return 1/2 log det J^T J at u, shape `(*)`; see `mfsbi.density`."""
-        return density.log_volume(self.decode, u)
+        return density.log_volume(self.tangents(u))
 
 
 class AmbientChart(AbstractChart):
@@ -110,11 +114,19 @@ class FlowChart(AbstractChart):
 
     def decode(self, u: Coordinates) -> Data:
         """Return f(u, v = 0)."""
-        return self.flow.inverse(functional.pad(u, (0, self.data_dim - self.manifold_dim)))
+        return self.flow.inverse(self._pad(u))
 
     def encode(self, x: Data) -> Coordinates:
         """Return the first n coordinates of f^-1(x)."""
         return self.flow(x)[..., : self.manifold_dim]
+
+    def tangents(self, u: Coordinates) -> Tangents:
+        """Return d f(u, 0) / d u, carried through the layers in closed form, shape `(*, data, manifold)`."""
+        axes = torch.eye(self.data_dim, self.manifold_dim, dtype=u.dtype, device=u.device)
+        return self.flow.inverse_with_tangents(self._pad(u), axes.expand(*u.shape[:-1], -1, -1))[1]
+
+    def _pad(self, u: Tensor) -> Tensor:
+        return functional.pad(u, (0, self.data_dim - self.manifold_dim))
 
 
 class EncoderChart(AbstractChart):
@@ -139,6 +151,10 @@ class EncoderChart(AbstractChart):
     def encode(self, x: Data) -> Coordinates:
         """Return x_1..n + e(x)."""
         return x[..., : self.manifold_dim] + self.encoder(x)
+
+    def tangents(self, u: Coordinates) -> Tangents:
+        """Return chart.tangents(u)."""
+        return self.chart.tangents(u)
 
 
 class Standardized(AbstractChart):
@@ -169,6 +185,10 @@ class Standardized(AbstractChart):
     def encode(self, x: Data) -> Coordinates:
         """Return chart.encode(axes^T @ ((x - mean) / std))."""
         return self.chart.encode(self._to_frame(x))
+
+    def tangents(self, u: Coordinates) -> Tangents:
+        """Return std * (axes @ chart.tangents(u))."""
+        return self.std.unsqueeze(-1) * (self.axes @ self.chart.tangents(u))
 
     def squared_distance(self, x: Data) -> Scalars:
         """Return |x - project(x)|^2 in standardised units, shape `(*)`, so that every feature counts."""

@@ -7,10 +7,13 @@ the Jacobian J = dg/du of shape d x n. A density p(u) of the coordinates is ther
 
 with respect to the surface measure (Brehmer & Cranmer, arXiv:2003.13913, eq. 5).
 
-**Numerics.** The n columns of J are n directional derivatives of `decode`, all taken in one vectorised
-forward-mode pass: cost n decodes, linear in the batch. J = Q R with orthonormal Q gives
-1/2 log det J^T J = sum_k log|R_kk|, in float64 whatever the model's type. Unlike a Cholesky factor of J^T J this
-does not square the condition number, so nothing needs a jitter; a chart that is singular at a point is an error.
+**Tangents.** The n columns of J are n directional derivatives of `decode`. A chart made of known layers carries them
+along in closed form (`mfsbi.flows`); for any other, `tangents` takes them in one vectorised forward-mode pass. Both are
+linear in the rows and in n.
+
+**Determinant.** In float64 whatever the model's type: the Cholesky factor L of J^T J gives sum_k log L_kk. It squares
+the condition number of J, so where a factor fails or is ill-conditioned J = Q R takes its place, sum_k log|R_kk|.
+Nothing is added to the diagonal; a chart that is singular at a point is an error.
 """
 
 from collections.abc import Callable
@@ -21,6 +24,9 @@ from torch import Tensor
 from mfsbi.types import Coordinates, Scalars, Tangents
 
 __all__ = ["log_volume", "tangents"]
+
+ILL_CONDITIONED = 1e-5
+"""Least ratio of diagonal entries of the Cholesky factor: below, rounding costs more than the sixth digit."""
 
 
 def tangents(decode: Callable[[Tensor], Tensor], u: Coordinates) -> Tangents:
@@ -38,28 +44,30 @@ def tangents(decode: Callable[[Tensor], Tensor], u: Coordinates) -> Tangents:
     return torch.func.vmap(along, out_dims=-1)(axes)
 
 
-def log_volume(decode: Callable[[Tensor], Tensor], u: Coordinates) -> Scalars:
-    """Return the log-volume 1/2 log det J^T J of a chart at u, shape `(*)`, in the type of u.
+def log_volume(jacobian: Tangents) -> Scalars:
+    """Return the log-volume 1/2 log det J^T J, shape `(*)`, in the type of J.
 
     Arguments:
-        decode: the chart's map u -> x; must treat each row on its own
-        u: coordinates, shape `(*, manifold)`
+        jacobian: tangents of a chart, shape `(*, data, manifold)`
 
     Raises:
-        ArithmeticError: if the chart is singular or not finite at a point; the message names the row
+        ArithmeticError: if the tangents are dependent or not finite at a point; the message names the row
 
     Example:
         >>> polar = lambda u: u[..., :1] * torch.stack([u[..., 1].cos(), u[..., 1].sin()], -1)
-        >>> round(log_volume(polar, torch.tensor([[2.0, 0.3]])).exp().item(), 5)  # r dr dphi
+        >>> round(log_volume(tangents(polar, torch.tensor([[2.0, 0.3]]))).exp().item(), 5)  # r dr dphi
         2.0
     """
-    jacobian = tangents(decode, u).double()
-    diagonal = torch.linalg.qr(jacobian)[1].diagonal(dim1=-2, dim2=-1)
-    volume = diagonal.abs().log().sum(-1)
+    columns = jacobian.double()
+    factor, failed = torch.linalg.cholesky_ex(columns.mT @ columns)
+    diagonal = factor.diagonal(dim1=-2, dim2=-1)
+    if failed.any() or (diagonal.amin(-1) < ILL_CONDITIONED * diagonal.amax(-1)).any():
+        diagonal = torch.linalg.qr(columns)[1].diagonal(dim1=-2, dim2=-1).abs()
+    volume = diagonal.log().sum(-1)
     if not torch.isfinite(volume).all():
         row = tuple((~torch.isfinite(volume)).nonzero()[0].tolist())
         raise ArithmeticError(
-            f"The chart has no volume at row {row}, u = {u[row].tolist()}: its tangents are not finite or not "
-            "independent there. It is probably not trained; look at its reconstruction first."
+            f"The chart has no volume at row {row}: its tangents are not finite or not independent there. "
+            "It is probably not trained; look at its reconstruction first."
         )
-    return volume.to(u.dtype)
+    return volume.to(jacobian.dtype)

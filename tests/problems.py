@@ -1,8 +1,8 @@
 """Tiny problems whose answers are known."""
 
 import torch
+from torch import nn
 
-from mfsbi.flows import zuko
 from simulators.polynomial import PolynomialSurface
 
 
@@ -22,6 +22,18 @@ def surface_data(rows=400, seed=0):
     return surface, theta, surface.simulate(theta, seed=seed)
 
 
-def permutation(order):
-    """Return the layer y_i = x_order[i] for a `Flow`; mfsbi's own flows have none."""
-    return zuko.lazy.UnconditionalTransform(zuko.transforms.PermutationTransform, order, buffer=True)
+class Permutation(nn.Module):
+    """The layer y_i = x_order[i] for a `Flow`; mfsbi's own flows have none."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.order, self.back = order, order.argsort()
+
+    def forward(self, x, theta):
+        return x[self.order], x.new_zeros(())
+
+    def inverse(self, y, theta):
+        return y[self.back]
+
+    def inverse_with_tangents(self, y, tangents):
+        return y[self.back], tangents[..., self.back]

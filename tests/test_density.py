@@ -5,16 +5,16 @@ import torch
 
 from mfsbi.charts import FlowChart
 from mfsbi.density import log_volume, tangents
-from mfsbi.flows import Couplings, Flow, spline_coupling
+from mfsbi.flows import Couplings, Flow, SplineCoupling
 from tests.laws import gram_log_volume, jacobian_by_backward_passes, perturbed
-from tests.problems import permutation
+from tests.problems import Permutation
 
 
 def three_cycles():
     keep = torch.tensor([True, False, False])
     layers = []
     for mask in (keep, ~keep, keep):
-        layers += [spline_coupling(mask, 0, Couplings()), permutation(torch.tensor([1, 2, 0]))]
+        layers += [SplineCoupling(mask, 0, Couplings()), Permutation(torch.tensor([1, 2, 0]))]
     return Flow(layers, 3)
 
 
@@ -39,13 +39,13 @@ def brute_force(chart, u):
 
 def test_log_volume_equals_brute_force_in_float64(chart):
     u = torch.randn(5, chart.manifold_dim)
-    torch.testing.assert_close(log_volume(chart.decode, u), brute_force(chart, u), rtol=0, atol=1e-8)
+    torch.testing.assert_close(chart.log_volume(u), brute_force(chart, u), rtol=0, atol=1e-8)
 
 
 def test_log_volume_in_float32_stays_within_a_thousandth(chart):
     u = torch.randn(5, chart.manifold_dim)
     expected = brute_force(chart, u)
-    measured = log_volume(chart.float().decode, u.float())
+    measured = chart.float().log_volume(u.float())
     assert measured.dtype == torch.float32
     torch.testing.assert_close(measured.double(), expected, rtol=0, atol=1e-3)
 
@@ -63,8 +63,8 @@ def test_the_brute_force_test_notices_a_transposed_layer(chart):
         return (chart.decode(rows) @ cycle) * stretch
 
     expected = torch.stack([gram_log_volume(jacobian_by_backward_passes(right, row)) for row in u])
-    torch.testing.assert_close(log_volume(right, u), expected, rtol=0, atol=1e-8)
-    assert (log_volume(wrong, u) - expected).abs().max() > 1e-3
+    torch.testing.assert_close(log_volume(tangents(right, u)), expected, rtol=0, atol=1e-8)
+    assert (log_volume(tangents(wrong, u)) - expected).abs().max() > 1e-3
 
 
 def test_polar_coordinates_have_the_volume_r():
@@ -72,34 +72,36 @@ def test_polar_coordinates_have_the_volume_r():
         return u[..., :1] * torch.stack([u[..., 1].cos(), u[..., 1].sin()], dim=-1)
 
     u = torch.tensor([[0.5, 1.0], [3.0, -2.0]])
-    torch.testing.assert_close(log_volume(polar, u), u[:, 0].log())
+    torch.testing.assert_close(log_volume(tangents(polar, u)), u[:, 0].log())
 
 
-def test_tangents_are_the_columns_of_the_jacobian(chart):
+@pytest.mark.parametrize("way", ["closed form", "forward mode"])
+def test_tangents_are_the_columns_of_the_jacobian(chart, way):
     u = torch.randn(3, chart.manifold_dim)
     expected = torch.stack([jacobian_by_backward_passes(chart.decode, row) for row in u])
-    torch.testing.assert_close(tangents(chart.decode, u), expected)
+    measured = chart.tangents(u) if way == "closed form" else tangents(chart.decode, u)
+    torch.testing.assert_close(measured, expected)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_log_volume_works_without_gradients(chart, mode):
     u = torch.randn(3, chart.manifold_dim)
-    expected = log_volume(chart.decode, u).detach()
+    expected = chart.log_volume(u).detach()
     with mode():
-        torch.testing.assert_close(log_volume(chart.decode, u), expected)
+        torch.testing.assert_close(chart.log_volume(u), expected)
 
 
 def test_log_volume_has_gradients(chart):
-    log_volume(chart.decode, torch.randn(3, chart.manifold_dim)).sum().backward()
+    chart.log_volume(torch.randn(3, chart.manifold_dim)).sum().backward()
     assert any(weight.grad is not None and weight.grad.abs().max() > 0 for weight in chart.parameters())
 
 
 def test_a_singular_chart_is_an_error_that_names_the_row():
     u = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
-    with pytest.raises(ArithmeticError, match=r"row \(1,\), u = \[0.0, 3.0\]"):
-        log_volume(lambda rows: torch.cat([rows[..., :1] * rows, rows[..., :1]], -1) * rows[..., :1], u)
+    with pytest.raises(ArithmeticError, match=r"row \(1,\)"):
+        log_volume(tangents(lambda rows: torch.cat([rows[..., :1] * rows, rows[..., :1]], -1) * rows[..., :1], u))
 
 
 def test_a_chart_that_is_not_finite_is_an_error():
     with pytest.raises(ArithmeticError, match="not finite"):
-        log_volume(lambda rows: rows * math.nan, torch.ones(2, 1))
+        log_volume(tangents(lambda rows: rows * math.nan, torch.ones(2, 1)))

@@ -277,7 +277,7 @@ def _group(
     def rate(step: int) -> float:
         return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=peak, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=peak, weight_decay=settings.weight_decay, fused=True)
     return _Group(parts, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate))
 
 
