@@ -41,7 +41,7 @@ def derived(seed: int, *keys: int) -> int:
 def undisturbed() -> Iterator[None]:
     """Import a library inside the block and undo what that does to everybody else.
 
-    zuko (which comes with sbi) switches torch.distributions' argument checks off, and sbi draws from Python's generator.
+    zuko, which sbi imports, switches torch.distributions' argument checks off, and sbi draws from Python's generator.
     """
     checks, state = Distribution._validate_args, random.getstate()
     try:
