@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mfsbi.bench.speed import speed as measure_speed
 from mfsbi.demo import EVENTS, DemoResult, run_demo
 from mfsbi.types import KnownTruth
 
@@ -20,6 +21,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+bench = typer.Typer(help="Measure mfsbi and others side by side.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 console = Console()
 
 GROUP = "mfsbi.simulators"
@@ -35,7 +38,7 @@ def demo(
     simulator: Annotated[str, typer.Argument(help="Name of a registered simulator of a surface.")] = "polynomial",
     out: Annotated[Path, typer.Option(help="Folder for draws, estimator and figures.")] = Path("mfsbi-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything: the same seed gives the same result.")] = 0,
-    simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 500_000,
+    simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 1_000_000,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")] = False,  # noqa: FBT002
 ) -> None:
     """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about three minutes."""
@@ -56,6 +59,16 @@ def demo(
     console.print(
         f"Draws, estimator, figures and numbers are in {escape(str(out.resolve()))}", highlight=False, soft_wrap=True
     )
+
+
+@bench.command()
+def speed(
+    out: Annotated[Path | None, typer.Option(help="Folder for speed.md and speed.json.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch, on both sides.")] = 2,
+) -> None:
+    """Time the kernels against zuko, nflows, sbi and the plain way, in turns, and print the ratios."""
+    table = measure_speed(threads=threads, out=out, tell=lambda row: Console(stderr=True).print(row, soft_wrap=True))
+    console.print(str(table), soft_wrap=True, markup=False, highlight=False)
 
 
 def _simulator(name: str) -> KnownTruth:

@@ -34,8 +34,9 @@ __all__ = ["DemoResult", "demo_schedule", "prepare_folder", "run_demo"]
 
 EVENTS = 20
 TRUE_THETA = 0.0
-STEPS = {"chart": 1500, "latent": 4500}
-BATCH = 500
+CHART_STEPS, CHART_ROWS = 3600, 500
+LATENT_STEPS, LATENT_ROWS = 9000, 2000
+LEARNING_RATE = 7e-3
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,10 @@ def prepare_folder(out: Path) -> None:
 
 def demo_schedule(rows: int) -> Schedule:
     """Return phases of about as many steps, however many simulations there are."""
-    per_epoch = max(1, rows // BATCH)
-    epochs = {part: max(1, round(steps / per_epoch)) for part, steps in STEPS.items()}
+    chart, latent = max(1, rows // CHART_ROWS), max(1, rows // LATENT_ROWS)  # steps in one pass
     return [
-        Phase(reconstruction, ("chart",), epochs["chart"], CHART_RATE),
-        Phase(latent_nll, ("latent",), epochs["latent"]),
+        Phase(reconstruction, ("chart",), max(1, round(CHART_STEPS / chart)), 0.7 * CHART_RATE, CHART_ROWS),
+        Phase(latent_nll, ("latent",), max(1, round(LATENT_STEPS / latent)), rows=LATENT_ROWS),
     ]
 
 
@@ -97,7 +97,7 @@ def run_demo(
     out: Path,
     *,
     seed: int = 0,
-    simulations: int = 500_000,
+    simulations: int = 1_000_000,
     quiet: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> DemoResult:
@@ -132,7 +132,7 @@ def run_demo(
     spec = MFlow(manifold_dim=surface.manifold_dim)
     trainer = ManifoldNLE(surface.prior, spec, seed=seed, show_progress_bars=False if quiet else None)
     trainer.append_simulations(theta, x)
-    estimator = trainer.train(schedule=demo_schedule(simulations), training_batch_size=BATCH)
+    estimator = trainer.train(schedule=demo_schedule(simulations), learning_rate=LEARNING_RATE)
     save(estimator, spec, out / "estimator.safetensors")
     if trainer.history.interrupted:
         raise KeyboardInterrupt

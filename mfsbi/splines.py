@@ -167,4 +167,4 @@ def _with_ends(slopes: Tensor) -> Tensor:
 def _below(k: Tensor, bins: int, like: Tensor) -> Tensor:
     """Return [j < k] as numbers, j along a new first axis; a clamp is faster than a comparison."""
     numbers = torch.arange(bins, device=like.device, dtype=like.dtype).view(-1, *[1] * k.ndim)
-    return (k.to(like.dtype) - numbers).clamp_(0, 1)
+    return (k.to(like.dtype) - numbers).clamp(0, 1)

@@ -14,8 +14,9 @@ TINY = ["demo", "--simulations", "1000", "--quiet"]
 @pytest.fixture
 def short(monkeypatch, short_chains):
     """A demo of a few steps: it cannot learn much, and says so."""
-    monkeypatch.setattr(demo, "STEPS", {"chart": 150, "latent": 20})
-    monkeypatch.setattr(demo, "BATCH", 100)
+    settings = {"CHART_STEPS": 150, "CHART_ROWS": 100, "LATENT_STEPS": 20, "LATENT_ROWS": 100}
+    for name, value in settings.items():
+        monkeypatch.setattr(demo, name, value)
 
 
 def run(*arguments):

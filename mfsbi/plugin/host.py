@@ -17,6 +17,7 @@ with undisturbed():
         VIPosteriorParameters,
     )
     from sbi.inference.potentials.base_potential import BasePotential
+    from sbi.inference.potentials.likelihood_based_potential import LikelihoodBasedPotential
     from sbi.neural_nets.estimators import ConditionalDensityEstimator
     from sbi.utils import mcmc_transform, process_prior, within_support
     from sbi.utils.user_input_checks_utils import move_distribution_to_device
@@ -26,6 +27,7 @@ __all__ = [
     "ConditionalDensityEstimator",
     "ImportanceSamplingPosterior",
     "ImportanceSamplingPosteriorParameters",
+    "LikelihoodBasedPotential",
     "MCMCPosterior",
     "MCMCPosteriorParameters",
     "NeuralPosterior",

@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_positive
+from mfsbi.checks import require_positive, require_positive_integer
 from mfsbi.models import ManifoldModel
 from mfsbi.train.data import Batch, in_chunks, minibatches, steps_per_epoch
 from mfsbi.train.schedules import Phase, Schedule
@@ -152,7 +152,7 @@ def fit(
         history: the record to write to, which then survives an error; a new one if not given
 
     Raises:
-        ValueError: if the schedule is empty, or a phase has no epochs or names parts that models do not have
+        ValueError: if the schedule is empty, or a phase has no epochs or rows or names parts that models do not have
         ArithmeticError: if a loss becomes NaN or infinite; the best weights before that are in place
     """
     _require_phases(schedule)
@@ -160,12 +160,11 @@ def fit(
     history = History() if history is None else history
     generator = Generator().manual_seed(settings.seed)
     groups = {phase.trains: _group(model, phase.trains, schedule, training, settings) for phase in schedule}
-    per_epoch = steps_per_epoch(training, settings.training_batch_size)
     index, end, best = 0, 0, _Best(nn.ModuleList())
-    with _progress_bar(sum(phase.epochs for phase in schedule) * per_epoch, settings) as bar:
+    with _progress_bar(sum(_steps(phase, training, settings) for phase in schedule), settings) as bar:
         try:
             for index, phase in enumerate(schedule):
-                end += phase.epochs * per_epoch
+                end += _steps(phase, training, settings)
                 group = groups[phase.trains]
                 if group is not None:
                     best = _Best(group.parts)
@@ -215,7 +214,7 @@ class _PhaseRun(NamedTuple):
         """Pass over the training rows once, then judge by the validation rows."""
         began = time.perf_counter()
         losses = []
-        for batch in minibatches(training, self.settings.training_batch_size, generator):
+        for batch in minibatches(training, _rows(self.phase, self.settings), generator):
             losses.append(self._step(batch))
             if len(losses) % 20 == 1:
                 bar.set_postfix(loss=f"{float(losses[-1]):.4g}", refresh=False)
@@ -270,8 +269,7 @@ def _group(
     if not any(weight.requires_grad for weight in parts.parameters()):
         return None
     phases = [phase for phase in schedule if phase.trains == trains]
-    epochs, peak = sum(phase.epochs for phase in phases), phases[0].rate * settings.learning_rate
-    steps = max(1, epochs * steps_per_epoch(training, settings.training_batch_size))
+    steps, peak = sum(_steps(phase, training, settings) for phase in phases), phases[0].rate * settings.learning_rate
     warm_up = max(1, int(WARM_UP * steps))
 
     def rate(step: int) -> float:
@@ -279,6 +277,15 @@ def _group(
 
     optimizer = torch.optim.AdamW(parts.parameters(), lr=peak, weight_decay=settings.weight_decay, fused=True)
     return _Group(parts, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate))
+
+
+def _rows(phase: Phase, settings: Settings) -> int:
+    return settings.training_batch_size if phase.rows is None else phase.rows
+
+
+def _steps(phase: Phase, training: Batch, settings: Settings) -> int:
+    """Return the steps of a phase that does not stop early."""
+    return phase.epochs * steps_per_epoch(training, _rows(phase, settings))
 
 
 @contextmanager
@@ -294,6 +301,8 @@ def _require_phases(schedule: Schedule) -> None:
     for phase in schedule:
         if phase.epochs < 1:
             raise ValueError(f"A phase should have at least 1 epoch; got {phase}.")
+        if phase.rows is not None:
+            require_positive_integer("Phase.rows", phase.rows)
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= set(PARTS):
             raise ValueError(f"A phase should train a tuple of parts out of {PARTS}; got {phase.trains!r}.")
 

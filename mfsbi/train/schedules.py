@@ -25,12 +25,14 @@ class Phase(NamedTuple):
         trains: the parts it moves, of "chart" and "latent"
         epochs: passes over the data
         rate: factor on the learning rate; phases that train the same parts share that of the first
+        rows: rows per step; those of the settings if None
     """
 
     loss: Loss
     trains: tuple[str, ...]
     epochs: int
     rate: float = 1.0
+    rows: int | None = None
 
 
 Schedule = list[Phase]

@@ -49,6 +49,20 @@ def test_a_phase_moves_its_parts_and_no_others(data, model):
     assert not (weights(model.chart) == chart).all()
 
 
+@pytest.mark.parametrize(("rows", "sizes"), [(None, {100}), (30, {30})])
+def test_a_phase_may_choose_the_rows_of_its_steps(rows, sizes, data, model):
+    seen = []
+
+    def watched(model, batch):
+        if torch.is_grad_enabled():
+            seen.append(batch.size)
+        return reconstruction(model, batch)
+
+    fit(model, *data, [Phase(watched, ("chart",), 1, rows=rows)], QUICK)
+    assert set(seen) == sizes
+    assert len(seen) == 480 // max(sizes)
+
+
 def test_one_seed_gives_one_result(data, model):
     start = {name: value.clone() for name, value in model.state_dict().items()}
     fit(model, *data, sequential(4), QUICK)
@@ -179,6 +193,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nearly_zero(data, model):
     [
         ([], "at least one phase; it is empty"),
         ([Phase(reconstruction, ("chart",), 0)], "at least 1 epoch"),
+        ([Phase(reconstruction, ("chart",), 1, rows=0)], "`Phase.rows` should be a positive integer; got 0"),
         ([Phase(reconstruction, ("charts",), 1)], r"out of \('chart', 'latent'\); got \('charts',\)"),
     ],
 )

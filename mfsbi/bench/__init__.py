@@ -1,0 +1,1 @@
+"""Measurements of ourselves and of others, made side by side."""

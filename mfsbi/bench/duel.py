@@ -1,0 +1,81 @@
+"""Two ways to do the same thing, timed side by side.
+
+Absolute times say little on a shared machine; ratios of neighbours in time say more. A duel runs A B A B ..., and its
+ratio is the median over the pairs.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+__all__ = ["Duel", "Score", "as_markdown", "run"]
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A row of the table before it is run.
+
+    Arguments:
+        row: what is done
+        peer: who does it as well
+        ours: our way
+        theirs: the peer's
+        target: how many times longer the peer is meant to take; None where nothing was set
+        pairs: how many pairs are timed, after one of each to warm up
+    """
+
+    row: str
+    peer: str
+    ours: Callable[[], Any]
+    theirs: Callable[[], Any]
+    target: float | None = None
+    pairs: int = 7
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row of the table: seconds are medians, ratios theirs / ours pair by pair."""
+
+    row: str
+    peer: str
+    ours_seconds: float
+    peer_seconds: float
+    ratio: float
+    ratio_least: float
+    ratio_most: float
+    pairs: int
+    target: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as plain values."""
+        return asdict(self)
+
+
+def run(duel: Duel) -> Score:
+    """Time both sides of a duel, in turns."""
+    seconds = [(_seconds(duel.ours), _seconds(duel.theirs)) for _ in range(duel.pairs + 1)][1:]
+    ratios = sorted(theirs / ours for ours, theirs in seconds)
+    ours, theirs = (median(side) for side in zip(*seconds, strict=True))
+    return Score(duel.row, duel.peer, ours, theirs, median(ratios), ratios[0], ratios[-1], duel.pairs, duel.target)
+
+
+def as_markdown(scores: Iterable[Score]) -> str:
+    """Return the scores as a Markdown table; where a target was set and missed, it is in bold."""
+    lines = ["| row | against | ours, ms | theirs, ms | ratio (range) | aim |", "|---|---|---:|---:|---:|---:|"]
+    for score in scores:
+        target = "" if score.target is None else f"{score.target:g}"
+        missed = score.target is not None and score.ratio < score.target
+        lines.append(
+            f"| {score.row} | {score.peer} | {1e3 * score.ours_seconds:.3g} | {1e3 * score.peer_seconds:.3g} "
+            f"| {score.ratio:.3g} ({score.ratio_least:.3g} to {score.ratio_most:.3g}) "
+            f"| {f'**{target}**' if missed else target} |"
+        )
+    return "\n".join(lines)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
