@@ -67,7 +67,7 @@ def surface(truth: Array, generated: Array, observed: Array, projected: Array) -
         for cloud, color, size in clouds:
             axes.scatter(*_inside(cloud, limits).T, s=size, color=color, linewidths=0, alpha=0.6 if size < 5 else 1.0)
         axes.set(xlim=limits[0], ylim=limits[1], zlim=limits[2], xlabel="$x_0$", ylabel="$x_1$", zlabel="$x_2$")
-        axes.set_title(title)
+        axes.set_title(title, y=0.94)
     for start, end in zip(observed, projected, strict=True):
         axes.plot(*np.stack([start, end]).T, color=OFF, linewidth=1.0)
     return figure
