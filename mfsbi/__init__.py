@@ -13,12 +13,13 @@ from typing import Any
 
 _HOMES = {
     "AF": "mfsbi.plugin.specs",
+    "AffineCouplings": "mfsbi.flows",
     "Chains": "mfsbi.inference.chains",
-    "Couplings": "mfsbi.flows",
     "MFlow": "mfsbi.plugin.specs",
     "ManifoldNLE": "mfsbi.plugin.likelihood",
     "MeFlow": "mfsbi.plugin.specs",
     "Phase": "mfsbi.train.schedules",
+    "SplineCouplings": "mfsbi.flows",
     "alternating": "mfsbi.train.schedules",
     "density_only": "mfsbi.train.schedules",
     "load": "mfsbi.plugin.saving",

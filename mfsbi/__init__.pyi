@@ -1,4 +1,5 @@
-from mfsbi.flows import Couplings as Couplings
+from mfsbi.flows import AffineCouplings as AffineCouplings
+from mfsbi.flows import SplineCouplings as SplineCouplings
 from mfsbi.inference.chains import Chains as Chains
 from mfsbi.inference.to_arviz import to_arviz as to_arviz
 from mfsbi.plugin.likelihood import ManifoldNLE as ManifoldNLE

@@ -18,16 +18,32 @@ the manifold is most of the way there.
 """
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from mfsbi import density
 from mfsbi.flows import Flow
-from mfsbi.types import Coordinates, Data, Scalars, Tangents
+from mfsbi.types import Coordinates, Data, Directions, Scalars, Tangents
 
-__all__ = ["AbstractChart", "AmbientChart", "EncoderChart", "FlowChart", "ResidualNetwork", "Standardized"]
+__all__ = ["AbstractChart", "AmbientChart", "EncoderChart", "FlowChart", "Normals", "ResidualNetwork", "Standardized"]
+
+BLOCK = 2048
+"""Rows whose tangents are at work at a time: at d = 40 and n = 14 some 50 MiB."""
+
+
+class Normals(NamedTuple):
+    """What a chart that is half of a bijection x -> (u, v) knows about its complement.
+
+    Arguments:
+        rows: V = dv/dx, shape `(*, data - manifold, data)`
+        log_det: log|det d(u, v)/dx|, shape `(*)`
+    """
+
+    rows: Tensor
+    log_det: Tensor
 
 
 class AbstractChart(nn.Module, ABC):
@@ -62,13 +78,50 @@ class AbstractChart(nn.Module, ABC):
         """Return |x - project(x)|^2 in the units the chart was built in, shape `(*)`: what reconstruction minimises."""
         return (x - self.project(x)).square().sum(-1)
 
-    def tangents(self, u: Coordinates) -> Tangents:
-        """Return J = d decode / d u, shape `(*, data, manifold)`."""
-        return density.tangents(self.decode, u)
+    def tangents(self, u: Coordinates, directions: Directions | None = None) -> Tangents:
+        """Return J = d decode / d u, shape `(*, data, manifold)`, or J times k directions, shape `(*, data, k)`.
+
+        Arguments:
+            u: coordinates, shape `(*, manifold)`
+            directions: shape `(*, manifold, k)`; the coordinate axes if not given
+        """
+        return density.tangents(self.decode, u, directions)
+
+    def normals(self, u: Coordinates) -> Normals | None:  # noqa: ARG002 - most charts have none
+        """Return the complement of the tangents at u, or None for a chart that is not half of a bijection."""
+        return None
 
     def log_volume(self, u: Coordinates) -> Scalars:
-        """Return 1/2 log det J^T J at u, shape `(*)`; see `mfsbi.density`."""
-        return density.log_volume(self.tangents(u))
+        """Return 1/2 log det J^T J at u, shape `(*)`, from tangents or from normals if those are fewer.
+
+        See `mfsbi.density`; rows are worked on in blocks, so that memory stays bounded when no gradient is asked for.
+
+        Raises:
+            ArithmeticError: if the chart is singular or not finite at a point; the message names the row
+        """
+        blocks = u.reshape(-1, u.shape[-1]).split(BLOCK)
+        return torch.cat([self._block_log_volume(block) for block in blocks]).reshape(u.shape[:-1])
+
+    def noisy_log_volume(self, u: Coordinates, generator: Generator | None = None) -> Scalars:
+        """Return the log-volume with an unbiased estimate of its gradient for the cost of one tangent, shape `(*)`.
+
+        Arguments:
+            u: coordinates, shape `(*, manifold)`
+            generator: of the random signs; torch's own if not given
+
+        Raises:
+            ArithmeticError: if the chart is singular or not finite at a point; the message names the row
+        """
+        signs = torch.randint(2, u.shape, generator=generator, device=u.device).to(u.dtype) * 2 - 1
+        with torch.no_grad():
+            jacobian = self.tangents(u)
+        return density.noisy_log_volume(jacobian, self.tangents(u, signs.unsqueeze(-1)).squeeze(-1), signs)
+
+    def _block_log_volume(self, u: Tensor) -> Tensor:
+        normals = self.normals(u) if self.data_dim - self.manifold_dim < self.manifold_dim else None
+        if normals is None:
+            return density.log_volume(self.tangents(u))
+        return density.log_volume(normals.rows.mT) - normals.log_det
 
 
 class AmbientChart(AbstractChart):
@@ -120,10 +173,23 @@ class FlowChart(AbstractChart):
         """Return the first n coordinates of f^-1(x)."""
         return self.flow(x)[..., : self.manifold_dim]
 
-    def tangents(self, u: Coordinates) -> Tangents:
-        """Return d f(u, 0) / d u, carried through the layers in closed form, shape `(*, data, manifold)`."""
-        axes = torch.eye(self.data_dim, self.manifold_dim, dtype=u.dtype, device=u.device)
-        return self.flow.inverse_with_tangents(self._pad(u), axes.expand(*u.shape[:-1], -1, -1))[1]
+    def tangents(self, u: Coordinates, directions: Directions | None = None) -> Tangents:
+        """Return J, or J times k directions, carried through the layers in closed form."""
+        if directions is None:
+            directions = torch.eye(self.manifold_dim, dtype=u.dtype, device=u.device).expand(*u.shape, -1)
+        padded = functional.pad(directions, (0, 0, 0, self.data_dim - self.manifold_dim))
+        return self.flow.inverse_with_tangents(self._pad(u), padded)[1]
+
+    def normals(self, u: Coordinates) -> Normals:
+        """Return V = dv/dx and log|det d(u, v)/dx| at u, one reverse pass for each v."""
+
+        def off_the_manifold(x: Tensor) -> tuple[Tensor, Tensor]:
+            y, log_det = self.flow.forward_and_log_det(x)
+            return y[..., self.manifold_dim :], log_det
+
+        v, pull, log_det = torch.func.vjp(off_the_manifold, self.decode(u), has_aux=True)  # type: ignore[misc]
+        axes = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
+        return Normals(torch.stack([pull(axis.expand_as(v))[0] for axis in axes], dim=-2), log_det)
 
     def _pad(self, u: Tensor) -> Tensor:
         return functional.pad(u, (0, self.data_dim - self.manifold_dim))
@@ -152,9 +218,13 @@ class EncoderChart(AbstractChart):
         """Return x_1..n + e(x)."""
         return x[..., : self.manifold_dim] + self.encoder(x)
 
-    def tangents(self, u: Coordinates) -> Tangents:
-        """Return chart.tangents(u)."""
-        return self.chart.tangents(u)
+    def tangents(self, u: Coordinates, directions: Directions | None = None) -> Tangents:
+        """Return chart.tangents(u, directions)."""
+        return self.chart.tangents(u, directions)
+
+    def normals(self, u: Coordinates) -> Normals | None:
+        """Return chart.normals(u)."""
+        return self.chart.normals(u)
 
 
 class Standardized(AbstractChart):
@@ -186,9 +256,16 @@ class Standardized(AbstractChart):
         """Return chart.encode(axes^T @ ((x - mean) / std))."""
         return self.chart.encode(self._to_frame(x))
 
-    def tangents(self, u: Coordinates) -> Tangents:
-        """Return std * (axes @ chart.tangents(u))."""
-        return self.std.unsqueeze(-1) * (self.axes @ self.chart.tangents(u))
+    def tangents(self, u: Coordinates, directions: Directions | None = None) -> Tangents:
+        """Return std * (axes @ chart.tangents(u, directions))."""
+        return self.std.unsqueeze(-1) * (self.axes @ self.chart.tangents(u, directions))
+
+    def normals(self, u: Coordinates) -> Normals | None:
+        """Return those of the wrapped chart in the frame of the data: V @ axes^T / std, log|det| - sum_i log std_i."""
+        normals = self.chart.normals(u)
+        if normals is None:
+            return None
+        return Normals(normals.rows @ self.axes.T / self.std, normals.log_det - self.std.log().sum())
 
     def squared_distance(self, x: Data) -> Scalars:
         """Return |x - project(x)|^2 in standardised units, shape `(*)`, so that every feature counts."""

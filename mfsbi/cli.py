@@ -41,7 +41,7 @@ def demo(
     simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 1_000_000,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")] = False,  # noqa: FBT002
 ) -> None:
-    """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about three minutes."""
+    """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about two minutes."""
     try:
         surface = _simulator(simulator)
         result = run_demo(

@@ -27,15 +27,15 @@ from mfsbi.plugin.saving import save
 from mfsbi.plugin.specs import MFlow
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.losses import latent_nll, reconstruction
-from mfsbi.train.schedules import CHART_RATE, Phase, Schedule
+from mfsbi.train.schedules import Phase, Schedule
 from mfsbi.types import KnownTruth
 
 __all__ = ["DemoResult", "demo_schedule", "prepare_folder", "run_demo"]
 
 EVENTS = 20
 TRUE_THETA = 0.0
-CHART_STEPS, CHART_ROWS = 3600, 500
-LATENT_STEPS, LATENT_ROWS = 9000, 2000
+CHART_STEPS, CHART_ROWS = 3000, 500
+LATENT_STEPS, LATENT_ROWS = 4000, 1000
 LEARNING_RATE = 7e-3
 
 
@@ -87,7 +87,7 @@ def demo_schedule(rows: int) -> Schedule:
     """Return phases of about as many steps, however many simulations there are."""
     chart, latent = max(1, rows // CHART_ROWS), max(1, rows // LATENT_ROWS)  # steps in one pass
     return [
-        Phase(reconstruction, ("chart",), max(1, round(CHART_STEPS / chart)), 0.7 * CHART_RATE, CHART_ROWS),
+        Phase(reconstruction, ("chart",), max(1, round(CHART_STEPS / chart)), 0.7, CHART_ROWS),
         Phase(latent_nll, ("latent",), max(1, round(LATENT_STEPS / latent)), rows=LATENT_ROWS),
     ]
 

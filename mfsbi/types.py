@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = [
     "Coordinates",
     "Data",
+    "Directions",
     "HasLikelihood",
     "HasManifold",
     "KnownTruth",
@@ -29,14 +30,17 @@ Data = Float[Tensor, "*batch data"]
 Coordinates = Float[Tensor, "*batch manifold"]
 """u: coordinates on the manifold."""
 
+Directions = Float[Tensor, "*batch manifold columns"]
+"""Directions in the space of coordinates, as columns."""
+
 Parameters = Float[Tensor, "*#batch parameter"]
 """theta: parameters of the simulator."""
 
 Scalars = Float[Tensor, "*batch"]
 """One number for each row: a log density, a loss, a distance."""
 
-Tangents = Float[Tensor, "*batch data manifold"]
-"""The Jacobian of a chart's `decode`: its columns span the tangent space."""
+Tangents = Float[Tensor, "*batch data columns"]
+"""The Jacobian of a chart's `decode`, or that times some directions: its columns are tangent to the manifold."""
 
 
 @runtime_checkable

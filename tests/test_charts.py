@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mfsbi.charts import AmbientChart, EncoderChart, FlowChart, ResidualNetwork, Standardized
-from mfsbi.flows import Couplings
+from mfsbi.flows import AffineCouplings, SplineCouplings
 from tests.laws import gram_log_volume, jacobian_by_differences, perturbed
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -15,12 +15,16 @@ def frame(dims):
 
 CHARTS = {
     "ambient": lambda: AmbientChart(torch.randn(3), torch.rand(3) + 0.5),
-    "flow": lambda: FlowChart(Couplings(layers=4).build(3), 2),
-    "flow of a line": lambda: FlowChart(Couplings(layers=4).build(4), 1),
-    "standardized flow": lambda: Standardized(FlowChart(Couplings(layers=4).build(3), 2), *frame(3)),
-    "encoder": lambda: EncoderChart(FlowChart(Couplings(layers=4).build(3), 2), ResidualNetwork(3, 2, width=16)),
+    "flow": lambda: FlowChart(SplineCouplings(layers=4).build(3), 2),
+    "affine": lambda: FlowChart(AffineCouplings().build(3, cut=2), 2),
+    "affine in many dimensions": lambda: Standardized(
+        FlowChart(AffineCouplings(layers=4, lu=True).build(9, cut=6), 6), *frame(9)
+    ),
+    "flow of a line": lambda: FlowChart(SplineCouplings(layers=4).build(4), 1),
+    "standardized flow": lambda: Standardized(FlowChart(SplineCouplings(layers=4).build(3), 2), *frame(3)),
+    "encoder": lambda: EncoderChart(FlowChart(SplineCouplings(layers=4).build(3), 2), ResidualNetwork(3, 2, width=16)),
     "standardized encoder": lambda: Standardized(
-        EncoderChart(FlowChart(Couplings(layers=2).build(5), 2), ResidualNetwork(5, 2, width=16)), *frame(5)
+        EncoderChart(FlowChart(SplineCouplings(layers=2).build(5), 2), ResidualNetwork(5, 2, width=16)), *frame(5)
     ),
 }
 INVERTIBLE = [name for name in CHARTS if "encoder" not in name]
@@ -66,7 +70,7 @@ def test_shapes_follow_the_batch_axes(chart):
 
 def test_a_standardised_distance_does_not_depend_on_the_axes():
     mean, std, axes = frame(3)
-    chart = Standardized(perturbed(FlowChart(Couplings(layers=2).build(3), 2), 0.05), mean, std, axes)
+    chart = Standardized(perturbed(FlowChart(SplineCouplings(layers=2).build(3), 2), 0.05), mean, std, axes)
     x = mean + std * torch.randn(5, 3)
     expected = ((x - chart.project(x)) / std).square().sum(-1)
     torch.testing.assert_close(chart.squared_distance(x), expected)
@@ -75,7 +79,7 @@ def test_a_standardised_distance_does_not_depend_on_the_axes():
 @pytest.mark.parametrize("dims", [2, 3, 6])
 def test_a_new_standardised_chart_projects_on_the_first_axes_of_its_frame(dims):
     mean, std, axes = frame(dims)
-    chart = Standardized(FlowChart(Couplings().build(dims), 1), mean, std, axes)
+    chart = Standardized(FlowChart(SplineCouplings().build(dims), 1), mean, std, axes)
     x = torch.randn(4, dims)
     first = axes[:, :1]
     expected = mean + std * (((x - mean) / std) @ first @ first.T)

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from mfsbi.charts import AmbientChart, FlowChart, Standardized
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 from mfsbi.models import Latent, ManifoldModel
 from tests.laws import gram_log_volume, jacobian_by_backward_passes, jacobian_by_differences, perturbed
 
 pytestmark = pytest.mark.usefixtures("float64")
-SMALL = Couplings(layers=3, width=16, bins=6)
+SMALL = SplineCouplings(layers=3, width=16, bins=6)
 
 
 def latent(dims, parameters=2):

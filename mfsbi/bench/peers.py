@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mfsbi.charts import FlowChart
-from mfsbi.flows import Couplings, Flow
+from mfsbi.flows import Flow, SplineCouplings
 from mfsbi.seeds import undisturbed
 
 with undisturbed():
@@ -17,8 +17,8 @@ with undisturbed():
 __all__ = ["call_zuko", "invert_zuko", "log_volume_by_jacfwd", "log_volume_by_layers", "nflows_flow", "zuko_flow"]
 
 
-def zuko_flow(features: int, settings: Couplings) -> nn.Module:
-    """Return the flow of `Couplings.build` made of zuko's spline couplings; see `call_zuko`."""
+def zuko_flow(features: int, settings: SplineCouplings) -> nn.Module:
+    """Return the flow of `SplineCouplings.build` made of zuko's spline couplings; see `call_zuko`."""
     couplings = [
         zuko.flows.coupling.GeneralCouplingTransform(
             features,
@@ -46,8 +46,8 @@ def invert_zuko(flow: nn.Module, y: Tensor) -> Tensor:
     return x
 
 
-def nflows_flow(features: int, settings: Couplings) -> nn.Module:
-    """Return the flow of `Couplings.build` made of nflows' spline couplings; calling it gives y and log det."""
+def nflows_flow(features: int, settings: SplineCouplings) -> nn.Module:
+    """Return the flow of `SplineCouplings.build` made of nflows' spline couplings; calling it gives y and log det."""
     couplings = [
         nflows.transforms.PiecewiseRationalQuadraticCouplingTransform(
             mask=(~mask).int(),
@@ -88,7 +88,7 @@ class _Network(nn.Sequential):
 
     hidden_features = 1  # nflows divides what the network says by the root of it
 
-    def __init__(self, inputs: int, outputs: int, settings: Couplings) -> None:
+    def __init__(self, inputs: int, outputs: int, settings: SplineCouplings) -> None:
         sizes = [inputs, *[settings.width] * settings.depth]
         hidden = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.SiLU())]
         super().__init__(*hidden, nn.Linear(sizes[-1], outputs))

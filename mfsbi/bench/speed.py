@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mfsbi.bench import peers
 from mfsbi.bench.duel import Duel, Score, as_markdown, run
 from mfsbi.charts import FlowChart
-from mfsbi.flows import Couplings, Flow
+from mfsbi.flows import Flow, SplineCouplings
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import LikelihoodBasedPotential, MCMCPosterior, MCMCPosteriorParameters
 from mfsbi.plugin.likelihood import ManifoldNLE
@@ -115,7 +115,7 @@ def _duels(sizes: Sizes) -> Iterator[Duel]:
 
 
 def _flow_duels(sizes: Sizes) -> Iterator[Duel]:
-    settings = Couplings(layers=sizes.layers, bins=11, bound=10.0)
+    settings = SplineCouplings(layers=sizes.layers, bins=11, bound=10.0)
     ours = perturbed(settings.build(40))
     zuko = perturbed(peers.zuko_flow(40, settings))
     nflows: Any = perturbed(peers.nflows_flow(40, settings))
@@ -174,9 +174,10 @@ def _density_duels(sizes: Sizes) -> Iterator[Duel]:
 
 def _phase_duels(sizes: Sizes) -> Iterator[Duel]:
     theta, x = torch.rand(sizes.rows, 2), torch.randn(sizes.rows, 40)
-    spec = MFlow(14, chart=Couplings(layers=sizes.chart_layers, bins=11), latent=Couplings(layers=10, bins=11))
+    couplings = SplineCouplings(layers=sizes.chart_layers, bins=11)
+    spec = MFlow(14, chart=couplings, latent=SplineCouplings(layers=10, bins=11))
     model = perturbed(spec(theta, x)).model
-    zuko = perturbed(peers.zuko_flow(40, spec.chart))
+    zuko = perturbed(peers.zuko_flow(40, couplings))
 
     def project_by_zuko() -> tuple[Tensor, Tensor]:
         u = peers.call_zuko(zuko, x)[0][:, :14]
@@ -286,7 +287,7 @@ def perturbed(module: Module) -> Module:
 
 
 def _chart(sizes: Sizes, manifold_dim: int) -> FlowChart:
-    return FlowChart(perturbed(Couplings(layers=sizes.chart_layers, bins=11, bound=10.0).build(40)), manifold_dim)
+    return FlowChart(perturbed(SplineCouplings(layers=sizes.chart_layers, bins=11, bound=10.0).build(40)), manifold_dim)
 
 
 def _step(module: nn.Module, forward: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], None]:

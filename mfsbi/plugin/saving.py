@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 from mfsbi import files
-from mfsbi.flows import Couplings
+from mfsbi.flows import AffineCouplings, Couplings, SplineCouplings
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.specs import AF, MeFlow, MFlow, Spec
 
 __all__ = ["load", "save"]
 
 SPECS: dict[str, type[Spec]] = {spec.__name__: spec for spec in (AF, MFlow, MeFlow)}
+COUPLINGS: dict[str, type[Couplings]] = {kind.__name__: kind for kind in (AffineCouplings, SplineCouplings)}
 
 
 def save(estimator: ManifoldEstimator, spec: Spec, path: str | Path) -> None:
@@ -32,7 +33,7 @@ def save(estimator: ManifoldEstimator, spec: Spec, path: str | Path) -> None:
         raise TypeError(f"`spec` should be one of {sorted(SPECS)}; got {type(spec).__name__}.")
     description = {
         "spec": type(spec).__name__,
-        "fields": asdict(spec),  # type: ignore[call-overload]  # every final spec is a dataclass
+        "fields": {name: _plain(value) for name, value in vars(spec).items()},
         "data_dim": estimator.input_shape[0],
         "parameter_dim": estimator.condition_shape[0],
         "torch": torch.__version__,
@@ -65,6 +66,14 @@ def load(path: str | Path) -> ManifoldEstimator:
     return estimator.eval()
 
 
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a spec's field as JSON has it: couplings by their name and settings, numbers as they are."""
+    return {"kind": type(value).__name__, **asdict(value)} if isinstance(value, Couplings) else value
+
+
 def _field(value: Any) -> Any:  # noqa: ANN401
-    """Return a spec's field from JSON: settings of couplings are the only ones that are not plain numbers."""
-    return Couplings(**value) if isinstance(value, dict) else value
+    """Return a spec's field from JSON."""
+    if not isinstance(value, dict):
+        return value
+    settings = dict(value)
+    return COUPLINGS[settings.pop("kind")](**settings)

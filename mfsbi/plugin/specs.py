@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mfsbi.charts import AbstractChart, AmbientChart, EncoderChart, FlowChart, ResidualNetwork, Standardized
 from mfsbi.checks import require_finite, require_matching_rows, require_positive_integer
-from mfsbi.flows import Couplings
+from mfsbi.flows import AffineCouplings, Couplings, SplineCouplings
 from mfsbi.models import Latent, ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
 
@@ -65,7 +65,7 @@ class AF(Spec):
         latent: the flow p(x|theta)
     """
 
-    latent: Couplings = field(default=Couplings(layers=10))
+    latent: Couplings = field(default=SplineCouplings(layers=10))
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
@@ -90,8 +90,8 @@ class MFlow(Spec):
     """
 
     manifold_dim: int
-    chart: Couplings = field(default=Couplings(layers=6))
-    latent: Couplings = field(default=Couplings(layers=6, width=64, depth=3, sharpness=3.0))
+    chart: Couplings = field(default=AffineCouplings())
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
 
     def __post_init__(self) -> None:
         require_positive_integer("manifold_dim", self.manifold_dim)
@@ -107,7 +107,7 @@ class MFlow(Spec):
             )
             return AF(self.latent).build(theta, x)
         frame = _frame(theta, x)
-        chart = FlowChart(self.chart.build(features), self.manifold_dim)
+        chart = FlowChart(self.chart.build(features, cut=self.manifold_dim), self.manifold_dim)
         return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
 
 
@@ -127,8 +127,8 @@ class MeFlow(Spec):
     """
 
     manifold_dim: int
-    chart: Couplings = field(default=Couplings(layers=6))
-    latent: Couplings = field(default=Couplings(layers=6, width=64, depth=3, sharpness=3.0))
+    chart: Couplings = field(default=AffineCouplings())
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
     encoder_width: int = 100
     encoder_blocks: int = 5
 
@@ -146,7 +146,7 @@ class MeFlow(Spec):
             )
         frame = _frame(theta, x)
         encoder = ResidualNetwork(features, self.manifold_dim, self.encoder_width, self.encoder_blocks)
-        chart = EncoderChart(FlowChart(self.chart.build(features), self.manifold_dim), encoder)
+        chart = EncoderChart(FlowChart(self.chart.build(features, cut=self.manifold_dim), self.manifold_dim), encoder)
         return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
 
 

@@ -5,14 +5,16 @@ steps and then falls to zero along a cosine over all the steps the schedule gran
 continue where they left off. One split into training and validation rows serves the whole schedule.
 
 After every epoch the validation loss is taken without gradients. A phase keeps a *copy* of its best weights, those it
-began with included, stops when `stop_after_epochs` epochs brought nothing better, and ends with the best copy in place,
-also when it is interrupted. (So `alternating` phases, of one epoch each, never stop early.) While the chart stands
-still its coordinates are computed once for the whole phase.
+began with included, and ends with the best copy in place, also when it is interrupted. It stops when
+`stop_after_epochs` epochs brought nothing better, judged by the mean over the last few epochs: one lucky loss does not
+end a training that still gets better. (`alternating` phases, of one epoch each, never stop early.) While the
+chart stands still its coordinates are computed once for the whole phase.
 """
 
 import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from mfsbi.train.schedules import Phase, Schedule
 __all__ = ["EpochRecord", "History", "Settings", "fit"]
 
 PARTS = ("chart", "latent")
+SMOOTH = 5  # epochs whose validation losses are averaged to decide when to stop
 WARM_UP = 0.05  # of a group's steps; without it a first large step can throw the chart off the data
 
 
@@ -42,7 +45,7 @@ class Settings:
         learning_rate: peak of the learning rate
         weight_decay: AdamW's decoupled weight decay
         clip_max_norm: largest norm of the gradient; None for no clipping
-        stop_after_epochs: epochs without a better validation loss before a phase stops
+        stop_after_epochs: epochs without a better validation loss (averaged over five) before a phase stops
         seed: of the order of the rows
         show_progress_bars: True, False, or None for "only on a terminal"
 
@@ -129,6 +132,22 @@ class _Best:
         self.parts.load_state_dict(self.weights)
 
 
+class _Patience:
+    """Ends when the mean of the last few losses has had no new minimum for a number of epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.recent: deque[float] = deque(maxlen=SMOOTH)
+        self.least, self.waited = math.inf, 0
+
+    def ends_with(self, loss: float) -> bool:
+        self.recent.append(loss)
+        mean = math.fsum(self.recent) / len(self.recent)
+        self.waited = 0 if mean < self.least else self.waited + 1
+        self.least = min(mean, self.least)
+        return self.waited >= self.epochs
+
+
 def fit(
     model: ManifoldModel,
     training: Batch,
@@ -195,13 +214,14 @@ class _PhaseRun(NamedTuple):
         try:
             training, validation = self._with_coordinates(training), self._with_coordinates(validation)
             self._keep_if_better(best, 0, validation)
+            patience = _Patience(self.settings.stop_after_epochs)
             for epoch in range(1, self.phase.epochs + 1):
                 bar.set_description(f"{'+'.join(self.phase.trains)} {epoch}/{self.phase.epochs}", refresh=False)
                 record = self._epoch(epoch, training, validation, generator, bar)
                 history.epochs.append(record)
                 if record.validation_loss < best.loss:
                     best.keep(record.validation_loss, epoch)
-                if epoch - best.epoch >= self.settings.stop_after_epochs:
+                if patience.ends_with(record.validation_loss):
                     break
         except KeyboardInterrupt:
             started = sum(record.phase == self.number for record in history.epochs) + 1

@@ -1,4 +1,4 @@
-"""Training schemes as data: lists of phases.
+r"""Training schemes as data: lists of phases.
 
 A phase says which loss moves which parts of a model for how many passes over the data. Both schemes of the paper
 that avoid the volume term in training are here (Brehmer & Cranmer, arXiv:2003.13913, §2.3):
@@ -8,13 +8,33 @@ that avoid the volume term in training are here (Brehmer & Cranmer, arXiv:2003.1
 
 and `density_only` for models whose chart is given. `epochs` counts passes over the data, M and D together, so that
 schemes with the same number cost about the same. A phase whose parts have nothing to train is passed over.
+
+**What finds a manifold soonest.** Measured on the polynomial surface, one thread, 500 rows a step, mean distance |x -
+project(x)| of new points in units of x:
+
+| chart | steps, peak rate | seconds | distance |
+|---|---|---|---|
+| 6 spline couplings, 10 bins, 100 x 2 units, random masks | 1500, 2.5e-3 | 39 | 0.0075 |
+| 6 affine couplings, 100 x 2, random masks | 1500, 2.5e-3 | 18 | 0.0109 |
+| the same, masks at the cut u, v | 1500, 2.5e-3 | 17 | 0.0093 |
+| the same | 1500, 5e-3 | 19 | 0.0063 |
+| 4 affine couplings, 100 x 2, cut; with tanh for SiLU | 1500, 2.5e-3 | 12; 15 | 0.0103; 0.0171 |
+| 2 affine couplings, 100 x 2, cut | 1500, 2.5e-3 | 7 | 0.086 |
+| 4 affine couplings, 64 x 2, cut, eight runs | 3000, 1e-2 | 16-21 | 0.0018-0.0115 |
+| **6 affine couplings, 64 x 2, cut, five seeds** | 3000, 5e-3 | 24-30 | 0.0020-0.0037 |
+
+Half and twice the rows a step for the same number of rows gave 0.0062 and 0.0091 against 0.0063. A spline chart costs
+two to three times the seconds a step and ends no lower; at the double rate one of six folded for good. On a roll (a
+plane wound up) six affine couplings reached 0.009 in 15 s, six splines 0.5 in 14 s. First weights twice as wide as
+usual helped (0.0023 against 0.0038). The row in bold is the default. Densities keep their splines, which affine
+couplings cannot replace: there four couplings of 64 x 3 units learn as much in a second as six.
 """
 
 from typing import NamedTuple
 
 from mfsbi.train.losses import Loss, latent_nll, reconstruction
 
-__all__ = ["CHART_RATE", "Phase", "Schedule", "alternating", "density_only", "sequential"]
+__all__ = ["Phase", "Schedule", "alternating", "density_only", "sequential"]
 
 
 class Phase(NamedTuple):
@@ -37,10 +57,6 @@ class Phase(NamedTuple):
 
 Schedule = list[Phase]
 
-CHART_RATE = 0.5
-"""Charts want smaller steps than densities: on the polynomial surface with 1,800 steps of 500 rows, a peak of 5e-3
-folded the chart for good in one of six runs (reconstruction error 0.2); at half of it the same seed reached 0.009."""
-
 
 def sequential(epochs: int = 50) -> Schedule:
     """Return half the epochs for the chart, then half for the density on it.
@@ -49,7 +65,7 @@ def sequential(epochs: int = 50) -> Schedule:
         ValueError: if epochs is below 2, one pass for each part
     """
     passes = _passes_for_each_part(epochs)
-    return [Phase(reconstruction, ("chart",), passes, CHART_RATE), Phase(latent_nll, ("latent",), epochs - passes)]
+    return [Phase(reconstruction, ("chart",), passes), Phase(latent_nll, ("latent",), epochs - passes)]
 
 
 def alternating(epochs: int = 50) -> Schedule:

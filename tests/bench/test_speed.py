@@ -6,13 +6,13 @@ import torch
 from mfsbi.bench import peers
 from mfsbi.bench.speed import Sizes, perturbed, speed
 from mfsbi.charts import FlowChart
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 
 
 @pytest.fixture(scope="module")
 def chart():
     torch.manual_seed(0)
-    return FlowChart(perturbed(Couplings(layers=3, bins=5, lu=True).build(6)), 3)
+    return FlowChart(perturbed(SplineCouplings(layers=3, bins=5, lu=True).build(6)), 3)
 
 
 @pytest.mark.parametrize("peer", [peers.log_volume_by_jacfwd, peers.log_volume_by_layers])
@@ -23,7 +23,7 @@ def test_peers_compute_what_we_compute(chart, peer):
 
 @pytest.mark.parametrize("build", [peers.zuko_flow, peers.nflows_flow])
 def test_peer_flows_have_as_many_weights(build):
-    settings = Couplings(layers=4, bins=11)
+    settings = SplineCouplings(layers=4, bins=11)
     ours, theirs = (sum(w.numel() for w in flow.parameters()) for flow in (settings.build(10), build(10, settings)))
     assert abs(ours / theirs - 1) < 0.05
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mfsbi import MFlow
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 from mfsbi.inference import potential
 from mfsbi.inference.potential import EncodedLikelihood
 from tests.laws import perturbed
@@ -15,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("float64")
 def model():
     torch.manual_seed(0)
     theta, x = plane(theta_dim=2)
-    return perturbed(MFlow(2, Couplings(layers=2), Couplings(layers=2)).build(theta.double(), x.double()), 0.03)
+    return perturbed(
+        MFlow(2, SplineCouplings(layers=2), SplineCouplings(layers=2)).build(theta.double(), x.double()), 0.03
+    )
 
 
 @pytest.fixture

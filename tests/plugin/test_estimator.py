@@ -6,12 +6,12 @@ import torch
 from sbi.inference import NLE_A
 
 from mfsbi import AF, MeFlow, MFlow
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 from mfsbi.plugin import estimator as module
 from tests.laws import perturbed
 from tests.problems import plane, surface_data
 
-SMALL = Couplings(layers=2, width=16)
+SMALL = SplineCouplings(layers=2, width=16)
 SPECS = {"AF": AF(SMALL), "MFlow": MFlow(2, SMALL, SMALL), "MeFlow": MeFlow(2, SMALL, SMALL, 16, 2)}
 
 
@@ -166,8 +166,9 @@ def test_a_stock_sbi_trainer_learns_chart_and_density_with_one_adam(tmp_path, mo
     surface, theta, x = surface_data(2000)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        trainer = NLE_A(surface.prior, density_estimator=MFlow(2, Couplings(layers=4), SMALL), show_progress_bars=False)
-        before = MFlow(2, Couplings(layers=4), SMALL)(theta, x).model.distance(x).mean()
+        spec = MFlow(2, SplineCouplings(layers=4), SMALL)
+        trainer = NLE_A(surface.prior, density_estimator=spec, show_progress_bars=False)
+        before = spec(theta, x).model.distance(x).mean()
         with pytest.warns(UserWarning, match="not yet fully converged"):
             estimator = trainer.append_simulations(theta, x).train(max_num_epochs=12, learning_rate=2e-3)
         posterior = trainer.build_posterior()

@@ -11,12 +11,12 @@ from sbi.inference.posteriors.posterior_parameters import MCMCPosteriorParameter
 from torch.distributions import Exponential, Independent
 
 from mfsbi import AF, ManifoldNLE, MFlow, alternating, sequential
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 from mfsbi.train.losses import reconstruction
 from mfsbi.train.schedules import Phase
 from tests.problems import surface_data
 
-SMALL = Couplings(layers=2, width=16)
+SMALL = SplineCouplings(layers=2, width=16)
 SPEC = MFlow(2, SMALL, SMALL)
 FEW = {"max_num_epochs": 2, "training_batch_size": 100, "restarts": 0}
 
@@ -85,7 +85,7 @@ def test_a_collapsed_chart_is_started_again_and_counted(problem):
 
 
 def test_a_chart_that_learns_is_not_started_again(problem):
-    made = trainer(problem, MFlow(2, Couplings(layers=4, width=64), SMALL))
+    made = trainer(problem, MFlow(2, SplineCouplings(layers=4, width=64), SMALL))
     made.train(schedule=[Phase(reconstruction, ("chart",), 60)], training_batch_size=50)
     assert made.history.collapses == []
 

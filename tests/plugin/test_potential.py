@@ -7,7 +7,7 @@ from sbi.utils import process_prior
 from torch.distributions import Independent, Uniform
 
 from mfsbi import MFlow
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 from mfsbi.plugin.potential import ManifoldPotential
 from tests.laws import perturbed
 from tests.problems import plane
@@ -21,7 +21,7 @@ def prior():
 @pytest.fixture
 def estimator():
     torch.manual_seed(0)
-    return perturbed(MFlow(2, Couplings(layers=2), Couplings(layers=2))(*plane(theta_dim=2)), 0.03)
+    return perturbed(MFlow(2, SplineCouplings(layers=2), SplineCouplings(layers=2))(*plane(theta_dim=2)), 0.03)
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ from sbi.inference.posteriors.posterior_parameters import MCMCPosteriorParameter
 from sbi.samplers.mcmc.slice_numpy import SliceSamplerVectorized
 
 from mfsbi import AF, ManifoldNLE, sample_chains
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 from tests.problems import surface_data
 
 
 @pytest.fixture(scope="module")
 def posterior():
     surface, theta, x = surface_data(400)
-    trainer = ManifoldNLE(surface.prior, AF(Couplings(layers=2, width=16)), show_progress_bars=False)
+    trainer = ManifoldNLE(surface.prior, AF(SplineCouplings(layers=2, width=16)), show_progress_bars=False)
     trainer.append_simulations(theta, x).train(max_num_epochs=2)
     return trainer.build_posterior(posterior_parameters=MCMCPosteriorParameters(num_chains=4, warmup_steps=20))
 

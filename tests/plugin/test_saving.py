@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from mfsbi import AF, MeFlow, MFlow, files, load, save
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 from tests.laws import perturbed
 from tests.problems import plane
 
-SMALL = Couplings(layers=2, width=16)
+SMALL = SplineCouplings(layers=2, width=16)
 SPECS = {"AF": AF(SMALL), "MFlow": MFlow(2, SMALL, SMALL), "MeFlow": MeFlow(2, SMALL, SMALL, 16, 2)}
 
 

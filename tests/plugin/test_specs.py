@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from mfsbi import AF, MeFlow, MFlow
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 from tests.problems import plane
 
-SMALL = Couplings(layers=2, width=16)
+SMALL = SplineCouplings(layers=2, width=16)
 SPECS = {"AF": AF(SMALL), "MFlow": MFlow(2, SMALL, SMALL), "MeFlow": MeFlow(2, SMALL, SMALL, 16, 2)}
 
 

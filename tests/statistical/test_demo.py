@@ -1,4 +1,4 @@
-"""The promises the demo makes, for three seeds; about three minutes each on two cores."""
+"""The promises the demo makes, for three seeds; about two minutes each on two cores."""
 
 import pytest
 

@@ -3,12 +3,12 @@ import torch
 from torch import Generator
 
 from mfsbi import AF, MFlow, density_only, sequential
-from mfsbi.flows import Couplings
+from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
 from mfsbi.train.guard import ChartGuard, judge_chart
 from tests.problems import plane, surface_data
 
-SMALL = Couplings(layers=2, width=16)
+SMALL = SplineCouplings(layers=2, width=16)
 
 
 def divided(theta, x):

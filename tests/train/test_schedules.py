@@ -1,11 +1,11 @@
 import pytest
 
 from mfsbi.train.losses import latent_nll, reconstruction
-from mfsbi.train.schedules import CHART_RATE, Phase, alternating, density_only, sequential
+from mfsbi.train.schedules import Phase, alternating, density_only, sequential
 
 
 def test_sequential_gives_half_the_epochs_to_the_chart():
-    assert sequential(7) == [Phase(reconstruction, ("chart",), 3, CHART_RATE), Phase(latent_nll, ("latent",), 4)]
+    assert sequential(7) == [Phase(reconstruction, ("chart",), 3), Phase(latent_nll, ("latent",), 4)]
 
 
 def test_alternating_takes_turns_of_one_epoch():

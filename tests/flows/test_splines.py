@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mfsbi.splines import spline, spline_inverse
+from mfsbi.flows.splines import spline, spline_inverse
 
 pytestmark = pytest.mark.usefixtures("float64")
 BOUND, BINS = 3.0, 5

@@ -1,0 +1,46 @@
+r"""Conditional bijections: the moving parts of charts and latent densities.
+
+A flow is a bijection ``y = f(x; theta)`` of R^d, composed of layers. A coupling keeps one half of the coordinates,
+feeds it (with ``theta``) to a small network and moves the other half, one coordinate at a time, by a monotonic map
+whose parameters the network gives:
+
+    y_a = x_a,    y_b = s(x_b; network(x_a, theta)),    log|det df/dx| = sum_b log s'(x_b).
+
+Two maps ``s`` are here, both defined and finite on all of R^d.
+
+* `AffineCoupling`: s(x) = exp(a) x + b, |a| < 2 (Dinh et al., arXiv:1605.08803). Cheap, and as smooth as its network.
+  It bends space but cannot split a density in two: the map for charts.
+* `SplineCoupling`: a rational-quadratic spline with ``bins`` pieces on [-bound, bound] and the identity outside
+  (Durkan et al., arXiv:1906.04032). It makes several modes out of one: the map for densities.
+
+Every flow built here **starts as the identity**: the last layer of each network is zero. Charts depend on it.
+A chart cuts the coordinates after the flow, so whatever stands between the layers decides which directions of
+data space the manifold coordinates begin with; random permutations, as in the original code, draw that choice
+by lot. Here layers come in pairs, a mask and its complement, which mixes coordinates and moves none. A chart's masks
+are the cut itself, u kept and v moved, then v kept and u moved: its first layer alone makes any graph v = g(u).
+
+**Layout.** Inside a flow, rows are columns: arrays have shape `(coordinates, rows)`. Choosing coordinates copies
+contiguous memory then, and the networks write the splines' parameters in the order `mfsbi.flows.splines` wants them.
+
+**Tangents.** A layer carries n tangents along with the point in closed form. For the inverse of a coupling, with G the
+derivative of s by what the network says (one backward pass through the spline alone, whatever n),
+
+    dx_a = dy_a,    dx_b = (dy_b - G . dnetwork/dx_a . dx_a) / s'(x_b).
+
+For an affine map that is dx_b = exp(-a) (dy_b - db) - x_b da. For a spline G meets the network's last weights before it
+meets the tangents: that layer is the largest, and n tangents do not go through it.
+"""
+
+from mfsbi.flows.couplings import AffineCoupling, AffineCouplings, Couplings, SplineCoupling, SplineCouplings
+from mfsbi.flows.flow import Flow, Layer, Linear
+
+__all__ = [
+    "AffineCoupling",
+    "AffineCouplings",
+    "Couplings",
+    "Flow",
+    "Layer",
+    "Linear",
+    "SplineCoupling",
+    "SplineCouplings",
+]

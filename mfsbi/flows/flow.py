@@ -1,0 +1,129 @@
+"""A flow and its linear layers; `mfsbi.flows` has the derivation."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mfsbi.types import Data, Parameters, Scalars, Tangents
+
+__all__ = ["Flow", "Layer", "Linear"]
+
+
+class Layer(Protocol):
+    """What a flow is made of; arrays have shape `(coordinates, rows)`, tangents `(rows, n, coordinates)`."""
+
+    def __call__(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and log|det dy/dx|, shape `(rows,)` or one for all rows."""
+
+    def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
+        """Return x."""
+
+    def inverse_with_tangents(self, y: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and its tangents, given those of y; for layers without theta."""
+
+
+class Flow(nn.Module):
+    """A conditional bijection y = f(x; theta) of R^d.
+
+    Arguments:
+        layers: first to act first, each a `Layer`
+        features: d, the number of coordinates
+        parameters: the number of parameters `theta` that condition it, 0 for none
+
+    Example:
+        >>> from mfsbi.flows import SplineCouplings
+        >>> flow = SplineCouplings(layers=2).build(features=3, parameters=1)
+        >>> x, theta = torch.randn(5, 3), torch.zeros(5, 1)
+        >>> y, log_det = flow.forward_and_log_det(x, theta)
+        >>> bool(torch.allclose(flow.inverse(y, theta), x, atol=1e-5)), log_det.shape
+        (True, torch.Size([5]))
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], features: int, parameters: int = 0) -> None:
+        super().__init__()
+        self.layers = cast(Sequence[Layer], nn.ModuleList(layers))
+        self.features = features
+        self.parameter_dim = parameters
+
+    def __repr__(self) -> str:
+        weights = sum(p.numel() for p in self.parameters())
+        layers = len(self.layers)
+        return f"Flow(features={self.features}, theta={self.parameter_dim}, layers={layers}, weights={weights:,})"
+
+    def forward(self, x: Data, theta: Parameters | None = None) -> Data:
+        """Return y = f(x; theta), shape `(*, d)`."""
+        return self.forward_and_log_det(x, theta)[0]
+
+    def forward_and_log_det(self, x: Data, theta: Parameters | None = None) -> tuple[Data, Scalars]:
+        """Return y = f(x; theta), shape `(*, d)`, and log|det df/dx|, shape `(*)`."""
+        y, columns = _columns(x), self._theta(x, theta)
+        log_det = y.new_zeros(())
+        for layer in self.layers:
+            y, change = layer(y, columns)
+            log_det = log_det + change
+        return y.T.reshape(x.shape), log_det.expand(y.shape[1]).reshape(x.shape[:-1])
+
+    def inverse(self, y: Data, theta: Parameters | None = None) -> Data:
+        """Return x with f(x; theta) = y, shape `(*, d)`."""
+        x, columns = _columns(y), self._theta(y, theta)
+        for layer in reversed(self.layers):
+            x = layer.inverse(x, columns)
+        return x.T.reshape(y.shape)
+
+    def inverse_with_tangents(self, y: Data, tangents: Tangents) -> tuple[Data, Tangents]:
+        """Return x with f(x) = y, shape `(*, d)`, and the tangents dx of it, for a flow without theta.
+
+        Arguments:
+            y: shape `(*, d)`
+            tangents: dy, n of them, shape `(*, d, n)`
+        """
+        x, vectors = _columns(y), tangents.mT.reshape(-1, *tangents.mT.shape[-2:])
+        for layer in reversed(self.layers):
+            x, vectors = layer.inverse_with_tangents(x, vectors)
+        return x.T.reshape(y.shape), vectors.mT.reshape(tangents.shape)
+
+    def _theta(self, x: Tensor, theta: Tensor | None) -> Tensor:
+        """Return theta in columns, one for each row of x; without parameters an array without rows."""
+        if theta is None:
+            return x.new_zeros(0, x[..., 0].numel())
+        return _columns(theta.expand(*x.shape[:-1], theta.shape[-1]))
+
+
+class Linear(nn.Module):
+    """The linear layer y = L U x of R^d, with L unit lower and U upper triangular; it starts as the identity.
+
+    The diagonal of U is exp(log_diagonal): the layer cannot become singular.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.triangles = nn.Parameter(torch.zeros(features, features))
+        self.log_diagonal = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - a layer's signature
+        """Return y, shape `(d, rows)`, and log|det dy/dx|, the same for all rows."""
+        lower, upper = self._factors()
+        return lower @ (upper @ x), self.log_diagonal.sum()
+
+    def inverse(self, y: Tensor, theta: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return x, shape `(d, rows)`."""
+        lower, upper = self._factors()
+        y = torch.linalg.solve_triangular(lower, y, upper=False, unitriangular=True)
+        return torch.linalg.solve_triangular(upper, y, upper=True)
+
+    def inverse_with_tangents(self, y: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x, shape `(d, rows)`, and its tangents, shape `(rows, n, d)` like those of y."""
+        inverse = self.inverse(torch.eye(len(y), dtype=y.dtype, device=y.device))
+        return self.inverse(y), functional.linear(tangents, inverse)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        lower = self.triangles.tril(-1) + torch.eye(len(self.triangles)).to(self.triangles)
+        return lower, self.triangles.triu(1) + self.log_diagonal.exp().diag()
+
+
+def _columns(x: Tensor) -> Tensor:
+    """Return rows of any batch shape as an array of shape `(features, rows)`."""
+    return x.reshape(-1, x.shape[-1]).T.contiguous()
