@@ -16,7 +16,7 @@ tangents. With A = d(u, v)/dx the tangents are the first n columns of A^-1, and 
 
     1/2 log det J^T J = 1/2 log det V V^T - log|det A|:
 
-d - n reverse passes, and a determinant that f knows. A chart takes them when they are fewer than its tangents.
+d - n reverse passes, and a determinant that f knows. A chart takes them when they cost less than its tangents.
 
 **Noisy gradients.** Training through the volume needs its gradient, d(1/2 log det J^T J) = tr(J^+ dJ) with the
 pseudo-inverse J^+ = (J^T J)^-1 J^T. For independent random signs e in {-1, 1}^n
