@@ -101,7 +101,8 @@ class AbstractChart(nn.Module, ABC):
         See `mfsbi.density`; rows are worked on in blocks, so that memory stays bounded when no gradient is asked for.
 
         Raises:
-            ArithmeticError: if the chart is singular or not finite at a point; the message names the row
+            ArithmeticError: if the chart is singular or not finite at a point; the message names the row,
+                counted within its block of 2,048
         """
         blocks = u.reshape(-1, u.shape[-1]).split(BLOCK)
         return torch.cat([self._block_log_volume(block) for block in blocks]).reshape(u.shape[:-1])
