@@ -101,11 +101,11 @@ class AbstractChart(nn.Module, ABC):
         See `mfsbi.density`; rows are worked on in blocks, so that memory stays bounded when no gradient is asked for.
 
         Raises:
-            ArithmeticError: if the chart is singular or not finite at a point; the message names the row,
-                counted within its block of 2,048
+            ArithmeticError: if the chart is singular or not finite at a point; the message names the row
         """
         blocks = u.reshape(-1, u.shape[-1]).split(BLOCK)
-        return torch.cat([self._block_log_volume(block) for block in blocks]).reshape(u.shape[:-1])
+        volume = torch.cat([self._block_log_volume(block) for block in blocks])
+        return density.require_volume(volume.reshape(u.shape[:-1]))
 
     def noisy_log_volume(self, u: Coordinates, generator: Generator | None = None) -> Scalars:
         """Return the log-volume with an unbiased estimate of its gradient for the cost of one tangent, shape `(*)`.
@@ -126,8 +126,8 @@ class AbstractChart(nn.Module, ABC):
         codimension = self.data_dim - self.manifold_dim
         normals = self.normals(u) if codimension + EXTRA_PASSES < self.manifold_dim else None
         if normals is None:
-            return density.log_volume(self.tangents(u))
-        return density.log_volume(normals.rows.mT) - normals.log_det
+            return density.unchecked_log_volume(self.tangents(u))
+        return density.unchecked_log_volume(normals.rows.mT) - normals.log_det
 
 
 class AmbientChart(AbstractChart):

@@ -1,6 +1,5 @@
 """The command line: words become objects here, once."""
 
-import importlib.metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from mfsbi.bench.speed import speed as measure_speed
 from mfsbi.demo import EVENTS, DemoResult, run_demo
-from mfsbi.types import KnownTruth
+from mfsbi.registry import registered
 
 __all__ = ["app"]
 
@@ -24,8 +23,6 @@ app = typer.Typer(
 bench = typer.Typer(help="Measure mfsbi and others side by side.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 console = Console()
-
-GROUP = "mfsbi.simulators"
 
 
 @app.callback()
@@ -43,7 +40,7 @@ def demo(
 ) -> None:
     """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about two minutes."""
     try:
-        surface = _simulator(simulator)
+        surface = registered(simulator)
         result = run_demo(
             surface,
             out,
@@ -69,22 +66,6 @@ def speed(
     """Time the kernels against zuko, nflows, sbi and the plain way, in turns, and print the ratios."""
     table = measure_speed(threads=threads, out=out, tell=lambda row: Console(stderr=True).print(row, soft_wrap=True))
     console.print(str(table), soft_wrap=True, markup=False, highlight=False)
-
-
-def _simulator(name: str) -> KnownTruth:
-    """Return the registered simulator of that name."""
-    known = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
-    if name not in known:
-        raise ValueError(
-            f"there is no simulator {name!r}; registered are {', '.join(sorted(known)) or 'none'}. "
-            f"A package adds its own by an entry point in the group {GROUP!r}."
-        )
-    simulator = known[name].load()()
-    if not isinstance(simulator, KnownTruth):
-        raise ValueError(  # noqa: TRY004 - the word typed was wrong, not a type
-            f"the demo compares with the truth, and {name!r} lacks `log_prob` or a known manifold."
-        )
-    return simulator
 
 
 def _table(result: DemoResult, simulator: str) -> Table:

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from mfsbi.types import Coordinates, Data, Directions, Scalars, Tangents
 
-__all__ = ["log_volume", "noisy_log_volume", "tangents"]
+__all__ = ["log_volume", "noisy_log_volume", "require_volume", "tangents", "unchecked_log_volume"]
 
 ILL_CONDITIONED = 1e-5
 """Least ratio of diagonal entries of the Cholesky factor: below, rounding costs more than the sixth digit."""
@@ -76,19 +76,32 @@ def log_volume(jacobian: Tangents) -> Scalars:
         >>> round(log_volume(tangents(polar, torch.tensor([[2.0, 0.3]]))).exp().item(), 5)  # r dr dphi
         2.0
     """
+    return require_volume(unchecked_log_volume(jacobian))
+
+
+def unchecked_log_volume(jacobian: Tangents) -> Scalars:
+    """Return the log-volume of `log_volume`, not finite where there is none."""
     columns = jacobian.double()
     factor, failed = torch.linalg.cholesky_ex(columns.mT @ columns)
     diagonal = factor.diagonal(dim1=-2, dim2=-1)
     if failed.any() or (diagonal.amin(-1) < ILL_CONDITIONED * diagonal.amax(-1)).any():
         diagonal = torch.linalg.qr(columns)[1].diagonal(dim1=-2, dim2=-1).abs()
-    volume = diagonal.log().sum(-1)
+    return diagonal.log().sum(-1).to(jacobian.dtype)
+
+
+def require_volume(volume: Scalars) -> Scalars:
+    """Return the log-volumes if all are finite.
+
+    Raises:
+        ArithmeticError: if one is not; the message names the row
+    """
     if not torch.isfinite(volume).all():
         row = tuple((~torch.isfinite(volume)).nonzero()[0].tolist())
         raise ArithmeticError(
             f"The chart has no volume at row {row}: its tangents are not finite or not independent there. "
             "It is probably not trained; look at its reconstruction first."
         )
-    return volume.to(jacobian.dtype)
+    return volume
 
 
 def noisy_log_volume(jacobian: Tangents, tangent: Data, signs: Coordinates) -> Scalars:

@@ -100,3 +100,11 @@ def test_state_makes_a_twin_of_a_chart_built_from_other_data(name):
     assert not torch.allclose(twin.encode(x), chart.encode(x))
     twin.load_state_dict(chart.state_dict())
     torch.testing.assert_close(twin.encode(x), chart.encode(x))
+
+
+def test_a_point_without_volume_is_named_by_its_row_in_the_whole_batch():
+    chart = FlowChart(AffineCouplings(layers=1).build(3, cut=2), 2)
+    u = torch.zeros(2, 1500, 2)
+    u[1, 1400] = torch.nan
+    with pytest.raises(ArithmeticError, match=r"row \(1, 1400\)"):
+        chart.log_volume(u)

@@ -8,30 +8,35 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from mfsbi.bench import peers
 from mfsbi.bench.duel import Duel, Score, as_markdown, run
-from mfsbi.charts import FlowChart
-from mfsbi.flows import Flow, SplineCouplings
+from mfsbi.charts import FlowChart, Standardized
+from mfsbi.flows import AffineCouplings, Flow, SplineCoupling, SplineCouplings
+from mfsbi.models import ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import LikelihoodBasedPotential, MCMCPosterior, MCMCPosteriorParameters
 from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.specs import MFlow
-from mfsbi.seeds import seeded
+from mfsbi.registry import registered
+from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch
 from mfsbi.train.losses import latent_nll, reconstruction
+from mfsbi.train.schedules import Phase
 
 __all__ = ["Sizes", "SpeedTable", "speed"]
 
 EVENTS, CHAINS = 20, 20
+PEERS = "sbi's potential, the same estimator", "sbi's potential, every row evaluated"
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -47,6 +52,8 @@ class Sizes:
         draws: of a posterior
         warmup_steps: of each chain before
         pairs: how often each pair is timed
+        steps: of 500 rows, for the chart of the surface; a third of them, of 1,500 rows, for the density on it
+        seeds: how often the surface is learned
     """
 
     rows: int = 1000
@@ -56,6 +63,8 @@ class Sizes:
     draws: int = 1000
     warmup_steps: int = 200
     pairs: int = 7
+    steps: int = 4500
+    seeds: int = 5
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,7 @@ def _flow_duels(sizes: Sizes) -> Iterator[Duel]:
         own = _step(ours, partial(ours.forward_and_log_det, x))
         yield Duel(name, "zuko", own, _step(zuko, partial(peers.call_zuko, zuko, x)), target, sizes.pairs)
         yield Duel(name, "nflows", own, _step(nflows, partial(nflows, x)), target, sizes.pairs)
+        yield Duel(name, "ours, its networks alone", own, partial(_step_networks, ours, rows), None, sizes.pairs)
     y = torch.randn(sizes.rows, 40)
     inverse, name = _quiet(lambda: ours.inverse(y)), f"inverse, 40-D, batch {sizes.rows}"
     yield Duel(name, "zuko", inverse, _quiet(partial(peers.invert_zuko, zuko, y)), 3, sizes.pairs)
@@ -134,39 +144,51 @@ def _flow_duels(sizes: Sizes) -> Iterator[Duel]:
 
 
 def _density_duels(sizes: Sizes) -> Iterator[Duel]:
-    chart, name = _chart(sizes, 14), "exact log-volume, d = 40, n = 14"
-    u, few = torch.randn(sizes.few_rows, 14), torch.randn(8, 14)
-    ours = _quiet(lambda: chart.log_volume(u))
-    yield Duel(
-        f"{name}, batch {len(u)}",
-        "vmap(jacfwd)",
-        ours,
-        _quiet(lambda: peers.log_volume_by_jacfwd(chart, u)),
-        3,
-        sizes.pairs,
-    )
+    model, half = _model(sizes, 14), _model(sizes, 7)
+    chart = cast(FlowChart, cast(Standardized, model.chart).chart)  # its frame adds a constant to the log-volume
+    name = f"exact log_prob, d = 40, n = 14, {sizes.chart_layers} couplings"
+    x, few, many = (torch.randn(rows, 40) for rows in (sizes.few_rows, 8, 10 * sizes.few_rows))
+
+    def plain(volume: Callable[[FlowChart, Tensor], Tensor], x: Tensor) -> Tensor:
+        u = model.chart.encode(x)
+        return model.latent.log_prob(u, _theta(x)) - volume(chart, u)
+
+    ours = _quiet(lambda: model.log_prob(x, _theta(x)))
+    by_jacfwd, by_layers = partial(plain, peers.log_volume_by_jacfwd), partial(plain, peers.log_volume_by_layers)
+    yield Duel(f"{name}, batch {len(x)}", "vmap(jacfwd)", ours, _quiet(lambda: by_jacfwd(x)), 3, sizes.pairs)
     yield Duel(
         f"{name}, batch 8",
         "reverse passes layer by layer",
-        _quiet(lambda: chart.log_volume(few)),
-        lambda: peers.log_volume_by_layers(chart, few),
+        _quiet(lambda: model.log_prob(few, _theta(few))),
+        lambda: by_layers(few),
         100,
         min(3, sizes.pairs),
     )
-    many, half = torch.randn(10 * len(u), 14), _chart(sizes, 7)
     yield Duel(
-        f"{name}, batch {len(u)} against {len(many)}",
+        f"its cost, batch {len(x)} against {len(many)}: linear is 10",
         "ours, 10 times the rows",
         ours,
-        _quiet(lambda: chart.log_volume(many)),
+        _quiet(lambda: model.log_prob(many, _theta(many))),
         None,
         sizes.pairs,
     )
     yield Duel(
-        f"exact log-volume, n = 7 against 14, batch {len(u)}",
+        f"its cost, n = 7 against 14, batch {len(many)}: linear is 2",
         "ours, twice n",
-        _quiet(lambda: half.log_volume(u[:, :7])),
-        ours,
+        _quiet(lambda: half.log_prob(many, _theta(many))),
+        _quiet(lambda: model.log_prob(many, _theta(many))),
+        None,
+        sizes.pairs,
+    )
+    wide, u = (
+        FlowChart(perturbed(AffineCouplings(layers=sizes.layers).build(200, cut=100)), 100),
+        torch.randn(len(x), 100),
+    )
+    yield Duel(
+        f"gradient of the log-volume, d = 200, n = 100, {sizes.layers} affine couplings, batch {len(u)}",
+        "ours, exact instead of noisy",
+        lambda: wide.noisy_log_volume(u).mean().backward(),
+        lambda: wide.log_volume(u).mean().backward(),
         None,
         sizes.pairs,
     )
@@ -174,10 +196,8 @@ def _density_duels(sizes: Sizes) -> Iterator[Duel]:
 
 def _phase_duels(sizes: Sizes) -> Iterator[Duel]:
     theta, x = torch.rand(sizes.rows, 2), torch.randn(sizes.rows, 40)
-    couplings = SplineCouplings(layers=sizes.chart_layers, bins=11)
-    spec = MFlow(14, chart=couplings, latent=SplineCouplings(layers=10, bins=11))
-    model = perturbed(spec(theta, x)).model
-    zuko = perturbed(peers.zuko_flow(40, couplings))
+    model = _model(sizes, 14)
+    zuko = perturbed(peers.zuko_flow(40, SplineCouplings(layers=sizes.chart_layers, bins=11)))
 
     def project_by_zuko() -> tuple[Tensor, Tensor]:
         u = peers.call_zuko(zuko, x)[0][:, :14]
@@ -206,76 +226,113 @@ def _phase_duels(sizes: Sizes) -> Iterator[Duel]:
 
 
 def _posterior_duels(sizes: Sizes) -> Iterator[Duel]:
-    uniform = torch.distributions.Uniform(
-        -torch.ones(1), torch.ones(1), validate_args=False
-    )  # -inf outside, not an error
-    prior = torch.distributions.Independent(uniform, 1, validate_args=False)
+    prior = _prior(1)
     theta = prior.sample((2000,))
     x = torch.randn(2000, 3) + theta
-    estimator = MFlow(manifold_dim=2)(theta, x).eval()
-    x_o, starts = x[:EVENTS], prior.sample((CHAINS,))
-    ours, theirs = _posteriors(prior, estimator, x_o, sizes.warmup_steps)
-    calls = range(20)
-    name = f"potential, {EVENTS} events x {CHAINS} chains"
-    yield Duel(
-        f"{name}, {len(calls)} calls",
-        "sbi's potential",
-        lambda: [ours.potential_fn(starts, track_gradients=False) for _ in calls],
-        lambda: [theirs.potential_fn(starts, track_gradients=False) for _ in calls],
-        10,
-        sizes.pairs,
+    surface = MFlow(manifold_dim=2)(theta, x).eval()
+    process = ManifoldEstimator(_model(sizes, 14)).eval()
+    calls, name = range(20), f"potential, {EVENTS} events x {CHAINS} chains, 20 calls"
+    problems = (
+        ("d = 3, n = 2", surface, prior, x[:EVENTS]),
+        ("d = 40, n = 14", process, _prior(2), torch.randn(EVENTS, 40)),
     )
+    for problem, estimator, given, x_o in problems:
+        starts = given.sample((CHAINS,))
+        ours, *theirs = (posterior.potential_fn for posterior in _posteriors(given, estimator, x_o, sizes.warmup_steps))
+        own = partial(_call, ours, starts, calls)
+        for peer, potential in zip(PEERS, theirs, strict=True):
+            yield Duel(f"{name}, {problem}", peer, own, partial(_call, potential, starts, calls), 10, sizes.pairs)
     shape = (sizes.draws,)
-    yield Duel(
-        f"posterior.sample({shape}), {EVENTS} events",
-        "sbi's potential",
-        lambda: ours.sample(shape, x=x_o, show_progress_bars=False),
-        lambda: theirs.sample(shape, x=x_o, show_progress_bars=False),
-        5,
-        min(2, sizes.pairs),
-    )
+    posteriors = _posteriors(prior, surface, x[:EVENTS], sizes.warmup_steps)
+    sample, stock, _ = (partial(each.sample, shape, x=x[:EVENTS], show_progress_bars=False) for each in posteriors)
+    name = f"posterior.sample({shape}), {EVENTS} events, d = 3, n = 2"
+    yield Duel(name, PEERS[0], sample, stock, 5, min(2, sizes.pairs))
 
 
 def _posteriors(
     prior: torch.distributions.Distribution, estimator: ManifoldEstimator, x_o: Tensor, warmup_steps: int
-) -> tuple[MCMCPosterior, MCMCPosterior]:
-    """Return two posteriors of the same estimator with the same sampler: by our potential, and by sbi's."""
+) -> list[MCMCPosterior]:
+    """Return posteriors of the same estimator with the same sampler: by our potential, and by those of `PEERS`."""
     settings = {"warmup_steps": warmup_steps, "init_strategy_parameters": {"num_candidate_samples": 1000}}
     parameters = MCMCPosteriorParameters(**settings)
-    ours = ManifoldNLE(prior, MFlow(manifold_dim=2)).build_posterior(estimator, posterior_parameters=parameters)
-    theirs = MCMCPosterior(LikelihoodBasedPotential(estimator, prior, x_o), prior, **settings)
-    for posterior in (ours, theirs):
+    spec = MFlow(estimator.model.chart.manifold_dim)
+    posteriors = [ManifoldNLE(prior, spec).build_posterior(estimator, posterior_parameters=parameters)]
+    for peer in (estimator, _EveryRow(estimator.model).eval()):
+        posteriors.append(MCMCPosterior(LikelihoodBasedPotential(peer, prior, x_o), prior, **settings))
+    for posterior in posteriors:
         posterior.set_default_x(x_o)
         posterior.potential_fn.set_x(x_o, x_is_iid=True)
-    return ours, theirs
+    return posteriors
+
+
+class _EveryRow(ManifoldEstimator):
+    """The estimator without its eye for repeated observations: what sbi's potential costs with any other."""
+
+    def log_prob(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
+        """Return log p(x|theta) of every row, shape `(sample, batch)`."""
+        shape = torch.broadcast_shapes(input.shape[:-1], condition.shape[:-1])
+        return self.model.log_prob(input.expand(*shape, -1), condition.expand(*shape, -1))
+
+
+def _call(potential: Callable[..., Tensor], theta: Tensor, calls: range) -> None:
+    for _ in calls:
+        potential(theta, track_gradients=False)
+
+
+def _prior(parameters: int) -> torch.distributions.Distribution:
+    """Return a uniform prior that is -inf outside, not an error."""
+    uniform = torch.distributions.Uniform(-torch.ones(parameters), torch.ones(parameters), validate_args=False)
+    return torch.distributions.Independent(uniform, 1, validate_args=False)
 
 
 def _facts(sizes: Sizes, threads: int) -> dict[str, str | float]:
     return {
         "threads": threads,
         "torch": torch.__version__,
-        "MiB for 10,000 rows of the exact log-volume, d = 40, n = 14": _peak_mebibytes(sizes),
+        "MiB at the peak of a process that evaluates 10,000 rows of the exact log_prob, d = 40, n = 14": _peak(sizes),
+        **{f"polynomial M-flow from scratch, seed {seed}": learn_surface(sizes, seed) for seed in range(sizes.seeds)},
     }
 
 
-def _peak_mebibytes(sizes: Sizes) -> float:
-    """Return what the log-volume of 10,000 rows adds to the peak memory of a fresh process."""
+def _peak(sizes: Sizes) -> float:
+    """Return the peak memory of a fresh process in MiB."""
     code = (
-        "from mfsbi.bench.speed import Sizes, peak_of_log_volume;"
-        f"print(peak_of_log_volume(Sizes(few_rows={sizes.few_rows}, chart_layers={sizes.chart_layers})))"
+        "from mfsbi.bench.speed import Sizes, peak_of_log_prob;"
+        f"print(peak_of_log_prob(Sizes(few_rows={sizes.few_rows}, chart_layers={sizes.chart_layers})))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     return float(answer.stdout)
 
 
-def peak_of_log_volume(sizes: Sizes) -> float:
-    """Return by how many MiB 10,000 rows raise the peak memory of this process above what 100 rows need."""
-    chart = _chart(sizes, 14)
+def peak_of_log_prob(sizes: Sizes) -> float:
+    """Return the peak memory of this process, imports included, after the exact log_prob of 10,000 rows, in MiB.
+
+    Linux counts what the parent held in `ru_maxrss`, but not in `VmHWM`.
+    """
+    model, x = _model(sizes, 14), torch.randn(100 * sizes.few_rows, 40)
     with torch.no_grad():
-        chart.log_volume(torch.randn(100, 14))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        chart.log_volume(torch.randn(100 * sizes.few_rows, 14))
-    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, 1)
+        model.log_prob(x, _theta(x))
+    status = Path("/proc/self/status")
+    if status.exists():
+        return round(int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def learn_surface(sizes: Sizes, seed: int) -> str:
+    """Train an M-flow on the polynomial surface, the chart from scratch, and say how long that took and how well."""
+    surface = registered("polynomial")
+    with seeded(derived(seed, 0)):
+        theta, new = surface.prior.sample((500 * sizes.steps,)), surface.prior.sample((10_000,))
+    trainer = ManifoldNLE(surface.prior, MFlow(surface.manifold_dim), seed=seed, show_progress_bars=False)
+    trainer.append_simulations(theta, surface.simulate(theta, seed=derived(seed, 1)))
+    schedule = [Phase(reconstruction, ("chart",), 1, rows=500), Phase(latent_nll, ("latent",), 1, rows=1500)]
+    began = time.perf_counter()
+    model = trainer.train(schedule=schedule, validation_fraction=0.01).model
+    seconds = time.perf_counter() - began
+    with torch.no_grad(), seeded(derived(seed, 2)):
+        error = model.distance(surface.simulate(new, seed=derived(seed, 3))).mean()
+        distance = surface.vertical_distance(model.sample(new)).mean()
+    return f"{seconds:.0f} s, reconstruction {error:.4f}, distance of samples {distance:.4f}"
 
 
 def perturbed(module: Module) -> Module:
@@ -286,8 +343,15 @@ def perturbed(module: Module) -> Module:
     return module
 
 
-def _chart(sizes: Sizes, manifold_dim: int) -> FlowChart:
-    return FlowChart(perturbed(SplineCouplings(layers=sizes.chart_layers, bins=11, bound=10.0).build(40)), manifold_dim)
+def _model(sizes: Sizes, manifold_dim: int) -> ManifoldModel:
+    """Return an M-flow of the sizes of the LHC process: 40 features, 2 parameters, latent flow of 10 couplings."""
+    chart = SplineCouplings(layers=sizes.chart_layers, bins=11, bound=10.0)
+    spec = MFlow(manifold_dim, chart=chart, latent=SplineCouplings(layers=sizes.layers, bins=11))
+    return perturbed(spec(torch.rand(100, 2), torch.randn(100, 40))).model.eval()
+
+
+def _theta(x: Tensor) -> Tensor:
+    return torch.zeros(len(x), 2)
 
 
 def _step(module: nn.Module, forward: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], None]:
@@ -299,6 +363,14 @@ def _step(module: nn.Module, forward: Callable[[], tuple[Tensor, Tensor]]) -> Ca
         (0.5 * y.square().sum(-1) - log_det).mean().backward()
 
     return step
+
+
+def _step_networks(flow: Flow, rows: int) -> None:
+    """Put numbers through the networks of a flow and gradients back: what no spline, however fast, can save."""
+    flow.zero_grad(set_to_none=True)
+    for layer in cast(Sequence[SplineCoupling], flow.layers):
+        said = layer.network(torch.ones(len(layer.kept), rows, requires_grad=True))
+        said.backward(torch.ones_like(said))
 
 
 def _quiet(work: Callable[[], Tensor]) -> Callable[[], None]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mfsbi.checks import require_positive, require_positive_integer
 from mfsbi.flows.flow import Flow, Linear
-from mfsbi.flows.splines import spline, spline_inverse
+from mfsbi.flows.splines import spline, spline_inverse, spline_inverse_with_gradient
 
 __all__ = ["AffineCoupling", "AffineCouplings", "Conditioner", "Couplings", "SplineCoupling", "SplineCouplings"]
 
@@ -210,9 +210,7 @@ class SplineCoupling(_Coupling):
         kept, dkept = y[self.kept], tangents[..., self.kept]
         hidden, dhidden = self.network.hidden_with_tangents(kept, dkept)
         raw = self.network.last(hidden).view(*self.outputs, -1)
-        x, log_slope = spline_inverse(y[self.moved], raw, self.bound)
-        pull = torch.func.vjp(lambda numbers: spline(x, numbers, self.bound)[0], raw)[1]
-        (by_raw,) = pull(torch.ones_like(x))
+        x, log_slope, by_raw = spline_inverse_with_gradient(y[self.moved], raw, self.bound)
         weights = self.network.last.weight.view(*self.outputs, -1)
         by_hidden = torch.bmm(by_raw.permute(1, 2, 0), weights.transpose(0, 1))  # (moved, rows, hidden)
         dx = (tangents[..., self.moved] - dhidden @ by_hidden.permute(1, 2, 0)) * (-log_slope).exp().T.unsqueeze(1)

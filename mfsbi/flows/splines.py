@@ -10,28 +10,33 @@ is the identity. With w, h the width and height of the bin x falls in, s = h/w a
 A network gives 3 K - 1 numbers for each coordinate: K widths and K heights before their softmax, and the K - 1 inner
 slopes before their softplus. All zeros make the identity.
 
-**What it costs.** Of those numbers the formulas need six, those of one bin. So a spline is two steps: `_Bin` looks the
+**What it costs.** Of those numbers the formulas need six, those of one bin. So a spline is two steps: `_bin` looks the
 six up, in few passes over the large array, and plain formulas on arrays K times smaller do the rest. Rows lie
 along the last, contiguous axis and bins along the first, so that each pass runs at the speed of memory; a softmax over
-a short last axis takes ten times as long. With p the softmax and c = 1 - K m what the least size m leaves free,
+a short last axis takes ten times as long. All quadratics are in Bernstein form, that is nested interpolations: with
+l_0 = (1 - xi) d_k + xi s and l_1 = (1 - xi) s + xi d_{k+1}
+
+    y = y_k + h xi l_0 / D,    dy/dx = (s / D)^2 M,    M = (1 - xi) l_0 + xi l_1.
+
+**Gradients** are written out, which halves the cost of a training step of small batches: with a, b the gradients by the
+place and the size of the bin, p the softmax and c = 1 - K m what the least size m leaves free,
 
     left = k m + c sum_{j<k} p_j,   size = m + c p_k,
+    dL/draw_j = p_j (c a [j < k] + c b [j = k] - mean),   mean = c (a sum_{j<k} p_j + b p_k).
 
-and a loss with gradients a, b with respect to these two has, again in few passes,
-
-    dL/draw_j = c p_j (a [j < k] + b [j = k] - a sum_{i<k} p_i - b p_k).
-
-Derivatives of that are autograd's.
+The inverse has those of the spline by the implicit function theorem, dx = (dy - G draw) / s'(x). Where derivatives are
+themselves differentiated, or taken forwards, autograd goes through the formulas instead.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["spline", "spline_inverse"]
+__all__ = ["spline", "spline_inverse", "spline_inverse_with_gradient"]
 
 LEAST_SIZE = 1e-3  # of a bin, as a part of the axis; Durkan et al., §3
 LEAST_SLOPE = 1e-3  # at a knot; ibid.
@@ -46,14 +51,8 @@ def spline(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         raw: what a network says, shape `(3 bins - 1, coordinates, rows)`
         bound: half-width B of the interval
     """
-    inside = x.clamp(-bound, bound)
-    t = inside / (2 * bound) + 0.5
-    left, width, bottom, height, slope, next_slope = _bin(t, raw, 0)
-    xi, steepness = (t - left) / width, height / width
-    mixed = xi * (1 - xi)
-    scale = steepness + (slope + next_slope - 2 * steepness) * mixed
-    y = bottom + height * (steepness * xi * xi + slope * mixed) / scale
-    return (2 * y - 1) * bound + (x - inside), _log_slope(xi, mixed, steepness, slope, next_slope, scale)
+    y, log_slope, *_ = _function()(x, raw, bound, False)  # noqa: FBT003 - `apply` takes no keywords
+    return y, log_slope
 
 
 def spline_inverse(y: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
@@ -66,105 +65,197 @@ def spline_inverse(y: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor
         raw: what a network says, shape `(3 bins - 1, coordinates, rows)`
         bound: half-width B of the interval
     """
-    inside = y.clamp(-bound, bound)
+    x, log_slope, *_ = _function()(y, raw, bound, True)  # noqa: FBT003
+    return x, log_slope
+
+
+def spline_inverse_with_gradient(y: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x, log dy/dx there, and G = dy/draw at that x, shape `(3 bins - 1, coordinates, rows)`."""
+    if torch.is_grad_enabled():
+        x, log_slope = spline_inverse(y, raw, bound)
+        pull = torch.func.vjp(lambda numbers: spline(x, numbers, bound)[0], raw)[1]
+        return x, log_slope, pull(torch.ones_like(x))[0]
+    x, log_slope, xi, *found = _evaluate(y, raw, bound, True)  # noqa: FBT003
+    by_y = torch.full_like(x, 2 * bound)
+    return x, log_slope, _gradients(_Bin(*found), xi, log_slope.exp(), by_y, None, inverse=False)[1]
+
+
+def _function() -> Callable[..., tuple[Tensor, ...]]:
+    """Return the spline with its written-out derivatives, or without them where nobody asks for any."""
+    return _Spline.apply if torch.is_grad_enabled() else _evaluate
+
+
+class _Bin(NamedTuple):
+    """The bin a point falls in: pairs are (of x, of y), or (left knot, right knot) for slopes.
+
+    Arguments:
+        k: number of the bin, shape `(...)`
+        parts: softmax of all widths and heights, shape `(2, bins, ...)`
+        left: where the bin begins on both axes, in [0, 1], shape `(2, ...)`
+        size: width and height, shape `(2, ...)`
+        slopes: at both knots, shape `(2, ...)`
+    """
+
+    k: Tensor
+    parts: Tensor
+    left: Tensor
+    size: Tensor
+    slopes: Tensor
+
+
+def _bin(t: Tensor, raw: Tensor, axis: int) -> _Bin:
+    """Return the bin that t in [0, 1] falls in along an axis, 0 or 1."""
+    bins = (len(raw) + 1) // 3
+    free = 1 - bins * LEAST_SIZE
+    parts = raw[: 2 * bins].unflatten(0, (2, bins)).softmax(1)
+    lower = torch.ones(bins, bins, device=raw.device, dtype=raw.dtype).tril().expand(2, -1, -1)
+    steps = torch.arange(1, bins + 1, device=raw.device, dtype=raw.dtype).view(1, -1, 1) * LEAST_SIZE
+    ends = torch.baddbmm(steps, lower, parts.flatten(2), alpha=free).view(parts.shape)
+    k = (t.detach() >= ends[axis, :-1].detach()).sum(0)
+    index = k.expand(2, 1, *k.shape)
+    size = parts.gather(1, index)[:, 0] * free + LEAST_SIZE
+    left = ends.gather(1, index)[:, 0] - size
+    inner = functional.pad(raw[2 * bins :], (0, 0) * (raw.ndim - 1) + (1, 1))  # zeros for the slopes of one at the ends
+    slopes = functional.softplus(inner.gather(0, torch.stack([k, k + 1])) + UNIT_SLOPE) + LEAST_SLOPE
+    return _Bin(k, parts, left, size, slopes)
+
+
+def _evaluate(value: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, ...]:  # noqa: FBT001
+    """Return the result, log dy/dx, xi, and the bin of the spline or of its inverse."""
+    inside = value.clamp(-bound, bound)
     t = inside / (2 * bound) + 0.5
-    left, width, bottom, height, slope, next_slope = _bin(t, raw, 1)
-    steepness, rise = height / width, t - bottom
-    bend = (slope + next_slope - 2 * steepness) * rise
-    a, b, c = height * (steepness - slope) + bend, height * slope - bend, steepness * rise
-    xi = 2 * c / (b + (b * b + 4 * a * c).sqrt())
-    mixed = xi * (1 - xi)
-    scale = steepness + (slope + next_slope - 2 * steepness) * mixed
-    x = (2 * (left + width * xi) - 1) * bound + (y - inside)
-    return x, _log_slope(xi, mixed, steepness, slope, next_slope, scale)
+    found = _bin(t, raw, int(inverse))
+    (left, bottom), (width, height), (first, second) = found.left, found.size, found.slopes
+    steepness = height / width
+    if inverse:
+        rise = t - bottom
+        bend = (first + second - 2 * steepness) * rise
+        a, b, c = height * (steepness - first) + bend, height * first - bend, steepness * rise
+        xi = 2 * c / (b + (b * b + 4 * a * c).sqrt())
+    else:
+        xi = (t - left) / width
+    lower, upper, scale, _ = _quadratics(xi, steepness, first, second)
+    result = left + width * xi if inverse else bottom + height * (xi * lower / scale)
+    log_slope = ((steepness / scale).square() * torch.lerp(lower, upper, xi)).log()
+    return (2 * result - 1) * bound + (value - inside), log_slope, xi, *found
 
 
-def _log_slope(xi: Tensor, mixed: Tensor, s: Tensor, slope: Tensor, next_slope: Tensor, scale: Tensor) -> Tensor:
-    rest = 1 - xi
-    return (s * s * (next_slope * xi * xi + 2 * s * mixed + slope * rest * rest) / (scale * scale)).log()
+def _quadratics(xi: Tensor, steepness: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
+    """Return l_0, l_1, D and d_k + d_{k+1} - 2 s."""
+    curve = torch.sub(first + second, steepness, alpha=2)
+    scale = torch.addcmul(steepness, curve, torch.addcmul(xi, xi, xi, value=-1))
+    return torch.lerp(first, steepness, xi), torch.lerp(steepness, second, xi), scale, curve
 
 
-def _bin(t: Tensor, raw: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Return left, width, bottom, height and both slopes of the bin that t in [0, 1] falls in along an axis, 0 or 1."""
-    entries, _ = _Bin.apply(t.detach(), raw, axis)
-    left, width, bottom, height, first, second = entries.unbind()
-    return left, width, bottom, height, _slope(first), _slope(second)
+def _formulas(bound: float, inverse: bool) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:  # noqa: FBT001
+    """Return (value, raw) -> (result, log dy/dx) for autograd to go through."""
+
+    def formulas(value: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        result, log_slope, *_ = _evaluate(value, raw, bound, inverse)
+        return result, log_slope
+
+    return formulas
 
 
-def _slope(raw: Tensor) -> Tensor:
-    return LEAST_SLOPE + functional.softplus(raw + UNIT_SLOPE)
-
-
-class _Bin(torch.autograd.Function):
-    """The entries of one bin out of all: (left, width, bottom, height, raw slope, next raw slope), shape `(6, ...)`."""
+class _Spline(torch.autograd.Function):
+    """The spline or its inverse, with first derivatives written out and the others left to autograd."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(t: Tensor, raw: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        sizes, slopes = _parts(raw)
-        bins = sizes.shape[1]
-        sizes = sizes.mul_(1 - bins * LEAST_SIZE).add_(LEAST_SIZE)
-        lower = torch.ones(bins, bins, device=raw.device, dtype=raw.dtype).tril()
-        ends = torch.matmul(lower, sizes.flatten(2)).view(sizes.shape)
-        k = (t >= ends[axis, :-1]).sum(0)
-        index = k.expand(2, 1, *k.shape)
-        size = sizes.gather(1, index)[:, 0]
-        left = ends.gather(1, index)[:, 0] - size
-        knots = _with_ends(slopes).gather(0, torch.stack([k, k + 1]))
-        return torch.stack([left[0], size[0], left[1], size[1], knots[0], knots[1]]), k
+    def forward(value: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, ...]:  # noqa: FBT001
+        return _evaluate(value, raw, bound, inverse)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:  # noqa: ANN401
-        _, raw, _ = inputs
-        entries, k = output
-        ctx.mark_non_differentiable(k)
-        ctx.save_for_backward(raw, entries, k)
-        ctx.save_for_forward(raw, k)
+        value, raw, *ctx.settings = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.save_for_backward(value, raw, *output[1:])
+        ctx.save_for_forward(value, raw)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[None, Tensor, None]:  # noqa: ANN401
-        raw, entries, k = ctx.saved_tensors
-        p, _ = _parts(raw)
-        bins, index = p.shape[1], k.expand(2, 1, *k.shape)
-        free = 1 - bins * LEAST_SIZE
-        left, size, by_left, by_size = entries[0:4:2], entries[1:4:2], gradient[0:4:2], gradient[1:4:2]
-        mean = ((left - LEAST_SIZE * k) * by_left + (size - LEAST_SIZE) * by_size).unsqueeze(1)
-        weight, chosen = _below(k, bins, raw) * (free * by_left).unsqueeze(1), (free * by_size).unsqueeze(1)
-        slopes = raw.new_zeros(bins + 1, *k.shape).scatter(0, torch.stack([k, k + 1]), gradient[4:])[1:-1]
-        if torch.is_grad_enabled():  # second derivatives, and vmap, need every intermediate kept
-            by_sizes = p * (weight.scatter(1, index, chosen) - mean)
-            return None, torch.cat([by_sizes.flatten(0, 1), slopes]), None
-        by_raw = torch.empty_like(raw)
-        torch.mul(weight.scatter_(1, index, chosen).sub_(mean), p, out=by_raw[: 2 * bins].unflatten(0, (2, bins)))
-        by_raw[2 * bins :] = slopes
-        return None, by_raw, None
+    def backward(ctx: Any, by_result: Tensor | None, by_log_slope: Tensor | None, *_: None) -> tuple[Any, ...]:  # noqa: ANN401
+        value, raw, log_slope, xi, *found = ctx.saved_tensors
+        bound, inverse = ctx.settings
+        by_result = torch.zeros_like(value) if by_result is None else by_result
+        if torch.is_grad_enabled():  # these derivatives will be differentiated again
+            pull = torch.func.vjp(_formulas(bound, inverse), value, raw)[1]
+            return *pull((by_result, torch.zeros_like(value) if by_log_slope is None else by_log_slope)), None, None
+        by_value, by_raw = _gradients(_Bin(*found), xi, log_slope.exp(), by_result * (2 * bound), by_log_slope, inverse)
+        return torch.where(value.abs() <= bound, by_value / (2 * bound), by_result), by_raw, None, None
 
     @staticmethod
-    def jvp(ctx: Any, _: Any, tangent: Tensor, __: None) -> tuple[Tensor, None]:  # noqa: ANN401
-        raw, k = ctx.saved_tensors
-        p, _ = _parts(raw)
-        bins = p.shape[1]
-        change = tangent[: 2 * bins].unflatten(0, (2, bins)) * p
-        change = (change - p * change.sum(1, keepdim=True)) * (1 - bins * LEAST_SIZE)
-        left = (change * _below(k, bins, raw)).sum(1)
-        size = change.gather(1, k.expand(2, 1, *k.shape))[:, 0]
-        slopes = _with_ends(tangent[2 * bins :]).gather(0, torch.stack([k, k + 1]))
-        return torch.stack([left[0], size[0], left[1], size[1], slopes[0], slopes[1]]), None
+    def jvp(ctx: Any, value_tangent: Tensor | None, raw_tangent: Tensor | None, *_: None) -> tuple[Any, ...]:  # noqa: ANN401
+        value, raw = ctx.saved_tensors
+        bound, inverse = ctx.settings
+        pairs = (value, value_tangent), (raw, raw_tangent)
+        tangents = tuple(torch.zeros_like(of) if tangent is None else tangent for of, tangent in pairs)
+        along = torch.func.jvp(_formulas(bound, inverse), (value, raw), tangents)[1]
+        return *along, *[None] * 6
 
 
-def _parts(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the relative sizes of all bins, shape `(2, bins, ...)`, and the raw inner slopes, `(bins - 1, ...)`."""
-    bins = (len(raw) + 1) // 3
-    return raw[: 2 * bins].unflatten(0, (2, bins)).softmax(1), raw[2 * bins :]
+def _gradients(
+    found: _Bin,
+    xi: Tensor,
+    slope: Tensor,
+    by_result: Tensor,
+    by_log_slope: Tensor | None,
+    inverse: bool,  # noqa: FBT001
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients by t and by what the network said.
+
+    Arguments:
+        found: the bin
+        xi: the place in it
+        slope: dy/dx
+        by_result: the gradient by y in [0, 1], or by x for the inverse
+        by_log_slope: that by log dy/dx, if anybody asked for it
+        inverse: whether x was found from y
+    """
+    (width, height), (first, second) = found.size, found.slopes
+    steepness = height / width
+    lower, upper, scale, curve = _quadratics(xi, steepness, first, second)
+    by_y = by_result
+    if by_log_slope is not None:
+        double, by_cubic = 2 * by_log_slope, by_log_slope / torch.lerp(lower, upper, xi)
+        by_xi = 2 * by_cubic * (upper - lower) - double * curve * (1 - 2 * xi) / scale
+        bend = by_xi / width
+    if inverse:
+        by_t = (by_result if by_log_slope is None else by_result + bend) / slope
+        by_y, by_place = -by_t, by_result
+    else:
+        by_t = by_y * slope if by_log_slope is None else torch.addcmul(bend, by_y, slope)
+        by_place = -by_t
+    square = xi * xi
+    mixed, part = xi - square, xi * lower / scale
+    by_top = by_y * height / scale
+    by_scale = -by_top * part
+    if by_log_slope is not None:
+        by_scale = by_scale - double / scale
+    by_steepness = by_top * square + by_scale * (1 - 2 * mixed)
+    by_first, by_second = (by_top + by_scale) * mixed, by_scale * mixed
+    if by_log_slope is not None:
+        by_steepness = by_steepness + double / steepness + 2 * by_cubic * mixed
+        by_first = torch.addcmul(by_first, by_cubic, 1 - xi - mixed)
+        by_second = torch.addcmul(by_second, by_cubic, square)
+    by_ratio = by_steepness / width
+    by_size = torch.stack([xi * by_place - by_ratio * steepness, by_y * part + by_ratio])
+    by_slopes = torch.stack([by_first, by_second]) * (1 - (LEAST_SLOPE - found.slopes).exp())
+    return by_t, _by_raw(found, torch.stack([by_place, by_y]), by_size, by_slopes)
 
 
-def _with_ends(slopes: Tensor) -> Tensor:
-    """Return raw slopes with the zeros of the outer knots, shape `(bins + 1, ...)`."""
-    return functional.pad(slopes, (0, 0) * (slopes.ndim - 1) + (1, 1))
-
-
-def _below(k: Tensor, bins: int, like: Tensor) -> Tensor:
-    """Return [j < k] as numbers, j along a new first axis; a clamp is faster than a comparison."""
-    numbers = torch.arange(bins, device=like.device, dtype=like.dtype).view(-1, *[1] * k.ndim)
-    return (k.to(like.dtype) - numbers).clamp(0, 1)
+def _by_raw(found: _Bin, by_left: Tensor, by_size: Tensor, by_slopes: Tensor) -> Tensor:
+    """Return the gradient by what the network said, given those by the entries of one bin."""
+    k, parts, left, size, _ = found
+    bins = parts.shape[1]
+    free = 1 - bins * LEAST_SIZE
+    mean = (left - LEAST_SIZE * k) * by_left + (size - LEAST_SIZE) * by_size
+    numbers = torch.arange(bins, device=k.device, dtype=size.dtype).view(-1, *[1] * k.ndim)
+    below = (k.to(size.dtype) - numbers).clamp_(0, 1)  # [j < k]; faster than a comparison
+    weight = torch.addcmul(-mean.unsqueeze(1), below, (free * by_left).unsqueeze(1))
+    weight.scatter_(1, k.expand(2, 1, *k.shape), torch.sub(free * by_size, mean).unsqueeze(1))
+    by_raw = size.new_empty(3 * bins, *k.shape)  # the slopes at both ends have a row too many, cut or overwritten
+    by_raw[2 * bins - 1 :].zero_().scatter_(0, torch.stack([k, k + 1]), by_slopes)
+    torch.mul(weight, parts, out=by_raw[: 2 * bins].unflatten(0, (2, bins)))
+    return by_raw[:-1]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mfsbi.flows.splines import spline, spline_inverse
+from mfsbi.flows.splines import spline, spline_inverse, spline_inverse_with_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
 BOUND, BINS = 3.0, 5
@@ -75,6 +75,27 @@ def test_forward_mode_agrees_with_reverse_mode(function, x, raw):
     by_rows = torch.func.jacrev(function, argnums=1)(x, raw, BOUND)
     by_columns = torch.func.jacfwd(function, argnums=1)(x, raw, BOUND)
     torch.testing.assert_close(by_columns, by_rows)
+
+
+@pytest.mark.parametrize("function", [spline, spline_inverse])
+def test_written_out_gradients_are_those_of_autograd(function, x, raw):
+    """For the losses of each result alone and of both; with `create_graph` autograd goes through the formulas."""
+    x, raw = x.requires_grad_(), raw.requires_grad_()
+    weights = torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(2))
+    for used in ([0], [1], [0, 1]):
+        loss = sum((weights[i] * function(x, raw, BOUND)[i]).sum() for i in used)
+        written = torch.autograd.grad(loss, (x, raw), retain_graph=True)
+        torch.testing.assert_close(written, torch.autograd.grad(loss, (x, raw), create_graph=True))
+
+
+def test_the_gradient_that_comes_with_the_inverse_is_the_splines(x, raw):
+    for context in (torch.enable_grad, torch.no_grad):
+        with context():
+            at, log_slope, by_raw = spline_inverse_with_gradient(x, raw, BOUND)
+        y, pull = torch.func.vjp(lambda raw, at=at: spline(at, raw, BOUND)[0], raw)
+        torch.testing.assert_close(y, x)
+        torch.testing.assert_close(log_slope, spline(at, raw, BOUND)[1])
+        torch.testing.assert_close(by_raw, pull(torch.ones_like(y))[0])
 
 
 def test_inverse_undoes_the_spline_with_the_same_slope(x, raw):

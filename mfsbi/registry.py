@@ -1,0 +1,29 @@
+"""Simulators by name: packages announce theirs by entry points, so that mfsbi need not import them."""
+
+import importlib.metadata
+
+from mfsbi.types import KnownTruth
+
+__all__ = ["GROUP", "registered"]
+
+GROUP = "mfsbi.simulators"
+
+
+def registered(name: str) -> KnownTruth:
+    """Return a new simulator of that name.
+
+    Raises:
+        ValueError: if there is none, or its likelihood or manifold is not known
+    """
+    known = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+    if name not in known:
+        raise ValueError(
+            f"there is no simulator {name!r}; registered are {', '.join(sorted(known)) or 'none'}. "
+            f"A package adds its own by an entry point in the group {GROUP!r}."
+        )
+    simulator = known[name].load()()
+    if not isinstance(simulator, KnownTruth):
+        raise ValueError(  # noqa: TRY004 - the word typed was wrong, not a type
+            f"the demo compares with the truth, and {name!r} lacks `log_prob` or a known manifold."
+        )
+    return simulator
