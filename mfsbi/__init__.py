@@ -3,7 +3,7 @@
     from mfsbi import ManifoldNLE, MFlow, sequential
 
 Two nouns: a *chart* says where the manifold lies in data space, a *latent density* how probability lies on it. Specs
-(`AF`, `MFlow`, `MeFlow`) choose both; `ManifoldNLE` trains them and builds sbi's posteriors.
+(`AF`, `FOM`, `PIE`, `MFlow`, `MeFlow`, `PAE`) choose both; `ManifoldNLE` trains them and builds sbi's posteriors.
 
 Names are imported when first used, so that importing the package is quick and touches nothing outside it.
 """
@@ -15,17 +15,22 @@ _HOMES = {
     "AF": "mfsbi.plugin.specs",
     "AffineCouplings": "mfsbi.flows",
     "Chains": "mfsbi.inference.chains",
+    "FOM": "mfsbi.plugin.specs",
     "MFlow": "mfsbi.plugin.specs",
     "ManifoldNLE": "mfsbi.plugin.likelihood",
     "MeFlow": "mfsbi.plugin.specs",
+    "PAE": "mfsbi.plugin.specs",
+    "PIE": "mfsbi.plugin.specs",
     "Phase": "mfsbi.train.schedules",
     "SplineCouplings": "mfsbi.flows",
     "alternating": "mfsbi.train.schedules",
+    "ambient": "mfsbi.train.schedules",
     "density_only": "mfsbi.train.schedules",
     "load": "mfsbi.plugin.saving",
     "sample_chains": "mfsbi.plugin.sampling",
     "save": "mfsbi.plugin.saving",
     "sequential": "mfsbi.train.schedules",
+    "simultaneous": "mfsbi.train.schedules",
     "to_arviz": "mfsbi.inference.to_arviz",
 }
 

@@ -7,9 +7,14 @@ from mfsbi.plugin.sampling import sample_chains as sample_chains
 from mfsbi.plugin.saving import load as load
 from mfsbi.plugin.saving import save as save
 from mfsbi.plugin.specs import AF as AF
+from mfsbi.plugin.specs import FOM as FOM
+from mfsbi.plugin.specs import PAE as PAE
+from mfsbi.plugin.specs import PIE as PIE
 from mfsbi.plugin.specs import MeFlow as MeFlow
 from mfsbi.plugin.specs import MFlow as MFlow
 from mfsbi.train.schedules import Phase as Phase
 from mfsbi.train.schedules import alternating as alternating
+from mfsbi.train.schedules import ambient as ambient
 from mfsbi.train.schedules import density_only as density_only
 from mfsbi.train.schedules import sequential as sequential
+from mfsbi.train.schedules import simultaneous as simultaneous

@@ -20,7 +20,7 @@ from mfsbi.checks import require_positive
 from mfsbi.inference.grid import GridPosterior, grid_posterior
 from mfsbi.inference.to_arviz import Diagnostics, diagnose, plot_rank, plot_trace, to_arviz, write_netcdf
 from mfsbi.metrics import total_variation
-from mfsbi.models import ManifoldModel
+from mfsbi.models import AbstractModel
 from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.sampling import sample_chains
 from mfsbi.plugin.saving import save
@@ -182,7 +182,7 @@ def _exact_potential(surface: KnownTruth, x: Tensor, theta: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _samples(surface: KnownTruth, model: ManifoldModel, seed: int, rows: int = 10_000) -> tuple[Tensor, Tensor]:
+def _samples(surface: KnownTruth, model: AbstractModel, seed: int, rows: int = 10_000) -> tuple[Tensor, Tensor]:
     """Return samples of the model and new points of the simulator, theta drawn from the prior."""
     with seeded(seed):
         theta = surface.prior.sample((rows,))
@@ -190,7 +190,7 @@ def _samples(surface: KnownTruth, model: ManifoldModel, seed: int, rows: int = 1
 
 
 @torch.no_grad()
-def _surface_figure(model: ManifoldModel, points: Tensor, samples: Tensor, off: Tensor) -> Figure:
+def _surface_figure(model: AbstractModel, points: Tensor, samples: Tensor, off: Tensor) -> Figure:
     return plots.surface(points[:5000].numpy(), samples[:5000].numpy(), off.numpy(), model.project(off).numpy())
 
 

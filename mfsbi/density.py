@@ -8,8 +8,8 @@ the Jacobian J = dg/du of shape d x n. A density p(u) of the coordinates is ther
 with respect to the surface measure (Brehmer & Cranmer, arXiv:2003.13913, eq. 5).
 
 **Tangents.** The n columns of J are n directional derivatives of `decode`. A chart made of known layers carries them
-along in closed form (`mfsbi.flows`); for any other, `tangents` takes them in one vectorised forward-mode pass. Both are
-linear in the rows and in n.
+along in closed form (`mfsbi.flows`); for any other, `tangents` takes them by n passes in forward mode. Both are linear
+in the rows and in n.
 
 **Complement.** Where g is half of a bijection f^-1: x -> (u, v) the d - n normals V = dv/dx say as much as the n
 tangents. With A = d(u, v)/dx the tangents are the first n columns of A^-1, and by Jacobi's complementary minors
@@ -56,10 +56,7 @@ def tangents(decode: Callable[[Tensor], Tensor], u: Coordinates, directions: Dir
     if directions is None:
         directions = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device).expand(*u.shape, -1)
 
-    def along(direction: Tensor) -> Tensor:
-        return torch.func.jvp(decode, (u,), (direction,))[1]
-
-    return torch.func.vmap(along, in_dims=-1, out_dims=-1)(directions)
+    return torch.stack([torch.func.jvp(decode, (u,), (column,))[1] for column in directions.unbind(-1)], dim=-1)
 
 
 def log_volume(jacobian: Tangents) -> Scalars:

@@ -1,32 +1,34 @@
-r"""Models: a chart, a latent density, and the space in which the density is counted.
+r"""Models: a chart and a latent density, and the space in which probability is counted.
 
-Every model has two parts. The chart says where the manifold lies, x = decode(u); the latent density says how
-probability lies on it, p(u|theta), a small conditional flow with the coordinates ũ of its base
+A point x of data space has coordinates u = encode(x), and these have a density p(u|theta). What x has depends
+on the space:
 
-    ũ = h^-1(u; theta),    log p(u|theta) = log N(ũ; 0, I) + log|det dũ/du|.
+| model            | space          | log p(x given theta)                                                    |
+|------------------|----------------|-------------------------------------------------------------------------|
+| `ManifoldModel`  | the manifold   | log p(u|theta) - 1/2 log det J^T J, J = d decode/du, at the projection of x |
+| `AmbientModel`   | all of R^d     | log p(u|theta) + log N(v; 0, eps^2 I) + log|det d(u, v)/dx|              |
+| `LatentModel`    | coordinates    | none                                                                    |
 
-`ManifoldModel` counts density on the manifold, with respect to the surface measure:
+The first is a density with respect to the surface measure (Brehmer & Cranmer, arXiv:2003.13913, eq. 5): how far x lies
+from the manifold is told by `distance` and never mixed into it. The second is that of a pseudo-invertible encoder
+(ibid., §2.2), whose manifold has a thickness eps. An autoencoder has no density of x; its p(u|theta) serves instead.
 
-    log p(x|theta) = log p(u|theta) - 1/2 log det J(u)^T J(u),    u = encode(x),    J = d decode / d u,
-
-the density **at the projection** of x (Brehmer & Cranmer, arXiv:2003.13913, eq. 5). How far x lies from there is
-`distance`; the two are never mixed, since a point off the manifold has no density on it. With the chart
-`AmbientChart` the same formula is the density of an ordinary flow in all of data space.
-
-theta enters the latent density alone. The chart and its volume are the same for all theta: a posterior needs only
-p(u|theta), at coordinates that are computed once.
+A chart that does not depend on theta makes everything but the first term a constant of theta: posteriors need
+p(u|theta) alone, for coordinates that are computed once.
 """
 
 import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
-from mfsbi.charts import AbstractChart
+from mfsbi.charts import AbstractChart, FlowChart, Standardized
 from mfsbi.flows import Flow
 from mfsbi.types import Coordinates, Data, Parameters, Scalars
 
-__all__ = ["Latent", "ManifoldModel"]
+__all__ = ["AbstractModel", "AmbientModel", "DensityModel", "Latent", "LatentModel", "ManifoldModel", "Placed"]
 
 
 class Latent(nn.Module):
@@ -52,21 +54,27 @@ class Latent(nn.Module):
 
     def log_prob(self, u: Coordinates, theta: Parameters) -> Scalars:
         """Return log p(u|theta), shape `(*)`."""
-        base, log_det = self.flow.forward_and_log_det(u, self._standardize(theta))
-        return log_det - 0.5 * base.square().sum(-1) - 0.5 * base.shape[-1] * math.log(2 * math.pi)
+        base, log_det = self.flow.forward_and_log_det(u, self.standardize(theta))
+        return log_det + _log_normal(base)
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, manifold)`."""
-        shape = (*theta.shape[:-1], self.flow.features)
-        base = torch.randn(shape, generator=generator, dtype=theta.dtype, device=theta.device)
-        return self.flow.inverse(base, self._standardize(theta))
+        return self.flow.inverse(_normal(theta, self.flow.features, generator), self.standardize(theta))
 
-    def _standardize(self, theta: Tensor) -> Tensor:
+    def standardize(self, theta: Tensor) -> Tensor:
+        """Return (theta - mean) / std, shape `(*, parameter)`."""
         return (theta - self.theta_mean) / self.theta_std
 
 
-class ManifoldModel(nn.Module):
-    """A density on a learned manifold: M-flow, M_e-flow, and with `AmbientChart` an ordinary flow.
+class Placed(NamedTuple):
+    """Where a point lies: its coordinates u, and what log p(x|theta) has besides log p(u|theta)."""
+
+    u: Tensor
+    log_factor: Tensor
+
+
+class AbstractModel(nn.Module, ABC):
+    """A manifold and the density on it.
 
     Arguments:
         chart: where the manifold lies
@@ -79,25 +87,124 @@ class ManifoldModel(nn.Module):
         self.latent = latent
 
     def __repr__(self) -> str:
-        return f"ManifoldModel(chart={self.chart!r}, latent={self.latent!r})"
+        return f"{type(self).__name__}(chart={self.chart!r}, latent={self.latent!r})"
+
+    def chart_at(self, theta: Parameters | None) -> AbstractChart:
+        """Return the chart, for these theta if it depends on them.
+
+        Raises:
+            ValueError: if it does and none came
+        """
+        if not self.chart.conditional:
+            return self.chart
+        if theta is None:
+            raise ValueError("The manifold of this model depends on theta: pass `theta`.")
+        return self.chart.at(self.latent.standardize(theta))
+
+    def encode(self, x: Data, theta: Parameters | None = None) -> Coordinates:
+        """Return the coordinates of the point that x is projected to, shape `(*, manifold)`."""
+        return self.chart_at(theta).encode(x)
+
+    def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
+        """Draw one x for each row of theta, shape `(*, data)`."""
+        return self.chart_at(theta).decode(self.latent.sample(theta, generator))
+
+    def project(self, x: Data, theta: Parameters | None = None) -> Data:
+        """Return the point of the manifold that stands for x, shape `(*, data)`: x without its noise.
+
+        Arguments:
+            x: shape `(*, data)`
+            theta: needed if the chart depends on it
+
+        Raises:
+            ValueError: if it is needed and did not come
+        """
+        return self.chart_at(theta).project(x)
+
+    def distance(self, x: Data, theta: Parameters | None = None) -> Scalars:
+        """Return |x - project(x)|, the reconstruction distance, in the units of x, shape `(*)`.
+
+        Arguments:
+            x: shape `(*, data)`
+            theta: needed if the chart depends on it
+
+        Raises:
+            ValueError: if it is needed and did not come
+        """
+        return (x - self.project(x, theta)).norm(dim=-1)
+
+
+class DensityModel(AbstractModel):
+    """A model with a density of x."""
+
+    @abstractmethod
+    def place(self, x: Data, theta: Parameters | None = None) -> Placed:
+        """Return the coordinates of x and what log p(x|theta) has besides log p(u|theta), shape `(*)`.
+
+        Arguments:
+            x: shape `(*, data)`
+            theta: needed if the chart depends on it
+        """
 
     def log_prob(self, x: Data, theta: Parameters) -> Scalars:
-        """Return log p(x|theta) at the projection of x, w.r.t. the surface measure, shape `(*)`.
+        """Return log p(x|theta), shape `(*)`, with respect to the measure of the model's space.
 
         Raises:
             ArithmeticError: if the chart is singular at a point
         """
-        u = self.chart.encode(x)
-        return self.latent.log_prob(u, theta) - self.chart.log_volume(u)
+        placed = self.place(x, theta)
+        return self.latent.log_prob(placed.u, theta) + placed.log_factor
+
+
+class ManifoldModel(DensityModel):
+    """A density on a manifold: M-flow, M_e-flow, a given manifold, and with `AmbientChart` an ordinary flow."""
+
+    def place(self, x: Data, theta: Parameters | None = None) -> Placed:
+        """Return u of the projection of x, and -1/2 log det J^T J there; the density is of the surface measure."""
+        chart = self.chart_at(theta)
+        u = chart.encode(x)
+        return Placed(u, -chart.log_volume(u))
+
+
+class AmbientModel(DensityModel):
+    """A density in all of data space around a manifold of thickness eps: a pseudo-invertible encoder.
+
+    Arguments:
+        chart: half of a bijection, a `FlowChart` or that standardised
+        latent: the density of u
+        epsilon: standard deviation of v, the coordinates off the manifold
+    """
+
+    chart: FlowChart | Standardized
+
+    def __init__(self, chart: FlowChart | Standardized, latent: Latent, epsilon: float) -> None:
+        super().__init__(chart, latent)
+        self.epsilon = epsilon
+
+    def place(self, x: Data, theta: Parameters | None = None) -> Placed:
+        """Return u, and log N(v; 0, eps^2 I) + log|det d(u, v)/dx|."""
+        u, v, log_det = self._split_at(theta).split(x)
+        return Placed(u, log_det + _log_normal(v / self.epsilon) - v.shape[-1] * math.log(self.epsilon))
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
-        """Draw one x for each row of theta, shape `(*, data)`."""
-        return self.chart.decode(self.latent.sample(theta, generator))
+        """Draw one x for each row of theta, shape `(*, data)`, off the manifold by eps."""
+        u = self.latent.sample(theta, generator)
+        v = self.epsilon * _normal(theta, self.chart.data_dim - self.chart.manifold_dim, generator)
+        return self._split_at(theta).merge(u, v)
 
-    def project(self, x: Data) -> Data:
-        """Return the point of the manifold that stands for x, shape `(*, data)`."""
-        return self.chart.project(x)
+    def _split_at(self, theta: Tensor | None) -> FlowChart | Standardized:
+        return self.chart_at(theta)  # type: ignore[return-value]  # at() keeps the type
 
-    def distance(self, x: Data) -> Scalars:
-        """Return |x - project(x)|, the reconstruction distance, in the units of x, shape `(*)`."""
-        return (x - self.project(x)).norm(dim=-1)
+
+class LatentModel(AbstractModel):
+    """A model without a density of x: an autoencoder with a density of its coordinates."""
+
+
+def _normal(theta: Tensor, features: int, generator: Generator | None) -> Tensor:
+    """Draw standard normal numbers, `features` for each row of theta."""
+    return torch.randn(*theta.shape[:-1], features, generator=generator, dtype=theta.dtype, device=theta.device)
+
+
+def _log_normal(base: Tensor) -> Tensor:
+    """Return log N(base; 0, I), shape `(*)`."""
+    return -0.5 * base.square().sum(-1) - 0.5 * base.shape[-1] * math.log(2 * math.pi)

@@ -3,7 +3,36 @@
 import torch
 from torch import nn
 
+from mfsbi import AF, FOM, PAE, PIE, MeFlow, MFlow
+from mfsbi.flows import SplineCouplings
 from simulators.polynomial import PolynomialSurface
+
+TILT = torch.tensor([[1.0, 0.3], [0.2, 1.0], [0.5, -0.7]])
+SMALL = SplineCouplings(layers=2, width=16)
+
+
+def on_plane(u):
+    """Return the points of `plane` with these coordinates."""
+    return u @ TILT.T.to(u)
+
+
+def off_plane(x):
+    """Return the coordinates of the nearest points of `plane`."""
+    return x @ torch.linalg.pinv(TILT).T.to(x)
+
+
+SPECS = {
+    "AF": AF(SMALL),
+    "FOM": FOM(on_plane, off_plane, SMALL),
+    "PIE": PIE(2, epsilon=0.1, chart=SMALL, latent=SMALL),
+    "PIE, conditional": PIE(2, conditional_chart=True, epsilon=0.1, chart=SMALL, latent=SMALL),
+    "MFlow": MFlow(2, SMALL, SMALL),
+    "MeFlow": MeFlow(2, SMALL, SMALL, 16, 2),
+    "PAE": PAE(2, SMALL, 16, 2),
+}
+"""Every spec, small, for data like those of `plane`."""
+
+DENSITIES = [name for name in SPECS if name != "PAE"]
 
 
 def plane(rows=400, seed=0, theta_dim=1):
@@ -11,8 +40,7 @@ def plane(rows=400, seed=0, theta_dim=1):
     generator = torch.Generator().manual_seed(seed)
     theta = torch.rand(rows, theta_dim, generator=generator) * 2 - 1
     u = theta.mean(-1, keepdim=True) + torch.randn(rows, 2, generator=generator)
-    tilt = torch.tensor([[1.0, 0.3], [0.2, 1.0], [0.5, -0.7]])
-    return theta, u @ tilt.T
+    return theta, on_plane(u)
 
 
 def surface_data(rows=400, seed=0):
@@ -35,5 +63,5 @@ class Permutation(nn.Module):
     def inverse(self, y, theta):
         return y[self.back]
 
-    def inverse_with_tangents(self, y, tangents):
+    def inverse_with_tangents(self, y, tangents, theta):
         return y[self.back], tangents[..., self.back]

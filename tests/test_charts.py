@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from mfsbi.charts import AmbientChart, EncoderChart, FlowChart, ResidualNetwork, Standardized
+from mfsbi.charts import (
+    AmbientChart,
+    AutoencoderChart,
+    EncoderChart,
+    FlowChart,
+    PrescribedChart,
+    ResidualNetwork,
+    Standardized,
+)
 from mfsbi.flows import AffineCouplings, SplineCouplings
 from tests.laws import gram_log_volume, jacobian_by_differences, perturbed
 
@@ -27,7 +35,22 @@ CHARTS = {
         EncoderChart(FlowChart(SplineCouplings(layers=2).build(5), 2), ResidualNetwork(5, 2, width=16)), *frame(5)
     ),
 }
+CHARTS |= {
+    "prescribed": lambda: PrescribedChart((polar, angles), 2, 0.1 * torch.randn(2), torch.rand(2) + 0.3),
+    "autoencoder": lambda: Standardized(
+        AutoencoderChart(ResidualNetwork(2, 4, width=16), ResidualNetwork(4, 2, width=16), 4, 2), *frame(4)
+    ),
+    "at theta": lambda: Standardized(FlowChart(SplineCouplings(layers=3).build(3, 2), 2), *frame(3)).at(torch.tensor([0.4, -0.7])),
+}
 INVERTIBLE = [name for name in CHARTS if "encoder" not in name]
+
+
+def polar(u):
+    return u[..., :1].exp() * torch.stack([u[..., 1].cos(), u[..., 1].sin()], -1)
+
+
+def angles(x):
+    return torch.stack([x.norm(dim=-1).log(), torch.atan2(x[..., 1], x[..., 0])], -1)
 
 
 @pytest.fixture(params=CHARTS)

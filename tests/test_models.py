@@ -3,7 +3,7 @@ import torch
 
 from mfsbi.charts import AmbientChart, FlowChart, Standardized
 from mfsbi.flows import SplineCouplings
-from mfsbi.models import Latent, ManifoldModel
+from mfsbi.models import AmbientModel, Latent, ManifoldModel
 from tests.laws import gram_log_volume, jacobian_by_backward_passes, jacobian_by_differences, perturbed
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -130,3 +130,50 @@ def test_one_generator_gives_one_sample(model):
     theta = torch.randn(5, 2)
     first, second = (model.sample(theta, torch.Generator().manual_seed(4)) for _ in range(2))
     assert (first == second).all()
+
+
+def thick(data_dim, manifold_dim, parameters):
+    """Return a model of data space around a manifold; with parameters its chart depends on theta."""
+    chart = FlowChart(SMALL.build(data_dim, parameters), manifold_dim)
+    standardized = Standardized(chart, torch.randn(data_dim), torch.rand(data_dim) + 0.5)
+    return perturbed(AmbientModel(standardized, latent(manifold_dim), 0.3), 0.05)
+
+
+@pytest.mark.parametrize("parameters", [0, 2])
+def test_density_around_a_manifold_is_that_of_a_bijection(parameters):
+    """By the change of variables with the whole Jacobian from backward passes."""
+    model, theta = thick(3, 2, parameters), torch.randn(5, 2)
+    x = model.sample(theta)
+
+    def both(row, i):
+        return torch.cat(model.chart_at(theta[i]).split(row)[:2])
+
+    jacobian = torch.stack([jacobian_by_backward_passes(lambda row, i=i: both(row, i), x[i]) for i in range(5)])
+    u, v = torch.stack([both(x[i], i) for i in range(5)]).split([2, 1], dim=-1)
+    normal = torch.distributions.Normal(0.0, 0.3).log_prob(v).sum(-1)
+    expected = model.latent.log_prob(u, theta) + normal + torch.linalg.slogdet(jacobian)[1]
+    torch.testing.assert_close(model.log_prob(x, theta), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("parameters", [0, 2])
+def test_density_around_a_curve_integrates_to_one(parameters):
+    model, line = thick(2, 1, parameters), torch.linspace(-12, 12, 801)
+    grid = torch.cartesian_prod(line, line)
+    density = model.log_prob(grid, torch.tensor([0.3, -0.5]).expand(len(grid), 2)).exp()
+    torch.testing.assert_close(density.sum() * (line[1] - line[0]) ** 2, torch.ones(()), rtol=0, atol=2e-3)
+
+
+def test_a_chart_that_depends_on_theta_has_the_volume_of_its_own_tangents():
+    """Also on the manifold, where the volume then depends on theta."""
+    model, theta = ManifoldModel(thick(3, 2, 2).chart, latent(2)), torch.randn(5, 2)
+    x = model.sample(theta)
+    volume = [
+        gram_log_volume(jacobian_by_backward_passes(model.chart_at(theta[i]).decode, model.encode(x[i], theta[i])))
+        for i in range(5)
+    ]
+    expected = model.latent.log_prob(model.encode(x, theta), theta) - torch.stack(volume)
+    torch.testing.assert_close(model.log_prob(x, theta), expected, rtol=0, atol=1e-8)
+    assert (
+        volume[0]
+        - gram_log_volume(jacobian_by_backward_passes(model.chart_at(theta[1]).decode, model.encode(x[0], theta[0])))
+    ).abs() > 1e-3

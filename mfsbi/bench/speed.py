@@ -22,7 +22,7 @@ from mfsbi.bench import peers
 from mfsbi.bench.duel import Duel, Score, as_markdown, run
 from mfsbi.charts import FlowChart, Standardized
 from mfsbi.flows import AffineCouplings, Flow, SplineCoupling, SplineCouplings
-from mfsbi.models import ManifoldModel
+from mfsbi.models import DensityModel, ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import LikelihoodBasedPotential, MCMCPosterior, MCMCPosteriorParameters
 from mfsbi.plugin.likelihood import ManifoldNLE
@@ -271,7 +271,7 @@ class _EveryRow(ManifoldEstimator):
     def log_prob(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
         """Return log p(x|theta) of every row, shape `(sample, batch)`."""
         shape = torch.broadcast_shapes(input.shape[:-1], condition.shape[:-1])
-        return self.model.log_prob(input.expand(*shape, -1), condition.expand(*shape, -1))
+        return cast(DensityModel, self.model).log_prob(input.expand(*shape, -1), condition.expand(*shape, -1))
 
 
 def _call(potential: Callable[..., Tensor], theta: Tensor, calls: range) -> None:
@@ -347,7 +347,7 @@ def _model(sizes: Sizes, manifold_dim: int) -> ManifoldModel:
     """Return an M-flow of the sizes of the LHC process: 40 features, 2 parameters, latent flow of 10 couplings."""
     chart = SplineCouplings(layers=sizes.chart_layers, bins=11, bound=10.0)
     spec = MFlow(manifold_dim, chart=chart, latent=SplineCouplings(layers=sizes.layers, bins=11))
-    return perturbed(spec(torch.rand(100, 2), torch.randn(100, 40))).model.eval()
+    return perturbed(spec.build(torch.rand(100, 2), torch.randn(100, 40))).eval()
 
 
 def _theta(x: Tensor) -> Tensor:

@@ -166,10 +166,10 @@ class AffineCoupling(_Coupling):
         x = (y[self.moved] - shift) * (-_bounded(raw)).exp()
         return torch.cat([kept, x])[self.back]
 
-    def inverse_with_tangents(self, y: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_with_tangents(self, y: Tensor, tangents: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return x, shape `(d, rows)`, and its tangents, shape `(rows, n, d)` like those of y."""
         kept, dkept = y[self.kept], tangents[..., self.kept]
-        hidden, dhidden = self.network.hidden_with_tangents(kept, dkept)
+        hidden, dhidden = self.network.hidden_with_tangents(torch.cat([kept, theta]), dkept)
         raw, shift = self.network.last(hidden).view(*self.outputs, -1)
         draw, dshift = functional.linear(dhidden, self.network.last.weight).unflatten(-1, self.outputs).unbind(-2)
         log_scale = _bounded(raw)
@@ -205,10 +205,10 @@ class SplineCoupling(_Coupling):
         x, _ = spline_inverse(y[self.moved], self._raw(kept, theta), self.bound)
         return torch.cat([kept, x])[self.back]
 
-    def inverse_with_tangents(self, y: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_with_tangents(self, y: Tensor, tangents: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return x, shape `(d, rows)`, and its tangents, shape `(rows, n, d)` like those of y."""
         kept, dkept = y[self.kept], tangents[..., self.kept]
-        hidden, dhidden = self.network.hidden_with_tangents(kept, dkept)
+        hidden, dhidden = self.network.hidden_with_tangents(torch.cat([kept, theta]), dkept)
         raw = self.network.last(hidden).view(*self.outputs, -1)
         x, log_slope, by_raw = spline_inverse_with_gradient(y[self.moved], raw, self.bound)
         weights = self.network.last.weight.view(*self.outputs, -1)
@@ -251,12 +251,14 @@ class Conditioner(nn.Module):
 
         Arguments:
             x: shape `(inputs, rows)`
-            tangents: dx, shape `(rows, n, inputs)`
+            tangents: dx of the first inputs, shape `(rows, n, first inputs)`; the others stay fixed
         """
         for layer in self.hidden:
             x = layer(x)
             gate = x.sigmoid()
-            tangents = functional.linear(tangents, layer.weight) * (gate * (1 + x * (1 - gate))).T.unsqueeze(1)
+            tangents = functional.linear(tangents, layer.weight[:, : tangents.shape[-1]]) * (
+                gate * (1 + x * (1 - gate))
+            ).T.unsqueeze(1)
             x = x * gate
         return x, tangents
 

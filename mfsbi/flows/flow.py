@@ -21,8 +21,8 @@ class Layer(Protocol):
     def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
         """Return x."""
 
-    def inverse_with_tangents(self, y: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x and its tangents, given those of y; for layers without theta."""
+    def inverse_with_tangents(self, y: Tensor, tangents: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and its tangents, given those of y, at fixed theta."""
 
 
 class Flow(nn.Module):
@@ -73,16 +73,20 @@ class Flow(nn.Module):
             x = layer.inverse(x, columns)
         return x.T.reshape(y.shape)
 
-    def inverse_with_tangents(self, y: Data, tangents: Tangents) -> tuple[Data, Tangents]:
-        """Return x with f(x) = y, shape `(*, d)`, and the tangents dx of it, for a flow without theta.
+    def inverse_with_tangents(
+        self, y: Data, tangents: Tangents, theta: Parameters | None = None
+    ) -> tuple[Data, Tangents]:
+        """Return x with f(x; theta) = y, shape `(*, d)`, and the tangents dx of it at fixed theta.
 
         Arguments:
             y: shape `(*, d)`
             tangents: dy, n of them, shape `(*, d, n)`
+            theta: shape `(*, parameter)`, if the flow takes any
         """
+        columns = self._theta(y, theta)
         x, vectors = _columns(y), tangents.mT.reshape(-1, *tangents.mT.shape[-2:])
         for layer in reversed(self.layers):
-            x, vectors = layer.inverse_with_tangents(x, vectors)
+            x, vectors = layer.inverse_with_tangents(x, vectors, columns)
         return x.T.reshape(y.shape), vectors.mT.reshape(tangents.shape)
 
     def _theta(self, x: Tensor, theta: Tensor | None) -> Tensor:
@@ -114,7 +118,7 @@ class Linear(nn.Module):
         y = torch.linalg.solve_triangular(lower, y, upper=False, unitriangular=True)
         return torch.linalg.solve_triangular(upper, y, upper=True)
 
-    def inverse_with_tangents(self, y: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_with_tangents(self, y: Tensor, tangents: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return x, shape `(d, rows)`, and its tangents, shape `(rows, n, d)` like those of y."""
         inverse = self.inverse(torch.eye(len(y), dtype=y.dtype, device=y.device))
         return self.inverse(y), functional.linear(tangents, inverse)

@@ -8,7 +8,7 @@ inputs pass through in chunks.
 import torch
 from torch import Size, Tensor
 
-from mfsbi.models import ManifoldModel
+from mfsbi.models import AbstractModel, DensityModel
 from mfsbi.plugin.host import ConditionalDensityEstimator
 from mfsbi.train.data import Batch
 from mfsbi.train.losses import joint
@@ -20,13 +20,13 @@ MAX_ROWS = 8192
 
 
 class ManifoldEstimator(ConditionalDensityEstimator):
-    """A `ManifoldModel` as a conditional density estimator p(x|theta) for sbi.
+    """A model as a conditional density estimator p(x|theta) for sbi.
 
     Arguments:
         model: the model; also at `estimator.model`
     """
 
-    def __init__(self, model: ManifoldModel) -> None:
+    def __init__(self, model: AbstractModel) -> None:
         super().__init__(
             net=model,
             input_shape=Size([model.chart.data_dim]),
@@ -37,12 +37,12 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         return f"ManifoldEstimator({self.model!r})"
 
     @property
-    def model(self) -> ManifoldModel:
+    def model(self) -> AbstractModel:
         """The chart and the latent density behind this estimator."""
         return self.net
 
     def log_prob(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
-        """Return log p(x|theta) w.r.t. the surface measure, at the projection of x, shape `(sample, batch)`.
+        """Return log p(x|theta) with respect to the measure of the model's space, shape `(sample, batch)`.
 
         Arguments:
             input: x, shape `(sample, batch, data)` or `(batch, data)`
@@ -50,18 +50,28 @@ class ManifoldEstimator(ConditionalDensityEstimator):
             kwargs: ignored, as sbi's estimators do
 
         Raises:
+            TypeError: if the model has no density of x, as `PAE`
             ValueError: if a feature axis has the wrong size, or the leading axes neither match nor are 1
         """
+        model = self.model
+        if not isinstance(model, DensityModel):
+            raise TypeError(
+                "`PAE` has no density of x, only one of its coordinates, `model.latent.log_prob(u, theta)`. "
+                "Use `MFlow` for a density on the manifold; `ManifoldNLE.build_posterior()` takes u for the data."
+            )
         x = _with_sample_axis("input", input, self.input_shape[0])
         theta = _with_sample_axis("condition", condition, self.condition_shape[0])
         shape = _common_shape(x, theta)
+        every_theta = theta.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+        if model.chart.conditional:
+            every_x = x.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+            return torch.cat([model.log_prob(*rows) for rows in zip(every_x, every_theta, strict=True)]).view(shape)
         x = _without_repeats(x)
-        u = torch.cat([self.model.chart.encode(rows) for rows in x.flatten(0, 1).split(MAX_ROWS)])
-        volume = torch.cat([self.model.chart.log_volume(rows) for rows in u.split(MAX_ROWS)])
-        rows_u = u.view(*x.shape[:2], -1).expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
-        rows_theta = theta.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
-        density = torch.cat([self.model.latent.log_prob(*rows) for rows in zip(rows_u, rows_theta, strict=True)])
-        return density.view(shape) - volume.view(x.shape[:2])
+        parts = [model.place(rows) for rows in x.flatten(0, 1).split(MAX_ROWS)]
+        u, factor = (torch.cat(part) for part in zip(*parts, strict=True))
+        every_u = u.view(*x.shape[:2], -1).expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+        density = torch.cat([model.latent.log_prob(*rows) for rows in zip(every_u, every_theta, strict=True)])
+        return density.view(shape) + factor.view(x.shape[:2])
 
     def loss(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
         """Return the joint loss of chart and density, shape `(batch,)`, for sbi's own trainers.
@@ -80,7 +90,7 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         return joint(self.model, Batch(theta.expand(*shape, -1).flatten(0, 1), x.expand(*shape, -1).flatten(0, 1)))
 
     def sample(self, sample_shape: Size | tuple[int, ...], condition: Tensor, **kwargs: object) -> Tensor:  # noqa: ARG002
-        """Draw x, shape `(*sample_shape, batch, data)`, on the learned manifold.
+        """Draw x, shape `(*sample_shape, batch, data)`.
 
         Arguments:
             sample_shape: draws for each theta; may be `()`

@@ -43,7 +43,7 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, split
 from mfsbi.train.guard import ChartGuard
 from mfsbi.train.loop import History, Settings, fit
-from mfsbi.train.schedules import Schedule, sequential
+from mfsbi.train.schedules import Schedule
 from mfsbi.types import Prior
 
 __all__ = ["ManifoldNLE"]
@@ -180,7 +180,7 @@ class ManifoldNLE:
         Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so.
 
         Arguments:
-            schedule: phases of training; `sequential(max_num_epochs)` if not given
+            schedule: phases of training; `spec.schedule(max_num_epochs)` if not given, for most specs `sequential`
             training_batch_size: rows per step
             learning_rate: peak of the learning rate
             validation_fraction: share of the rows held out
@@ -203,7 +203,7 @@ class ManifoldNLE:
         """
         if restarts < 0:
             raise ValueError(f"`restarts` should not be negative; got {restarts}.")
-        schedule = sequential(max_num_epochs) if schedule is None else schedule
+        schedule = self.spec.schedule(max_num_epochs) if schedule is None else schedule
         settings = Settings(
             training_batch_size=training_batch_size,
             learning_rate=learning_rate,

@@ -49,11 +49,11 @@ class ManifoldPotential(BasePotential):
         likelihood = self._likelihood
         if likelihood is None:
             raise ValueError("No observations are set: call `set_x(x_o)`, or pass `x` when sampling.")
-        theta = theta.to(likelihood.u)
-        if not self.x_is_iid and len(likelihood.u) != len(theta):
+        theta = theta.to(likelihood.points)
+        if not self.x_is_iid and len(likelihood.points) != len(theta):
             raise ValueError(
-                f"`theta` should have one row for each of the {len(likelihood.u)} observations, which are not iid; "
-                f"got {len(theta)} rows."
+                f"`theta` should have one row for each of the {len(likelihood.points)} observations, which are not "
+                f"iid; got {len(theta)} rows."
             )
         with torch.set_grad_enabled(track_gradients):
             log_likelihood = likelihood.iid(theta) if self.x_is_iid else likelihood.rowwise(theta)

@@ -1,12 +1,16 @@
 r"""Named models: a spec chooses a chart and a latent density before the data are known.
 
-| spec     | chart                                                   | trained by reconstruction |
-|----------|---------------------------------------------------------|---------------------------|
-| `AF`     | identity: u is all of x                                 | nothing                   |
-| `MFlow`  | bijection cut to n coordinates, decode = f . Pad, encode = Proj . f^-1 | chart      |
-| `MeFlow` | decode = f . Pad, encode = a network of its own          | chart                     |
+| spec     | chart                                                                  | density is counted    |
+|----------|------------------------------------------------------------------------|-----------------------|
+| `AF`     | identity: u is all of x                                                | in data space         |
+| `FOM`    | two given functions                                                    | on the given manifold |
+| `PIE`    | bijection f, x -> (u, v) with v ~ N(0, eps^2)                          | in data space         |
+| `MFlow`  | bijection cut to n coordinates, decode = f . Pad, encode = Proj . f^-1 | on the manifold       |
+| `MeFlow` | decode = f . Pad, encode = a network of its own                        | on the manifold       |
+| `PAE`    | two networks                                                           | in coordinates alone  |
 
-The latent density is trained by likelihood in all of them. A spec is called with simulations, `spec(theta, x)`, and
+The charts of the last three learn by reconstruction, that of `PIE` by likelihood, and all latent densities by
+likelihood. A spec is called with simulations, `spec(theta, x)`, and
 returns an estimator, which is what sbi asks of its `density_estimator=` argument. It learns from them the
 dimensions, the means and spreads of all features, and where the chart starts: the manifold coordinates begin as
 the first n principal axes of the standardised data, whatever the order of the features, and training bends them.
@@ -14,19 +18,30 @@ the first n principal axes of the standardised data, whatever the order of the f
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mfsbi.charts import AbstractChart, AmbientChart, EncoderChart, FlowChart, ResidualNetwork, Standardized
-from mfsbi.checks import require_finite, require_matching_rows, require_positive_integer
+from mfsbi.charts import (
+    AbstractChart,
+    AmbientChart,
+    AutoencoderChart,
+    EncoderChart,
+    FlowChart,
+    PrescribedChart,
+    ResidualNetwork,
+    Standardized,
+)
+from mfsbi.checks import require_finite, require_matching_rows, require_positive, require_positive_integer
 from mfsbi.flows import AffineCouplings, Couplings, SplineCouplings
-from mfsbi.models import Latent, ManifoldModel
+from mfsbi.models import AbstractModel, AmbientModel, Latent, LatentModel, ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
+from mfsbi.train.schedules import Schedule, ambient, density_only, sequential
 
-__all__ = ["AF", "MFlow", "MeFlow", "Spec"]
+__all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
 
 
 class Frame(NamedTuple):
@@ -41,8 +56,17 @@ class Spec(ABC):
     """A model to be built once simulations have come: `spec(theta, x)` returns an estimator for sbi."""
 
     @abstractmethod
-    def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
+    def build(self, theta: Tensor, x: Tensor) -> AbstractModel:
         """Return an untrained model for data like these."""
+
+    def schedule(self, epochs: int) -> Schedule:
+        """Return how such a model is trained unless somebody says otherwise."""
+        return sequential(epochs)
+
+    def example(self, parameter_dim: int, data_dim: int) -> tuple[Tensor, Tensor]:
+        """Return theta and x that a model of these dimensions can be built for, from torch's generator."""
+        rows = 2 * max(parameter_dim, data_dim) + 2
+        return torch.randn(rows, parameter_dim), torch.randn(rows, data_dim)
 
     def __call__(self, theta: Tensor, x: Tensor) -> ManifoldEstimator:
         """Return an untrained estimator of p(x|theta).
@@ -67,10 +91,132 @@ class AF(Spec):
 
     latent: Couplings = field(default=SplineCouplings(layers=10))
 
+    def schedule(self, epochs: int) -> Schedule:
+        """Return all epochs for the density."""
+        return density_only(epochs)
+
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
         frame = _frame(theta, x)
         return ManifoldModel(AmbientChart(frame.mean, frame.std), _latent(self.latent, x.shape[1], theta))
+
+
+@dataclass(frozen=True)
+class FOM(Spec):
+    """A flow on a manifold that is given, not learned (Gemici et al., arXiv:1611.02304).
+
+    Arguments:
+        decode: u -> x, differentiable by torch; must treat each row on its own
+        encode: x -> u, its inverse on the manifold
+        latent: the density of u, which is standardised
+
+    Raises:
+        ValueError: on building, if the functions do not fit the data or each other
+    """
+
+    decode: Callable[[Tensor], Tensor]
+    encode: Callable[[Tensor], Tensor]
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
+
+    def schedule(self, epochs: int) -> Schedule:
+        """Return all epochs for the density."""
+        return density_only(epochs)
+
+    def example(self, parameter_dim: int, data_dim: int) -> tuple[Tensor, Tensor]:
+        """Return theta and x that a model of these dimensions can be built for, from torch's generator."""
+        theta, x = super().example(parameter_dim, data_dim)
+        return theta, self.decode(self.encode(x))
+
+    def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
+        """Return an untrained model for data like these."""
+        _require_rows(theta, x)
+        u = self.encode(x)
+        if u.ndim != 2 or len(u) != len(x) or not torch.isfinite(u).all():
+            raise ValueError(
+                f"`encode` should give finite u of shape ({len(x)}, manifold); got shape {tuple(u.shape)}."
+            )
+        back = self.decode(u)
+        if back.shape != x.shape or not torch.isfinite(back).all():
+            raise ValueError(f"`decode` should give finite x of shape {tuple(x.shape)}; got shape {tuple(back.shape)}.")
+        if not torch.allclose(self.decode(self.encode(back)), back, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                "`encode` should undo `decode`: going to the manifold twice moves points by more than 1e-3."
+            )
+        chart = PrescribedChart((self.decode, self.encode), x.shape[1], u.mean(0), u.std(0))
+        return ManifoldModel(chart, _latent(self.latent, u.shape[1], theta))
+
+
+@dataclass(frozen=True)
+class PIE(Spec):
+    """A pseudo-invertible encoder: a flow of data space, its first n coordinates the signal (arXiv:2003.13913 §2.2).
+
+    Its density is that of data space, around a manifold of thickness epsilon; nothing asks the manifold to reconstruct.
+
+    Arguments:
+        manifold_dim: n, the dimension of the manifold; below the number of features
+        conditional_chart: let the manifold depend on theta, as in the original proposal
+        epsilon: standard deviation of the coordinates off the manifold, in standardised units
+        chart: the bijection of data space
+        latent: the density of the coordinates on the manifold
+
+    Raises:
+        ValueError: if a number is not positive; on building, if manifold_dim is not below the number of features
+    """
+
+    manifold_dim: int
+    conditional_chart: bool = False
+    epsilon: float = 0.01
+    chart: Couplings = field(default=SplineCouplings())
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
+
+    def __post_init__(self) -> None:
+        require_positive_integer("manifold_dim", self.manifold_dim)
+        require_positive("epsilon", self.epsilon)
+
+    def schedule(self, epochs: int) -> Schedule:
+        """Return all epochs for chart and density by the likelihood in data space."""
+        return ambient(epochs)
+
+    def build(self, theta: Tensor, x: Tensor) -> AmbientModel:
+        """Return an untrained model for data like these."""
+        _require_codimension(self.manifold_dim, x)
+        frame = _frame(theta, x)
+        parameters = theta.shape[1] if self.conditional_chart else 0
+        chart = FlowChart(self.chart.build(x.shape[1], parameters), self.manifold_dim)
+        return AmbientModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta), self.epsilon)
+
+
+@dataclass(frozen=True)
+class PAE(Spec):
+    """A probabilistic autoencoder: two networks, and a density of u between them (Böhm & Seljak, arXiv:2006.05479).
+
+    It has no density of x. Its posteriors take u for the data: right as far as u keeps all that x says of theta.
+
+    Arguments:
+        manifold_dim: n, the dimension of the manifold; below the number of features
+        latent: the density of the coordinates
+        width: units in each layer of both networks
+        blocks: residual blocks of both networks, two layers each
+
+    Raises:
+        ValueError: if a number is below 1; on building, if manifold_dim is not below the number of features
+    """
+
+    manifold_dim: int
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
+    width: int = 100
+    blocks: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("manifold_dim", "width", "blocks"):
+            require_positive_integer(name, getattr(self, name))
+
+    def build(self, theta: Tensor, x: Tensor) -> LatentModel:
+        """Return an untrained model for data like these."""
+        _require_codimension(self.manifold_dim, x)
+        frame, n, d = _frame(theta, x), self.manifold_dim, x.shape[1]
+        decoder, encoder = (ResidualNetwork(*sizes, self.width, self.blocks) for sizes in ((n, d), (d, n)))
+        return LatentModel(_framed(AutoencoderChart(decoder, encoder, d, n), frame), _latent(self.latent, n, theta))
 
 
 @dataclass(frozen=True)
@@ -138,13 +284,8 @@ class MeFlow(Spec):
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
-        features = _features(x)
-        if self.manifold_dim >= features:
-            raise ValueError(
-                f"`manifold_dim` should be below the number of features of x, {features}, for an encoder to have "
-                f"anything to do; got {self.manifold_dim}. Use `AF` for a density in all of data space."
-            )
-        frame = _frame(theta, x)
+        _require_codimension(self.manifold_dim, x)
+        frame, features = _frame(theta, x), x.shape[1]
         encoder = ResidualNetwork(features, self.manifold_dim, self.encoder_width, self.encoder_blocks)
         chart = EncoderChart(FlowChart(self.chart.build(features, cut=self.manifold_dim), self.manifold_dim), encoder)
         return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
@@ -158,14 +299,29 @@ def _features(x: Tensor) -> int:
     return x.shape[1]
 
 
-def _frame(theta: Tensor, x: Tensor) -> Frame:
-    """Return the frame of x, measured in float64, after checking both arguments."""
+def _require_codimension(manifold_dim: int, x: Tensor) -> None:
+    """Raise ValueError unless the manifold has fewer dimensions than x."""
+    features = _features(x)
+    if manifold_dim >= features:
+        raise ValueError(
+            f"`manifold_dim` should be below the number of features of x, {features}, for an encoder to have "
+            f"anything to do; got {manifold_dim}. Use `AF` for a density in all of data space."
+        )
+
+
+def _require_rows(theta: Tensor, x: Tensor) -> None:
+    """Raise ValueError unless both arguments are finite rows, as many of one as of the other."""
     _features(x)
     require_matching_rows("theta", theta, "x", x)
     if len(x) < 2:
         raise ValueError(f"A spec needs at least 2 rows of `x` to measure spreads; got {len(x)}.")
     for name, value in (("theta", theta), ("x", x)):
         require_finite(name, value, "Remove these rows before building.")
+
+
+def _frame(theta: Tensor, x: Tensor) -> Frame:
+    """Return the frame of x, measured in float64, after checking both arguments."""
+    _require_rows(theta, x)
     mean, std = x.double().mean(0), x.double().std(0)
     constant = (std <= 1e-12 * mean.abs().clamp(min=1e-300)).nonzero().flatten().tolist()
     if constant:
@@ -177,7 +333,7 @@ def _frame(theta: Tensor, x: Tensor) -> Frame:
     return Frame(*(value.to(x.dtype) for value in (mean, std, axes * largest.sign())))
 
 
-def _framed(chart: AbstractChart, frame: Frame) -> AbstractChart:
+def _framed(chart: AbstractChart, frame: Frame) -> Standardized:
     return Standardized(chart, frame.mean, frame.std, frame.axes)
 
 

@@ -25,7 +25,8 @@ from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
 from mfsbi.checks import require_positive, require_positive_integer
-from mfsbi.models import ManifoldModel
+from mfsbi.models import AbstractModel
+from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, minibatches, steps_per_epoch
 from mfsbi.train.schedules import Phase, Schedule
 
@@ -149,7 +150,7 @@ class _Patience:
 
 
 def fit(
-    model: ManifoldModel,
+    model: AbstractModel,
     training: Batch,
     validation: Batch,
     schedule: Schedule,
@@ -180,7 +181,8 @@ def fit(
     generator = Generator().manual_seed(settings.seed)
     groups = {phase.trains: _group(model, phase.trains, schedule, training, settings) for phase in schedule}
     index, end, best = 0, 0, _Best(nn.ModuleList())
-    with _progress_bar(sum(_steps(phase, training, settings) for phase in schedule), settings) as bar:
+    steps = sum(_steps(phase, training, settings) for phase in schedule)
+    with _progress_bar(steps, settings) as bar, seeded(derived(settings.seed, 0)):  # some losses draw numbers
         try:
             for index, phase in enumerate(schedule):
                 end += _steps(phase, training, settings)
@@ -201,7 +203,7 @@ def fit(
 class _PhaseRun(NamedTuple):
     """One phase at work."""
 
-    model: ManifoldModel
+    model: AbstractModel
     number: int
     phase: Phase
     group: _Group
@@ -278,11 +280,11 @@ class _PhaseRun(NamedTuple):
         """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
         if "chart" in self.phase.trains:
             return data._replace(u=None)
-        return data._replace(u=in_chunks(lambda rows: self.model.chart.encode(rows.x), data))
+        return data._replace(u=in_chunks(lambda rows: self.model.encode(rows.x, rows.theta), data))
 
 
 def _group(
-    model: ManifoldModel, trains: tuple[str, ...], schedule: Schedule, training: Batch, settings: Settings
+    model: AbstractModel, trains: tuple[str, ...], schedule: Schedule, training: Batch, settings: Settings
 ) -> _Group | None:
     """Return the optimiser of some parts for the whole schedule, or None if they have nothing to train."""
     parts = nn.ModuleList([getattr(model, name) for name in trains])

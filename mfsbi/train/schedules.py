@@ -1,13 +1,16 @@
 r"""Training schemes as data: lists of phases.
 
-A phase says which loss moves which parts of a model for how many passes over the data. Both schemes of the paper
-that avoid the volume term in training are here (Brehmer & Cranmer, arXiv:2003.13913, §2.3):
+A phase says which loss moves which parts of a model for how many passes over the data. The schemes of the paper
+are here (Brehmer & Cranmer, arXiv:2003.13913, §2.3):
 
-    sequential    M M M M ... D D D D    first the manifold, then the density on it
-    alternating   M D M D M D ...        one pass each, repeated
+    sequential     M M M M ... D D D D    first the manifold, then the density on it
+    alternating    M D M D M D ...        one pass each, repeated
+    simultaneous   M M ... S S ... D D    in between both by one loss, which holds the volume term; the cautionary tale
+    ambient        A A A A ...            the likelihood in data space, for models that have one there
+    density_only   D D D D ...            for models whose chart is given
 
-and `density_only` for models whose chart is given. `epochs` counts passes over the data, M and D together, so that
-schemes with the same number cost about the same. A phase whose parts have nothing to train is passed over.
+`epochs` counts passes over the data, of all kinds together, so that schemes with the same number cost about the same. A
+phase whose parts have nothing to train is passed over.
 
 **What finds a manifold soonest.** Measured on the polynomial surface, one thread, 500 rows a step, mean distance |x -
 project(x)| of new points in units of x:
@@ -32,9 +35,9 @@ couplings cannot replace: there four couplings of 64 x 3 units learn as much in 
 
 from typing import NamedTuple
 
-from mfsbi.train.losses import Loss, latent_nll, reconstruction
+from mfsbi.train.losses import Loss, joint_nll, latent_nll, nll, reconstruction
 
-__all__ = ["Phase", "Schedule", "alternating", "density_only", "sequential"]
+__all__ = ["Phase", "Schedule", "alternating", "ambient", "density_only", "sequential", "simultaneous"]
 
 
 class Phase(NamedTuple):
@@ -75,6 +78,31 @@ def alternating(epochs: int = 50) -> Schedule:
         ValueError: if epochs is below 2, one pass for each part
     """
     return [phase._replace(epochs=1) for phase in sequential(2)] * _passes_for_each_part(epochs)
+
+
+def simultaneous(epochs: int = 50) -> Schedule:
+    """Return a third of the epochs for the chart, a third for both by `joint_nll`, the rest for the density.
+
+    Raises:
+        ValueError: if epochs is below 3, one pass for each
+    """
+    if epochs < 3:
+        raise ValueError(f"`epochs` should be at least 3, one pass over the data for each phase; got {epochs}.")
+    third = epochs // 3
+    return [
+        Phase(reconstruction, ("chart",), third),
+        Phase(joint_nll, ("chart", "latent"), third, rate=0.2),
+        Phase(latent_nll, ("latent",), epochs - 2 * third),
+    ]
+
+
+def ambient(epochs: int = 50) -> Schedule:
+    """Return all epochs for chart and density together by the likelihood in data space.
+
+    Raises:
+        ValueError: if epochs is below 1
+    """
+    return [phase._replace(loss=nll, trains=("chart", "latent")) for phase in density_only(epochs)]
 
 
 def density_only(epochs: int = 50) -> Schedule:

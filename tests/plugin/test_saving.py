@@ -3,13 +3,9 @@ import os
 import pytest
 import torch
 
-from mfsbi import AF, MeFlow, MFlow, files, load, save
-from mfsbi.flows import SplineCouplings
+from mfsbi import FOM, files, load, save
 from tests.laws import perturbed
-from tests.problems import plane
-
-SMALL = SplineCouplings(layers=2, width=16)
-SPECS = {"AF": AF(SMALL), "MFlow": MFlow(2, SMALL, SMALL), "MeFlow": MeFlow(2, SMALL, SMALL, 16, 2)}
+from tests.problems import SPECS, plane
 
 
 @pytest.fixture(params=SPECS)
@@ -23,11 +19,20 @@ def test_a_loaded_estimator_is_the_saved_one(spec, dtype, tmp_path):
     estimator = perturbed(spec(theta, x)).to(dtype)
     save(estimator, spec, tmp_path / "estimator.safetensors")
     state = torch.get_rng_state()
-    twin = load(tmp_path / "estimator.safetensors")
+    twin = load(tmp_path / "estimator.safetensors", spec if isinstance(spec, FOM) else None)
     assert (torch.get_rng_state() == state).all()
     x, theta = x[:9].to(dtype), theta[:9].to(dtype)
-    assert (twin.log_prob(x, theta) == estimator.log_prob(x, theta)).all()
+    assert (twin.loss(x, theta) == estimator.loss(x, theta)).all()
     assert not twin.training
+
+
+def test_the_functions_of_a_given_manifold_are_in_no_file(tmp_path):
+    path, (theta, x) = tmp_path / "estimator.safetensors", plane()
+    save(SPECS["FOM"](theta, x), SPECS["FOM"], path)
+    with pytest.raises(ValueError, match="functions are not in the file: pass `spec=FOM"):
+        load(path)
+    with pytest.raises(ValueError, match="was written by FOM.*not by MFlow"):
+        load(path, SPECS["MFlow"])
 
 
 def test_an_unknown_spec_is_refused(tmp_path):

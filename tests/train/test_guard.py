@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Generator
 
-from mfsbi import AF, MFlow, density_only, sequential
+from mfsbi import AF, PIE, MFlow, ambient, density_only, sequential
 from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
 from mfsbi.train.guard import ChartGuard, judge_chart
@@ -40,7 +40,14 @@ def test_the_guard_stops_a_collapsed_training_only_if_it_may(may_stop, goes_on):
     assert guard.verdict.collapsed
 
 
-@pytest.mark.parametrize(("spec", "schedule"), [(AF(SMALL), sequential(2)), (MFlow(2, SMALL, SMALL), density_only(2))])
+@pytest.mark.parametrize(
+    ("spec", "schedule"),
+    [
+        (AF(SMALL), sequential(2)),
+        (MFlow(2, SMALL, SMALL), density_only(2)),
+        (PIE(2, chart=SMALL, latent=SMALL), ambient(2)),
+    ],
+)
 def test_nothing_is_judged_when_no_chart_is_trained(spec, schedule):
     training, validation = divided(*surface_data(500)[1:])
     guard = ChartGuard(spec.build(*training[:2]), schedule, training, validation, may_stop=True)

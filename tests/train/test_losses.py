@@ -3,9 +3,9 @@ import torch
 
 from mfsbi import MFlow
 from mfsbi.train.data import Batch
-from mfsbi.train.losses import RECONSTRUCTION_WEIGHT, joint, latent_nll, reconstruction
+from mfsbi.train.losses import RECONSTRUCTION_WEIGHT, joint, joint_nll, latent_nll, nll, reconstruction
 from tests.laws import perturbed
-from tests.problems import plane
+from tests.problems import SPECS, plane
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def batch():
     return Batch(*plane(20, seed=5))
 
 
-@pytest.mark.parametrize("loss", [reconstruction, latent_nll, joint])
+@pytest.mark.parametrize("loss", [reconstruction, latent_nll, joint, joint_nll, nll])
 def test_a_loss_is_one_finite_number_per_row(loss, model, batch):
     values = loss(model, batch)
     assert values.shape == (20,)
@@ -45,7 +45,42 @@ def moved_by(loss, model, batch):
 
 
 @pytest.mark.parametrize(
-    ("loss", "parts"), [(reconstruction, {"chart"}), (latent_nll, {"latent"}), (joint, {"chart", "latent"})]
+    ("loss", "parts"),
+    [
+        (reconstruction, {"chart"}),
+        (latent_nll, {"latent"}),
+        (joint, {"chart", "latent"}),
+        (joint_nll, {"chart", "latent"}),
+    ],
 )
 def test_each_loss_moves_its_own_parts(loss, parts, model, batch):
     assert moved_by(loss, model, batch) == parts
+
+
+def test_likelihood_and_reconstruction_in_one_have_the_value_of_both(model, batch):
+    expected = RECONSTRUCTION_WEIGHT * reconstruction(model, batch) + nll(model, batch)
+    torch.testing.assert_close(joint_nll(model, batch), expected)
+
+
+def test_the_gradient_of_the_volume_is_unbiased(model, batch):
+    """The mean over many signs is the gradient of the exact volume, within four standard errors."""
+
+    def gradient(loss):
+        model.zero_grad()
+        loss(model, batch).mean().backward()
+        return torch.cat([w.grad.flatten() for w in model.chart.parameters()])
+
+    exact = gradient(lambda model, batch: RECONSTRUCTION_WEIGHT * reconstruction(model, batch) + nll(model, batch))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = torch.stack([gradient(joint_nll) for _ in range(200)])
+    error = draws.std(0) / 200**0.5
+    z = (draws.mean(0) - exact).norm() / error.norm()
+    assert error.norm() > 0
+    assert z < 1.5
+
+
+@pytest.mark.parametrize("name", ["PIE", "PIE, conditional"])
+def test_what_stock_trainers_minimise_is_the_likelihood_where_there_is_one_in_data_space(name, batch):
+    model = SPECS[name].build(*plane())
+    torch.testing.assert_close(joint(model, batch), nll(model, batch))
