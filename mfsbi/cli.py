@@ -1,13 +1,15 @@
 """The command line: words become objects here, once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mfsbi.bench.report import report as report_results
+from mfsbi.bench.run import run_table
 from mfsbi.bench.speed import speed as measure_speed
 from mfsbi.demo import EVENTS, DemoResult, run_demo
 from mfsbi.registry import registered
@@ -24,10 +26,23 @@ bench = typer.Typer(help="Measure mfsbi and others side by side.", no_args_is_he
 app.add_typer(bench, name="bench")
 console = Console()
 
+TABLES_FOLDER = Path("notebooks/tables")
+
 
 @app.callback()
 def main() -> None:
     """Neural likelihoods for simulators whose data lie on a manifold."""
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Results, such as notebooks/tables/polynomial-paper.")],
+) -> None:
+    """Print the results of a benchmark as Markdown: medians, the published numbers beside them, and every run."""
+    try:
+        console.print(report_results(folder), soft_wrap=True, markup=False, highlight=False)
+    except (ValueError, OSError) as error:
+        _fail(error)
 
 
 @app.command()
@@ -50,8 +65,7 @@ def demo(
             tell=(lambda _: None) if quiet else console.print,
         )
     except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
+        _fail(error)
     console.print(_table(result, simulator))
     console.print(
         f"Draws, estimator, figures and numbers are in {escape(str(out.resolve()))}", highlight=False, soft_wrap=True
@@ -66,6 +80,32 @@ def speed(
     """Time the kernels against zuko, nflows, sbi and the plain way, in turns, and print the ratios."""
     table = measure_speed(threads=threads, out=out, tell=lambda row: Console(stderr=True).print(row, soft_wrap=True))
     console.print(str(table), soft_wrap=True, markup=False, highlight=False)
+
+
+@bench.command()
+def polynomial(
+    preset: Annotated[str, typer.Option(help="smoke (a minute), quick (a quarter of an hour) or paper.")] = "quick",
+    only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+) -> None:
+    """Train and judge every model of the paper on the polynomial surface; an interrupted run goes on where it was."""
+    _run("polynomial", preset, only, out)
+
+
+def _run(table: str, preset: str, only: str, out: Path) -> None:
+    """Run a table and print its report."""
+    try:
+        run_table(table, preset, out, only=only, tell=lambda line: Console(stderr=True).print(line, soft_wrap=True))
+        text = report_results(out / f"{table}-{preset}")
+    except (ValueError, OSError) as error:
+        _fail(error)
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Say what is wrong and end the program."""
+    Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(2) from error
 
 
 def _table(result: DemoResult, simulator: str) -> Table:

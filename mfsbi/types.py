@@ -86,6 +86,12 @@ class HasManifold(Protocol):
     def manifold_dim(self) -> int:
         """n, the dimension of the manifold."""
 
+    def decode(self, u: Tensor) -> Tensor:
+        """Return the point of the manifold with coordinates u, shape `(*, data)`."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the coordinates of the point that stands for x, shape `(*, manifold)`."""
+
     def vertical_distance(self, x: Tensor) -> Tensor:
         """Return the distance to the manifold that the published tables use, shape `(*)`."""
 

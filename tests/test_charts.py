@@ -40,7 +40,9 @@ CHARTS |= {
     "autoencoder": lambda: Standardized(
         AutoencoderChart(ResidualNetwork(2, 4, width=16), ResidualNetwork(4, 2, width=16), 4, 2), *frame(4)
     ),
-    "at theta": lambda: Standardized(FlowChart(SplineCouplings(layers=3).build(3, 2), 2), *frame(3)).at(torch.tensor([0.4, -0.7])),
+    "at theta": lambda: Standardized(FlowChart(SplineCouplings(layers=3).build(3, 2), 2), *frame(3)).at(
+        torch.tensor([0.4, -0.7])
+    ),
 }
 INVERTIBLE = [name for name in CHARTS if "encoder" not in name]
 

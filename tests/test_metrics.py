@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mfsbi.metrics import kl_divergence, mmd2, total_variation
+from mfsbi.metrics import auc, kl_divergence, mmd2, mmd2_on_grid, total_variation
 
 
 def gaussians(shift, rows=800, seed=0):
@@ -55,3 +55,27 @@ def test_samples_that_cannot_be_compared_are_refused(a, b):
 def test_a_sample_of_equal_rows_is_refused():
     with pytest.raises(ValueError, match="`a` should vary"):
         mmd2(torch.zeros(5, 2), torch.randn(5, 2))
+
+
+def test_auc_counts_pairs():
+    inliers, outliers = torch.randn(50, generator=torch.Generator().manual_seed(0)), torch.linspace(-1, 3, 40)
+    outliers[3] = inliers[7]
+    pairs = outliers[:, None] - inliers
+    expected = ((pairs > 0).double() + 0.5 * (pairs == 0).double()).mean()
+    assert auc(inliers, outliers) == pytest.approx(float(expected))
+    assert auc(outliers, inliers) == pytest.approx(1 - float(expected))
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(0), torch.zeros(2, 2), torch.tensor([torch.nan])])
+def test_scores_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match="should be a vector of numbers"):
+        auc(torch.zeros(3), bad)
+
+
+def test_mmd_on_a_grid_is_that_of_many_draws():
+    theta = torch.linspace(-1, 1, 60, dtype=torch.float64)[:, None]
+    p, q = (torch.softmax(-((theta[:, 0] - mean) ** 2) / 0.1, 0) for mean in (0.0, 0.2))
+    generator = torch.Generator().manual_seed(0)
+    a, b = (theta[torch.multinomial(mass, 3000, replacement=True, generator=generator)] for mass in (p, q))
+    assert mmd2_on_grid(theta, p, q) == pytest.approx(mmd2(a, b), rel=0.1)
+    assert mmd2_on_grid(theta, p, p) == 0

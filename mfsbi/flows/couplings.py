@@ -31,6 +31,8 @@ class Couplings(ABC):
         depth: hidden layers of the networks
         sharpness: factor on the first weights of each network; above 1 it finds features that are much narrower than
             a standard deviation sooner
+        theta_sharpness: factor on the first weights that meet theta; below 1 what is learned begins smooth in theta,
+            and fewer simulations teach it
         lu: put a learned linear layer (LU-decomposed) before each coupling; worth it when d is large
 
     Raises:
@@ -41,12 +43,14 @@ class Couplings(ABC):
     width: int = 64
     depth: int = 2
     sharpness: float = 2.0
+    theta_sharpness: float = 0.15
     lu: bool = False
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "depth"):
             require_positive_integer(f"{type(self).__name__}.{name}", getattr(self, name))
-        require_positive(f"{type(self).__name__}.sharpness", self.sharpness)
+        for name in ("sharpness", "theta_sharpness"):
+            require_positive(f"{type(self).__name__}.{name}", getattr(self, name))
 
     @abstractmethod
     def coupling(self, keep: Tensor, parameters: int) -> nn.Module:
@@ -86,6 +90,7 @@ class SplineCouplings(Couplings):
         width: units in each hidden layer of the networks
         depth: hidden layers of the networks
         sharpness: factor on the first weights of each network
+        theta_sharpness: factor on the first weights that meet theta
         lu: put a learned linear layer before each coupling
         bins: pieces of each spline
         bound: half-width B of the interval [-B, B] the splines act on, in standardised units
@@ -131,8 +136,8 @@ class _Coupling(nn.Module):
         self.register_buffer("moved", moved)
         self.register_buffer("back", torch.cat([kept, moved]).argsort())
         self.outputs = numbers, len(moved)
-        inputs = len(kept) + parameters
-        self.network = Conditioner(inputs, math.prod(self.outputs), settings.width, settings.depth, settings.sharpness)
+        sharpness = [settings.sharpness] * len(kept) + [settings.theta_sharpness] * parameters
+        self.network = Conditioner(sharpness, math.prod(self.outputs), settings.width, settings.depth)
 
     def _raw(self, kept: Tensor, theta: Tensor) -> Tensor:
         """Return what the network says, shape `(numbers, moved, rows)`."""
@@ -221,22 +226,21 @@ class Conditioner(nn.Module):
     """A multilayer perceptron with SiLU activations on arrays of shape `(features, rows)`; it starts as zero.
 
     Arguments:
-        inputs: features that come in; none is allowed
+        sharpness: a factor on the first weights of each feature that comes in; none is allowed
         outputs: features that go out
         width: units in each hidden layer
         depth: hidden layers
-        sharpness: factor on the first weights
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int, sharpness: float) -> None:
+    def __init__(self, sharpness: Sequence[float], outputs: int, width: int, depth: int) -> None:
         super().__init__()
-        sizes = [inputs, *[width] * depth] if inputs else [0]
+        sizes = [len(sharpness), *[width] * depth] if sharpness else [0]
         self.hidden = cast(Sequence[_Affine], nn.ModuleList(_Affine(*pair) for pair in pairwise(sizes)))
         self.last = _Affine(sizes[-1], outputs)
         with torch.no_grad():
             for layer in self.hidden[:1]:
-                for weight in layer.parameters():
-                    weight.mul_(sharpness)
+                layer.weight.mul_(torch.tensor(sharpness))
+                layer.bias.mul_(max(sharpness))
             for weight in self.last.parameters():
                 weight.zero_()
 

@@ -4,6 +4,7 @@ from mfsbi.seeds import undisturbed
 
 with undisturbed():
     from sbi.inference import (
+        NLE_A,
         ImportanceSamplingPosterior,
         MCMCPosterior,
         RejectionPosterior,
@@ -23,6 +24,7 @@ with undisturbed():
     from sbi.utils.user_input_checks_utils import move_distribution_to_device
 
 __all__ = [
+    "NLE_A",
     "BasePotential",
     "ConditionalDensityEstimator",
     "ImportanceSamplingPosterior",

@@ -166,7 +166,7 @@ class ManifoldNLE:
         training_batch_size: int = 500,
         learning_rate: float = 5e-3,
         validation_fraction: float = 0.1,
-        stop_after_epochs: int = 20,
+        stop_after_epochs: int | None = None,
         max_num_epochs: int = 50,
         clip_max_norm: float | None = 5.0,
         weight_decay: float = 1e-4,
@@ -184,9 +184,10 @@ class ManifoldNLE:
             training_batch_size: rows per step
             learning_rate: peak of the learning rate
             validation_fraction: share of the rows held out
-            stop_after_epochs: epochs without a better validation loss before a phase stops
+            stop_after_epochs: epochs without a better validation loss before a phase stops; by default none does, since
+                the learning rate falls to zero by its end and the last steps gain most
             max_num_epochs: passes over the data of the default schedule
-            clip_max_norm: largest norm of the gradient; None for no clipping
+            clip_max_norm: largest norm of the gradient; None for no such limit
             weight_decay: AdamW's decoupled weight decay
             restarts: how often to start again if the chart collapsed (see `mfsbi.train.guard`)
             retrain_from_scratch: start from new weights although the trainer has trained before

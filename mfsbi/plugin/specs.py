@@ -116,7 +116,7 @@ class FOM(Spec):
 
     decode: Callable[[Tensor], Tensor]
     encode: Callable[[Tensor], Tensor]
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
 
     def schedule(self, epochs: int) -> Schedule:
         """Return all epochs for the density."""
@@ -167,7 +167,7 @@ class PIE(Spec):
     conditional_chart: bool = False
     epsilon: float = 0.01
     chart: Couplings = field(default=SplineCouplings())
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
 
     def __post_init__(self) -> None:
         require_positive_integer("manifold_dim", self.manifold_dim)
@@ -203,7 +203,7 @@ class PAE(Spec):
     """
 
     manifold_dim: int
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
     width: int = 100
     blocks: int = 5
 
@@ -237,7 +237,7 @@ class MFlow(Spec):
 
     manifold_dim: int
     chart: Couplings = field(default=AffineCouplings())
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
 
     def __post_init__(self) -> None:
         require_positive_integer("manifold_dim", self.manifold_dim)
@@ -274,7 +274,7 @@ class MeFlow(Spec):
 
     manifold_dim: int
     chart: Couplings = field(default=AffineCouplings())
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=3.0))
+    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
     encoder_width: int = 100
     encoder_blocks: int = 5
 

@@ -7,7 +7,7 @@ from torch import Generator
 from mfsbi import AF, MFlow, alternating, density_only, sequential
 from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
-from mfsbi.train.loop import Settings, fit
+from mfsbi.train.loop import Settings, _Group, fit
 from mfsbi.train.losses import latent_nll, reconstruction
 from mfsbi.train.schedules import Phase
 from tests.problems import surface_data
@@ -246,3 +246,30 @@ def test_the_bar_is_quiet_when_told(data, model, capfd):
 def test_the_bar_shows_loss_and_time_left(data, model, capfd):
     fit(model, *data, sequential(2), Settings(training_batch_size=100, show_progress_bars=True))
     assert "validation=" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("max_norm", "allowed"), [(None, 3.0), (2.0, 2.0)])
+def test_a_gradient_is_shortened_to_three_usual_ones(max_norm, allowed):
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(layer.parameters())
+    group = _Group(torch.nn.ModuleList([layer]), optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+
+    def clipped(norm):
+        for weight in layer.parameters():
+            weight.grad = torch.full_like(weight, norm / 8**0.5)
+        group.clip(max_norm)
+        return float(torch.cat([weight.grad.flatten() for weight in layer.parameters()]).norm())
+
+    assert [clipped(1.0) for _ in range(5)] == pytest.approx([1.0] * 5)
+    assert clipped(1e6) == pytest.approx(allowed)
+    assert clipped(1.5) == pytest.approx(1.5)
+
+
+def test_the_usual_gradient_follows_what_lasts():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(layer.parameters())
+    group = _Group(torch.nn.ModuleList([layer]), optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+    for step in range(200):
+        layer.weight.grad = torch.full_like(layer.weight, 1.0 if step == 0 else 10.0)
+        group.clip(None)
+    assert float(layer.weight.grad) == pytest.approx(10.0)

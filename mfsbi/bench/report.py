@@ -1,0 +1,98 @@
+"""Rows of results as Markdown, with the published numbers beside ours and every run shown."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mfsbi.bench.experiment import read_results
+
+__all__ = ["report"]
+
+COLUMNS = {
+    "distance": "distance",
+    "reconstruction": "reconstruction",
+    "auc": "AUC",
+    "auc_likelihood": "AUC, likelihood",
+    "tv": "TV",
+    "kl": "KL",
+    "mmd2": "MMD²",
+    "cpu_seconds": "CPU s",
+}
+
+PUBLISHED = {
+    "AF": {"distance": 0.005, "mmd2": 0.071, "auc_likelihood": 0.99},
+    "PIE (original)": {"distance": 0.035, "reconstruction": 1.278, "mmd2": 0.131, "auc": 0.933},
+    "PIE (unconditional manifold)": {"distance": 0.006, "reconstruction": 1.253, "mmd2": 0.075, "auc": 0.972},
+    "PAE": {"distance": 0.002, "reconstruction": 0.002, "auc": 0.99},
+    "MFlow simultaneous": {"distance": 0.006, "reconstruction": 0.011, "mmd2": 0.026, "auc": 0.974},
+    "MFlow alternating": {"distance": 0.002, "reconstruction": 0.003, "mmd2": 0.02, "auc": 0.986},
+    "MFlow sequential": {"distance": 0.009, "reconstruction": 0.013, "mmd2": 0.017, "auc": 0.961},
+    "MeFlow simultaneous": {"distance": 0.005, "reconstruction": 0.006, "mmd2": 0.033, "auc": 0.975},
+    "MeFlow alternating": {"distance": 0.003, "reconstruction": 0.003, "mmd2": 0.03, "auc": 0.985},
+    "MeFlow sequential": {"distance": 0.002, "reconstruction": 0.002, "mmd2": 0.007, "auc": 0.987},
+}
+"""Medians of five runs, Brehmer & Cranmer, arXiv:2003.13913, table 2; the AUC there is the better of the two."""
+
+
+def report(folder: Path) -> str:
+    """Return the results in a folder as Markdown: medians with the published ones in brackets, then every run.
+
+    Arguments:
+        folder: results of one table and preset, such as `notebooks/tables/polynomial-paper`
+
+    Raises:
+        FileNotFoundError: if there are none
+        ValueError: if a file is not a result
+    """
+    results = read_results(folder)
+    if not results:
+        raise FileNotFoundError(f"There are no results in {folder}: run `mfsbi bench` first.")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for found in results:
+        rows.setdefault(found["experiment"]["row"], []).append(found["result"])
+    order = [*(name for name in PUBLISHED if name in rows), *(name for name in sorted(rows) if name not in PUBLISHED)]
+    medians = [_median_line(name, rows[name]) for name in order]
+    runs = [_line([name, *(_runs(rows[name], key) for key in COLUMNS)]) for name in order]
+    heads = list(COLUMNS.values())
+    return "\n".join(
+        [
+            "Medians over runs; published medians in brackets.",
+            "",
+            *_head(["row", "runs", *heads, "collapsed"]),
+            *medians,
+            "",
+            "Every run, seeds in order.",
+            "",
+            *_head(["row", *heads]),
+            *runs,
+        ]
+    )
+
+
+def _median_line(name: str, results: list[dict[str, Any]]) -> str:
+    cells = []
+    for key in COLUMNS:
+        values = [result[key] for result in results if key in result]
+        published = PUBLISHED.get(name, {}).get(key)
+        cells.append((_number(median(values)) if values else "–") + (f" ({published:g})" if published else ""))
+    collapsed = sum(result.get("collapses", 0) > 0 for result in results)
+    return _line([name, str(len(results)), *cells, str(collapsed)])
+
+
+def _runs(results: list[dict[str, Any]], key: str) -> str:
+    return " ".join(_number(result[key]) for result in results if key in result) or "–"
+
+
+def _number(value: float) -> str:
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.4f}" if value < 0.1 else f"{value:.3g}"
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [_line(names), _line(["---", *["---:"] * (len(names) - 1)])]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

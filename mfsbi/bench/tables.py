@@ -1,0 +1,147 @@
+"""The paper's tables as lists of rows: what is built, how it is trained, and with how much.
+
+Budgets are counted in steps, so that rows are comparable whatever the number of simulations. What is learned by
+reconstruction takes 500 rows a step and what is learned by likelihood 1,000.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mfsbi.flows import SplineCouplings
+from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
+from mfsbi.registry import registered
+from mfsbi.train.losses import reconstruction
+from mfsbi.train.schedules import Phase, Schedule, alternating, ambient, density_only, sequential, simultaneous
+
+__all__ = ["PRESETS", "TABLES", "Budget", "Row", "Table"]
+
+CHART_ROWS, DENSITY_ROWS = 500, 1000
+HELD_OUT = 0.1
+LEARNING_RATE = 7e-3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a row may cost.
+
+    Arguments:
+        simulations: to learn from, a tenth of them held out
+        chart_steps: on a chart alone
+        density_steps: on a latent density alone
+        ambient_steps: on a density of data space
+        seeds: how often each row is run
+        many_seeds: how often the rows that matter most are
+    """
+
+    simulations: int
+    chart_steps: int
+    density_steps: int
+    ambient_steps: int
+    seeds: int
+    many_seeds: int
+
+
+PRESETS = {
+    "smoke": Budget(2_000, 150, 40, 40, 1, 1),
+    "quick": Budget(50_000, 2_000, 700, 700, 1, 1),
+    "paper": Budget(100_000, 14_000, 2_500, 3_000, 5, 10),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Arguments:
+        name: as the paper has it
+        spec: what is built, or for a peer the name of sbi's network
+        schedule: how it is trained; a peer is given `cpu_seconds` instead
+        seeds: how often
+        learning_rate: peak
+        cpu_seconds: what a peer may take
+    """
+
+    name: str
+    spec: Spec | str
+    schedule: Schedule
+    seeds: int
+    learning_rate: float = LEARNING_RATE
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A benchmark: the simulator's name, and its rows for a budget."""
+
+    simulator: str
+    rows: Callable[[Budget], list[Row]]
+
+
+def _polynomial(budget: Budget) -> list[Row]:
+    """Return the rows of the paper's table on the polynomial surface, FOM besides, and sbi's own networks."""
+    surface = registered("polynomial")
+    manifold_dim = surface.manifold_dim
+    mflow, meflow = MFlow(manifold_dim), MeFlow(manifold_dim)
+    prescribed = FOM(surface.decode, surface.encode)
+    wide = SplineCouplings(layers=5, width=64, depth=3, sharpness=2.0)
+    rows = [
+        Row("AF", AF(SplineCouplings(layers=8, width=64, depth=3, sharpness=3.0)), _density(budget, ambient=True), 1),
+        Row("FOM", prescribed, _density(budget), 1),
+        Row("PIE (original)", PIE(manifold_dim, conditional_chart=True, chart=wide), _ambient(budget), 1),
+        Row("PIE (unconditional manifold)", PIE(manifold_dim, chart=wide), _ambient(budget), 1),
+        Row("PAE", PAE(manifold_dim), _sequential(budget), 1),
+        *[
+            Row(f"{name} {scheme}", spec, schedule(budget), 1)
+            for name, spec in (("MFlow", mflow), ("MeFlow", meflow))
+            for scheme, schedule in SCHEMES.items()
+        ],
+        *[
+            Row(f"sbi NLE, {net}", net, [], 1, cpu_seconds=budget.chart_steps / 100)
+            for net in ("maf", "nsf", "zuko_nsf")
+        ],
+    ]
+    return [replace(row, seeds=budget.many_seeds if row.name == "MFlow sequential" else budget.seeds) for row in rows]
+
+
+def _sequential(budget: Budget) -> Schedule:
+    return _budgeted(sequential(2), [budget.chart_steps, budget.density_steps], budget)
+
+
+def _alternating(budget: Budget) -> Schedule:
+    turns = _passes(budget.chart_steps, CHART_ROWS, budget)
+    return [phase._replace(rows=_rows(phase)) for phase in alternating(2 * turns)]
+
+
+def _simultaneous(budget: Budget) -> Schedule:
+    half = budget.chart_steps // 2
+    return _budgeted(simultaneous(3), [half, half // 4, budget.density_steps], budget)
+
+
+def _ambient(budget: Budget) -> Schedule:
+    return _budgeted(ambient(1), [budget.ambient_steps], budget)
+
+
+def _density(budget: Budget, *, ambient: bool = False) -> Schedule:
+    return _budgeted(density_only(1), [budget.ambient_steps if ambient else budget.density_steps], budget)
+
+
+SCHEMES = {"simultaneous": _simultaneous, "alternating": _alternating, "sequential": _sequential}
+
+
+def _budgeted(schedule: Schedule, steps: list[int], budget: Budget) -> Schedule:
+    """Return the schedule with as many passes over the data as make these steps."""
+    return [
+        phase._replace(rows=_rows(phase), epochs=_passes(number, _rows(phase), budget))
+        for phase, number in zip(schedule, steps, strict=True)
+    ]
+
+
+def _rows(phase: Phase) -> int:
+    return CHART_ROWS if phase.loss is reconstruction else DENSITY_ROWS
+
+
+def _passes(steps: int, rows: int, budget: Budget) -> int:
+    return max(1, round(steps * rows / ((1 - HELD_OUT) * budget.simulations)))
+
+
+TABLES = {"polynomial": Table("polynomial", _polynomial)}
