@@ -76,7 +76,7 @@ class ManifoldNLE:
     """Neural likelihood estimation with a model on a manifold.
 
     Arguments:
-        prior: distribution of theta, as sbi accepts them
+        prior: distribution of theta, as sbi accepts them; None for data without parameters, theta of shape `(rows, 0)`
         density_estimator: a spec such as `MFlow(manifold_dim=2)`
         seed: of the split, the first weights and the order of the rows; the same seed gives the same result
         device: where to train
@@ -94,7 +94,7 @@ class ManifoldNLE:
 
     def __init__(
         self,
-        prior: Prior,
+        prior: Prior | None,
         density_estimator: Spec,
         *,
         seed: int = 0,
@@ -108,8 +108,10 @@ class ManifoldNLE:
             )
         if seed < 0:
             raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
-        with seeded(seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
-            self.prior, self.parameter_dim, _ = process_prior(deepcopy(prior))
+        self.prior, self.parameter_dim = None, 0
+        if prior is not None:
+            with seeded(seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
+                self.prior, self.parameter_dim, _ = process_prior(deepcopy(prior))
         self.spec = density_estimator
         self.seed = seed
         self.device = device
@@ -149,7 +151,9 @@ class ManifoldNLE:
         if exclude_invalid_x:
             theta, x = _drop_invalid(theta, x)
         require_finite("x", x, "Remove these rows with their theta, or pass exclude_invalid_x=True.")
-        outside = ~within_support(self.prior, theta)
+        outside = (
+            torch.zeros(len(theta), dtype=torch.bool) if self.prior is None else ~within_support(self.prior, theta)
+        )
         if outside.any():
             first = int(outside.nonzero()[0])
             raise ValueError(
@@ -257,7 +261,7 @@ class ManifoldNLE:
 
         Raises:
             RuntimeError: if nothing was trained
-            ValueError: if sample_with is unknown
+            ValueError: if sample_with is unknown, or there is no prior
         """
         estimator = self.estimator if density_estimator is None else density_estimator
         if estimator is None:
@@ -265,6 +269,10 @@ class ManifoldNLE:
         if sample_with not in DEFAULTS:
             raise ValueError(f"`sample_with` should be one of {sorted(DEFAULTS)}; got {sample_with!r}.")
         processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
+        if processed is None:
+            raise ValueError(
+                "A posterior needs a `prior`; this trainer was made without one, for data without parameters."
+            )
         own_prior = move_distribution_to_device(deepcopy(processed), self.device)
         parameters = DEFAULTS[sample_with]() if posterior_parameters is None else posterior_parameters
         shared = {"potential_fn": ManifoldPotential(estimator, own_prior, device=self.device), "device": self.device}

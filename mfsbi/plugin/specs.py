@@ -339,6 +339,6 @@ def _framed(chart: AbstractChart, frame: Frame) -> Standardized:
 
 def _latent(couplings: Couplings, dims: int, theta: Tensor) -> Latent:
     """Return a latent density of u in R^dims; a parameter that never varies is left as it is."""
-    std = theta.std(0)
+    std = theta.std(0) if theta.shape[1] else theta.new_zeros(0)
     flow = couplings.build(dims, theta.shape[1])
     return Latent(flow, theta.mean(0), torch.where(std > 0, std, torch.ones_like(std)))

@@ -1,0 +1,69 @@
+r"""What a learned manifold is good for besides densities.
+
+* Denoising: `model.project(x)` is x without what stands off the manifold.
+* Generation: `model.sample(theta)`.
+* Interpolation: straight lines of coordinates are curves on the manifold, `interpolate`.
+* Outliers: `model.distance(x)` is small on the manifold and large off it. How large is too large is told by points
+  known to be ordinary. With m of them held out of training and a new point x,
+
+      p(x) = (1 + number of held-out distances >= distance(x)) / (1 + m)
+
+  is uniform (never below uniform, with ties) if x is ordinary too, whatever the model (Vovk et al., Algorithmic
+  Learning in a Random World, §2.2): `outlier_p_value`.
+"""
+
+import torch
+from torch import Tensor
+
+from mfsbi.checks import require_features, require_finite
+from mfsbi.models import AbstractModel
+
+__all__ = ["interpolate", "outlier_p_value"]
+
+
+def outlier_p_value(model: AbstractModel, x: Tensor, ordinary: Tensor) -> Tensor:
+    """Return for each row of x how probable a reconstruction distance as large is among ordinary points.
+
+    Arguments:
+        model: a trained model whose chart does not depend on theta
+        x: points in question, shape `(rows, data)`
+        ordinary: points drawn like the training data but not among them, shape `(other rows, data)`
+
+    Returns:
+        p-values, shape `(rows,)`, not below 1 / (1 + ordinary rows)
+
+    Raises:
+        ValueError: if a shape is wrong, a value is not finite, or there are no ordinary points
+    """
+    for name, value in (("x", x), ("ordinary", ordinary)):
+        require_features(name, value, model.chart.data_dim, "the data the model was trained on")
+        require_finite(name, value, "A point without numbers has no distance: take it out.")
+    if len(ordinary) == 0:
+        raise ValueError("`ordinary` should have at least one row; a few hundred make a fine scale.")
+    with torch.no_grad():
+        scale = model.distance(ordinary).sort().values
+        below = torch.searchsorted(scale, model.distance(x))
+    return (1 + len(scale) - below) / (1 + len(scale))
+
+
+def interpolate(model: AbstractModel, start: Tensor, end: Tensor, steps: int = 10) -> Tensor:
+    """Return points on the manifold from the projection of `start` to that of `end`, shape `(*, steps, data)`.
+
+    Arguments:
+        model: a trained model whose chart does not depend on theta
+        start: shape `(*, data)`
+        end: shape `(*, data)`
+        steps: points of each curve, both ends included
+
+    Raises:
+        ValueError: if steps is below 2 or the shapes differ
+    """
+    if steps < 2 or start.shape != end.shape:
+        raise ValueError(
+            f"`steps` should be at least 2, and `start` and `end` of one shape; got {steps}, {tuple(start.shape)} and "
+            f"{tuple(end.shape)}."
+        )
+    with torch.no_grad():
+        weight = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None]
+        one, two = (model.encode(x).unsqueeze(-2) for x in (start, end))
+        return model.chart.decode(one + weight * (two - one))
