@@ -92,6 +92,16 @@ def polynomial(
     _run("polynomial", preset, only, out)
 
 
+@bench.command()
+def circle(
+    preset: Annotated[str, typer.Option(help="smoke (a minute), quick (minutes) or paper.")] = "quick",
+    only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+) -> None:
+    """Train and judge models on a Gaussian on a circle, which no single chart covers."""
+    _run("circle", preset, only, out)
+
+
 def _run(table: str, preset: str, only: str, out: Path) -> None:
     """Run a table and print its report."""
     try:

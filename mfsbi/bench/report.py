@@ -51,13 +51,15 @@ def report(folder: Path) -> str:
     rows: dict[str, list[dict[str, Any]]] = {}
     for found in results:
         rows.setdefault(found["experiment"]["row"], []).append(found["result"])
-    order = [*(name for name in PUBLISHED if name in rows), *(name for name in sorted(rows) if name not in PUBLISHED)]
-    medians = [_median_line(name, rows[name]) for name in order]
-    runs = [_line([name, *(_runs(rows[name], key) for key in COLUMNS)]) for name in order]
-    heads = list(COLUMNS.values())
+    keys = [key for key in COLUMNS if any(key in result for results in rows.values() for result in results)]
+    published = PUBLISHED if results[0]["experiment"]["table"] == "polynomial" else {}
+    order = [*(name for name in published if name in rows), *(name for name in sorted(rows) if name not in published)]
+    medians = [_median_line(name, rows[name], keys, published.get(name, {})) for name in order]
+    runs = [_line([name, *(_runs(rows[name], key) for key in keys)]) for name in order]
+    heads = [COLUMNS[key] for key in keys]
     return "\n".join(
         [
-            "Medians over runs; published medians in brackets.",
+            "Medians over runs" + ("; published medians in brackets." if published else "."),
             "",
             *_head(["row", "runs", *heads, "collapsed"]),
             *medians,
@@ -70,12 +72,12 @@ def report(folder: Path) -> str:
     )
 
 
-def _median_line(name: str, results: list[dict[str, Any]]) -> str:
+def _median_line(name: str, results: list[dict[str, Any]], keys: list[str], published: dict[str, float]) -> str:
     cells = []
-    for key in COLUMNS:
+    for key in keys:
         values = [result[key] for result in results if key in result]
-        published = PUBLISHED.get(name, {}).get(key)
-        cells.append((_number(median(values)) if values else "–") + (f" ({published:g})" if published else ""))
+        shown = f" ({published[key]:g})" if key in published else ""
+        cells.append((_number(median(values)) if values else "–") + shown)
     collapsed = sum(result.get("collapses", 0) > 0 for result in results)
     return _line([name, str(len(results)), *cells, str(collapsed)])
 

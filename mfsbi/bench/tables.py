@@ -6,12 +6,15 @@ reconstruction takes 500 rows a step and what is learned by likelihood 1,000.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
+from mfsbi.bench.judge import CIRCLE_THETA, Candidate, judge_circle, judge_posteriors
 from mfsbi.flows import SplineCouplings
 from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
 from mfsbi.registry import registered
 from mfsbi.train.losses import reconstruction
 from mfsbi.train.schedules import Phase, Schedule, alternating, ambient, density_only, sequential, simultaneous
+from mfsbi.types import KnownTruth
 
 __all__ = ["PRESETS", "TABLES", "Budget", "Row", "Table"]
 
@@ -71,10 +74,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A benchmark: the simulator's name, and its rows for a budget."""
+    """A benchmark.
+
+    Arguments:
+        simulator: its name
+        rows: for a budget
+        judge: what is measured, as columns
+        theta: where simulations are made; at draws of the prior if not given
+    """
 
     simulator: str
     rows: Callable[[Budget], list[Row]]
+    judge: Callable[[Candidate, KnownTruth], dict[str, Any]]
+    theta: tuple[float, ...] | None = None
 
 
 def _polynomial(budget: Budget) -> list[Row]:
@@ -144,4 +156,21 @@ def _passes(steps: int, rows: int, budget: Budget) -> int:
     return max(1, round(steps * rows / ((1 - HELD_OUT) * budget.simulations)))
 
 
-TABLES = {"polynomial": Table("polynomial", _polynomial)}
+def _circle(budget: Budget) -> list[Row]:
+    """Return the rows of the paper's example, a Gaussian on a circle."""
+    circle = registered("circle")
+    rows = [
+        Row("AF", AF(SplineCouplings(layers=8, width=64, depth=3, sharpness=3.0)), _density(budget, ambient=True), 1),
+        Row("FOM", FOM(circle.decode, circle.encode), _density(budget), 1),
+        Row("PIE", PIE(1, chart=SplineCouplings(layers=5, width=64, depth=3, sharpness=2.0)), _ambient(budget), 1),
+        Row("PAE", PAE(1), _sequential(budget), 1),
+        Row("MFlow sequential", MFlow(1), _sequential(budget), 1),
+        Row("MeFlow sequential", MeFlow(1), _sequential(budget), 1),
+    ]
+    return [replace(row, seeds=budget.seeds) for row in rows]
+
+
+TABLES = {
+    "polynomial": Table("polynomial", _polynomial, judge_posteriors),
+    "circle": Table("circle", _circle, judge_circle, CIRCLE_THETA),
+}

@@ -64,6 +64,17 @@ def test_a_row_is_run_judged_and_not_run_again(row, tmp_path, monkeypatch):
     assert row in report(tmp_path / "polynomial-smoke")
 
 
+@pytest.mark.filterwarnings("ignore:The chart")
+@pytest.mark.parametrize("row", ["AF", "FOM", "PIE", "PAE", "MFlow sequential"])
+def test_the_circle_is_run_and_judged(row, tmp_path, monkeypatch):
+    budget = replace(PRESETS["smoke"], simulations=300, chart_steps=10, density_steps=3, ambient_steps=3)
+    monkeypatch.setitem(PRESETS, "smoke", budget)
+    run_table("circle", "smoke", tmp_path, only=row, show_progress_bars=False)
+    (found,) = read_results(tmp_path / "circle-smoke")
+    assert ("kl" in found["result"]) == (row in ("FOM", "MFlow sequential"))
+    assert "published" not in report(tmp_path / "circle-smoke")
+
+
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no preset 'huge'; there are smoke, quick, paper"):
         experiments("polynomial", "huge")
@@ -84,6 +95,5 @@ def test_medians_stand_beside_what_was_published(tmp_path):
         assert isinstance(run, Experiment)
         run.write(tmp_path, {"distance": distance, "collapses": int(distance > 0.5)})
     text = report(tmp_path / "polynomial-smoke")
-    assert "| AF | 3 | 0.0020 (0.005) | – |" in text
+    assert "| AF | 3 | 0.0020 (0.005) | 1 |" in text
     assert "| AF | 0.0010 0.0020 0.9 |" in text
-    assert text.splitlines()[4].endswith("| 1 |")

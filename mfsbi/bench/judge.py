@@ -1,0 +1,151 @@
+"""Judging what was trained by the truth of its simulator.
+
+Definitions do not vary between rows. For the polynomial surface they are those of the paper (Brehmer & Cranmer,
+arXiv:2003.13913, §4.2): everything at theta = 0, 10,000 points, 10 sets of 20 observations, posteriors on a grid.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mfsbi import metrics
+from mfsbi.inference.grid import grid_posterior
+from mfsbi.inference.potential import EncodedLikelihood
+from mfsbi.models import AbstractModel, AmbientModel, DensityModel, ManifoldModel
+from mfsbi.plugin.host import ConditionalDensityEstimator
+from mfsbi.seeds import derived
+from mfsbi.types import KnownTruth
+
+__all__ = ["CIRCLE_THETA", "Candidate", "Ours", "Stock", "judge_circle", "judge_posteriors"]
+
+POINTS, SETS, EVENTS, CELLS = 10_000, 10, 20, 400
+TRUTH_SEED = 20
+"""The observed sets and the points that judge are the same for all rows and seeds."""
+
+CIRCLE_THETA = (0.0, -1.0)
+"""Where the Gaussian on a circle is that of the paper: mean pi/2, width pi/4."""
+
+
+@runtime_checkable
+class Candidate(Protocol):
+    """What can be judged: anything that draws x and says how likely x is."""
+
+    def sample(self, theta: Tensor) -> Tensor:
+        """Draw one x for each row of theta."""
+
+    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return theta -> sum_j log p(x_j|theta) up to a constant."""
+
+    def distance(self, x: Tensor, theta: Tensor) -> Tensor | None:
+        """Return the reconstruction distance, or None for what has no manifold."""
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:
+        """Return log p(x|theta), or None for what has no density in data space."""
+
+
+class Ours:
+    """A model of mfsbi's as a candidate."""
+
+    def __init__(self, model: AbstractModel) -> None:
+        self.model = model
+
+    def sample(self, theta: Tensor) -> Tensor:
+        """Draw one x for each row of theta."""
+        return self.model.sample(theta)
+
+    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return theta -> sum_j log p(x_j|theta) up to a constant."""
+        return EncodedLikelihood(self.model, x).iid
+
+    def distance(self, x: Tensor, theta: Tensor) -> Tensor | None:
+        """Return the reconstruction distance, or None for what has no manifold."""
+        whole = self.model.chart.manifold_dim == self.model.chart.data_dim
+        return None if whole else self.model.distance(x, theta)
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:
+        """Return log p(x|theta), or None for what has no density in data space."""
+        ambient = isinstance(self.model, AmbientModel) or self.model.chart.manifold_dim == self.model.chart.data_dim
+        return self.model.log_prob(x, theta) if ambient and isinstance(self.model, DensityModel) else None
+
+
+class Stock:
+    """An estimator of sbi's as a candidate."""
+
+    def __init__(self, estimator: ConditionalDensityEstimator) -> None:
+        self.estimator = estimator
+
+    def sample(self, theta: Tensor) -> Tensor:
+        """Draw one x for each row of theta."""
+        return self.estimator.sample(torch.Size([1]), theta)[0]
+
+    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return theta -> sum_j log p(x_j|theta) up to a constant."""
+        events = len(x)
+
+        def potential(theta: Tensor) -> Tensor:
+            rows = self.log_prob(x.repeat(len(theta), 1), theta.repeat_interleave(events, 0))
+            return rows.view(len(theta), events).sum(-1)
+
+        return potential
+
+    def distance(self, x: Tensor, theta: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return the reconstruction distance, or None for what has no manifold."""
+        return None
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Return log p(x|theta), or None for what has no density in data space."""
+        return self.estimator.log_prob(x[None], theta)[0]
+
+
+def judge_circle(candidate: Candidate, circle: KnownTruth) -> dict[str, Any]:
+    """Return the columns of the circle's table; KL(truth || model) for what has a density on the circle."""
+    theta = torch.tensor([CIRCLE_THETA]).expand(POINTS, -1)
+    result = _judge_manifold(candidate, circle, theta)
+    if isinstance(candidate, Ours) and isinstance(candidate.model, ManifoldModel) and "reconstruction" in result:
+        x = circle.simulate(theta, seed=derived(TRUTH_SEED, 3))
+        result["kl"] = float((circle.log_prob(x, theta) - candidate.model.log_prob(x, theta)).mean())
+    return result
+
+
+def judge_posteriors(candidate: Candidate, surface: KnownTruth) -> dict[str, Any]:
+    """Return the columns of the polynomial table: means over points, and over sets with each set's value."""
+    result = _judge_manifold(candidate, surface, torch.zeros(POINTS, len(surface.parameter_names)))
+    sets = list(_posteriors(candidate, surface))
+    names = ("tv", "kl", "mmd2")
+    result |= {f"{name}s": values for name, values in zip(names, map(list, zip(*sets, strict=True)), strict=True)}
+    return result | {name: sum(result[f"{name}s"]) / SETS for name in names}
+
+
+def _posteriors(candidate: Candidate, surface: KnownTruth) -> Iterator[tuple[float, float, float]]:
+    """Yield TV, KL(exact || model) and MMD^2 of the posterior of each set."""
+    for number in range(SETS):
+        x = surface.simulate(torch.zeros(EVENTS, 1), seed=derived(TRUTH_SEED, 2, number))
+        exact = grid_posterior(_exact(surface, x), [-1], [1], CELLS)
+        model = grid_posterior(candidate.potential(x), [-1], [1], CELLS)
+        p, q = exact.probability, model.probability
+        yield metrics.total_variation(p, q), metrics.kl_divergence(p, q), metrics.mmd2_on_grid(exact.theta, p, q)
+
+
+def _exact(simulator: KnownTruth, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return theta -> sum_j log p(x_j|theta) of the simulator."""
+    return lambda theta: simulator.log_prob(x, theta[:, None]).double().sum(-1)
+
+
+def _judge_manifold(candidate: Candidate, surface: KnownTruth, theta: Tensor) -> dict[str, Any]:
+    """Return what is said about the manifold and about points off it."""
+    inside = surface.simulate(theta, seed=derived(TRUTH_SEED, 0))
+    outside = surface.out_of_distribution(POINTS, seed=derived(TRUTH_SEED, 1), noise=0.1)
+    drawn = candidate.sample(theta)
+    result: dict[str, Any] = {
+        "distance": float(surface.vertical_distance(drawn).clamp(max=10).mean()),
+        "euclidean_distance": float(surface.distance(drawn[:2000]).clamp(max=10).mean()),
+    }
+    near, far = candidate.distance(inside, theta), candidate.distance(outside, theta)
+    if near is not None and far is not None:
+        result |= {"reconstruction": float(near.mean()), "auc": metrics.auc(near, far)}
+    likely, unlikely = candidate.log_prob(inside, theta), candidate.log_prob(outside, theta)
+    if likely is not None and unlikely is not None:
+        result["auc_likelihood"] = metrics.auc(-likely, -unlikely)
+    return result
