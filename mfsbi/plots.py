@@ -10,7 +10,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["posterior_against_truth", "surface", "training_curves"]
+__all__ = [
+    "clouds",
+    "dimension_scan",
+    "outliers",
+    "planes",
+    "posterior_against_truth",
+    "posteriors",
+    "surface",
+    "training_curves",
+]
 
 TRUTH = "#3b3b3b"
 MODEL = "#0b7285"
@@ -103,3 +112,115 @@ def _inside(points: Array, limits: Sequence[Array]) -> Array:
     """Return the points within the limits; matplotlib does not clip in three dimensions."""
     lower, upper = np.array(limits).T
     return points[((points >= lower) & (points <= upper)).all(axis=1)]
+
+
+def dimension_scan(
+    dims: Sequence[int], errors: Sequence[float], standard_errors: Sequence[float], spread: float
+) -> Figure:
+    """Return the held-out reconstruction error against the number of dimensions of the manifold.
+
+    Arguments:
+        dims: numbers of dimensions
+        errors: root mean squares in standardised units
+        standard_errors: theirs
+        spread: the same without any manifold
+    """
+    figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(dims, errors, standard_errors, color=MODEL, marker="o", capsize=3)
+    axes.axhline(spread, color=TRUTH, linestyle="--", linewidth=1.0, label="spread of the data")
+    axes.axhline(0.1 * spread, color=OFF, linewidth=1.0, label="a tenth of it")
+    axes.set_xticks(list(dims))
+    axes.set(xlabel="dimensions of the manifold", ylabel="reconstruction error", yscale="log")
+    axes.legend(frameon=False)
+    return figure
+
+
+def clouds(
+    points: Mapping[str, Array], colours: Mapping[str, Array], label: str = "distance to the manifold"
+) -> Figure:
+    """Return a panel for each cloud in three dimensions, all within the limits of the first.
+
+    Arguments:
+        points: clouds, each of shape `(rows, 3)`
+        colours: a value for each point of some clouds, shape `(rows,)`; others are grey
+        label: what the values are
+    """
+    columns = min(3, len(points))
+    lines = -(-len(points) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.9 * lines), layout="constrained")
+    limits = [np.quantile(next(iter(points.values()))[:, axis], [0.002, 0.998]) for axis in range(3)]
+    values = np.concatenate(list(colours.values()))
+    scale = dict(zip(("vmin", "vmax"), np.quantile(values[np.isfinite(values)], [0.02, 0.98]), strict=True))
+    panels = []
+    for number, (title, cloud) in enumerate(points.items(), start=1):
+        axes = figure.add_subplot(lines, columns, number, projection="3d")
+        axes.view_init(elev=28, azim=-60)
+        axes.set_box_aspect(None, zoom=0.8)
+        inside = ((cloud >= np.array(limits)[:, 0]) & (cloud <= np.array(limits)[:, 1])).all(axis=1)
+        paint = {"c": colours[title][inside], "cmap": "viridis", **scale} if title in colours else {"color": TRUTH}
+        drawn = axes.scatter(*cloud[inside].T, s=3.0, linewidths=0, alpha=0.7, **paint)
+        axes.set(xlim=limits[0], ylim=limits[1], zlim=limits[2], xlabel="$x_0$", ylabel="$x_1$", zlabel="$x_2$")
+        axes.set_title(title, y=0.94)
+        panels += [drawn] if title in colours else []
+    figure.colorbar(panels[-1], ax=figure.axes, label=label, shrink=0.6)
+    return figure
+
+
+def planes(points: Mapping[str, Array], colours: Mapping[str, Array], label: str = "log density") -> Figure:
+    """Return a panel for each cloud in the plane, coloured by a value for each point, within the limits of the first.
+
+    Arguments:
+        points: clouds, each of shape `(rows, 2)`
+        colours: a value for each point, shape `(rows,)`
+        label: what the values are
+    """
+    figure = Figure(figsize=(3.1 * len(points), 3.3), layout="constrained")
+    reach = 1.15 * np.abs(next(iter(points.values()))).max()
+    for axes, (title, cloud) in zip(np.ravel(figure.subplots(1, len(points))), points.items(), strict=True):
+        low, high = np.quantile(colours[title], [0.02, 0.98])
+        drawn = axes.scatter(*cloud.T, c=colours[title], s=4.0, linewidths=0, cmap="viridis", vmin=low, vmax=high)
+        axes.set(
+            title=title, xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$x_0$", ylabel="$x_1$"
+        )
+        figure.colorbar(drawn, ax=axes, label=label, shrink=0.7)
+    return figure
+
+
+def posteriors(theta: Array, exact: Array, models: Mapping[str, Array], name: str = "theta") -> Figure:
+    """Return the exact posterior of one parameter and those of several models.
+
+    Arguments:
+        theta: grid, shape `(points,)`
+        exact: density of the exact posterior on it, shape `(points,)`
+        models: densities of the models' posteriors on it, each of shape `(points,)`
+        name: of the parameter
+    """
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for title, density in models.items():
+        axes.plot(theta, density, label=title, linewidth=1.3)
+    axes.plot(theta, exact, color=TRUTH, linestyle="--", linewidth=2.0, label="exact")
+    axes.set(xlabel=name, ylabel="posterior density", xlim=(theta.min(), theta.max()))
+    axes.legend(frameon=False)
+    return figure
+
+
+def outliers(scores: Mapping[str, Array], p_values: Mapping[str, Array]) -> Figure:
+    """Return histograms of reconstruction distances and of their p-values, for several kinds of points.
+
+    Arguments:
+        scores: positive distances of each kind, shape `(rows,)`
+        p_values: of the same points, shape `(rows,)`
+    """
+    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    every = np.concatenate(list(scores.values()))
+    edges = np.geomspace(max(every.min(), 1e-3 * np.median(every)), every.max(), 50)
+    for (name, score), color in zip(scores.items(), (MODEL, OFF, TRUTH), strict=False):
+        left.hist(score, bins=edges, alpha=0.5, color=color, label=name)
+        right.hist(p_values[name], bins=np.linspace(0, 1, 21), alpha=0.5, color=color, label=name)
+    left.set(xscale="log", xlabel="reconstruction distance", ylabel="points")
+    right.set(xlabel="p-value", ylabel="points", xlim=(0, 1))
+    right.legend(frameon=False)
+    return figure

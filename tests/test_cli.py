@@ -52,7 +52,10 @@ def test_one_seed_gives_one_demo(short, tmp_path):
 def test_an_unknown_simulator_is_refused_by_name(tmp_path):
     result = run("demo", "nonsense", "--out", tmp_path)
     assert result.exit_code == 2
-    assert "there is no simulator 'nonsense'; registered are circle, lorenz, polynomial, sphere" in result.stderr.replace("\n", " ")
+    assert (
+        "there is no simulator 'nonsense'; registered are circle, lorenz, polynomial, sphere"
+        in result.stderr.replace("\n", " ")
+    )
 
 
 def test_an_unwritable_folder_is_refused_before_training(tmp_path, monkeypatch):

@@ -12,6 +12,13 @@ GRID = np.linspace(-1, 1, 50)
 FIGURES = {
     "training": lambda: plots.training_curves({"reconstruction": ([1.0, 0.1], [0.9, 0.2]), "nll": ([1.0], [-1.0])}),
     "surface": lambda: plots.surface(*(RNG.normal(size=(rows, 3)) for rows in (50, 50, 5, 5))),
+    "scan": lambda: plots.dimension_scan([1, 2], [0.5, 0.01], [0.01, 0.001], 1.7),
+    "clouds": lambda: plots.clouds({name: RNG.normal(size=(50, 3)) for name in "abcd"}, {"b": np.arange(50.0)}),
+    "planes": lambda: plots.planes(
+        {name: RNG.normal(size=(50, 2)) for name in "ab"}, dict.fromkeys("ab", np.arange(50.0))
+    ),
+    "posteriors": lambda: plots.posteriors(GRID, GRID**2, {"a": GRID**2, "b": GRID**4}),
+    "outliers": lambda: plots.outliers({name: RNG.uniform(1, 2, 50) for name in "ab"}, dict.fromkeys("ab", GRID**2)),
     "posterior": lambda: plots.posterior_against_truth(GRID, GRID**2, GRID**2, RNG.uniform(-1, 1, 100), 0.0),
 }
 
@@ -28,6 +35,8 @@ def test_a_figure_is_drawn_without_a_window(name):
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_axis_has_a_name(name):
     for axes in FIGURES[name]().axes:
+        if axes.get_label() == "<colorbar>":
+            continue
         assert axes.get_xlabel()
         assert axes.get_ylabel()
 

@@ -47,7 +47,7 @@ class Budget:
 PRESETS = {
     "smoke": Budget(2_000, 150, 40, 40, 1, 1),
     "quick": Budget(50_000, 2_000, 700, 700, 1, 1),
-    "paper": Budget(100_000, 14_000, 2_500, 8_000, 5, 10),
+    "paper": Budget(100_000, 20_000, 2_500, 8_000, 5, 10),
 }
 
 
@@ -120,8 +120,8 @@ def _sequential(budget: Budget) -> Schedule:
 
 
 def _alternating(budget: Budget) -> Schedule:
-    turns = _passes(budget.chart_steps, CHART_ROWS, budget)
-    return [phase._replace(rows=_rows(phase)) for phase in alternating(2 * turns)]
+    turns = _passes(budget.chart_steps, CHART_ROWS, budget)  # as many passes for the density, of twice the rows a step
+    return [phase._replace(rows=_rows(phase, 2)) for phase in alternating(2 * turns)]
 
 
 def _simultaneous(budget: Budget) -> Schedule:
@@ -148,8 +148,8 @@ def _budgeted(schedule: Schedule, steps: list[int], budget: Budget) -> Schedule:
     ]
 
 
-def _rows(phase: Phase) -> int:
-    return CHART_ROWS if phase.loss is reconstruction else DENSITY_ROWS
+def _rows(phase: Phase, factor: int = 1) -> int:
+    return CHART_ROWS if phase.loss is reconstruction else factor * DENSITY_ROWS
 
 
 def _passes(steps: int, rows: int, budget: Budget) -> int:

@@ -1,5 +1,6 @@
 """A flow and its linear layers; `mfsbi.flows` has the derivation."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol, cast
 
@@ -130,4 +131,4 @@ class Linear(nn.Module):
 
 def _columns(x: Tensor) -> Tensor:
     """Return rows of any batch shape as an array of shape `(features, rows)`."""
-    return x.reshape(-1, x.shape[-1]).T.contiguous()
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).T.contiguous()
