@@ -227,22 +227,23 @@ def outliers(scores: Mapping[str, Array], p_values: Mapping[str, Array]) -> Figu
     return figure
 
 
-def bars(groups: Mapping[str, Mapping[str, float]], label: str) -> Figure:
+def bars(groups: Mapping[str, Mapping[str, float]], label: str, name: str) -> Figure:
     """Return a group of bars for each name, one bar for each of its parts.
 
     Arguments:
         groups: for each group the height of each bar; all groups have the same bars
         label: what the heights are
+        name: what the groups are
     """
-    figure = Figure(figsize=(1.6 + 1.5 * len(groups), 3.4), layout="constrained")
+    figure = Figure(figsize=(1.6 + 1.1 * len(groups), 3.4), layout="constrained")
     axes = figure.subplots()
-    names = list(next(iter(groups.values())))
-    width = 0.8 / len(names)
-    for number, (name, color) in enumerate(zip(names, (MODEL, OFF, TRUTH, "#868e96"), strict=False)):
-        heights = [group[name] for group in groups.values()]
-        places = np.arange(len(groups)) + (number - (len(names) - 1) / 2) * width
-        axes.bar(places, heights, width, color=color, label=name)
+    parts = list(next(iter(groups.values())))
+    width = 0.8 / len(parts)
+    for number, (part, color) in enumerate(zip(parts, (MODEL, OFF, TRUTH, "#868e96"), strict=False)):
+        heights = [group[part] for group in groups.values()]
+        places = np.arange(len(groups)) + (number - (len(parts) - 1) / 2) * width
+        axes.bar(places, heights, width, color=color, label=part)
     axes.set_xticks(np.arange(len(groups)), list(groups))
-    axes.set(ylabel=label, xlabel="problem", yscale="log")
+    axes.set(ylabel=label, xlabel=name, yscale="log")
     axes.legend(frameon=False)
     return figure

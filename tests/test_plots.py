@@ -12,7 +12,7 @@ GRID = np.linspace(-1, 1, 50)
 FIGURES = {
     "training": lambda: plots.training_curves({"reconstruction": ([1.0, 0.1], [0.9, 0.2]), "nll": ([1.0], [-1.0])}),
     "surface": lambda: plots.surface(*(RNG.normal(size=(rows, 3)) for rows in (50, 50, 5, 5))),
-    "bars": lambda: plots.bars({"one": {"a": 1.0, "b": 2.0}, "two": {"a": 0.1, "b": 3.0}}, "seconds"),
+    "bars": lambda: plots.bars({"one": {"a": 1.0, "b": 2.0}, "two": {"a": 0.1, "b": 3.0}}, "seconds", "problem"),
     "scan": lambda: plots.dimension_scan([1, 2], [0.5, 0.01], [0.01, 0.001], 1.7),
     "clouds": lambda: plots.clouds({name: RNG.normal(size=(50, 3)) for name in "abcd"}, {"b": np.arange(50.0)}),
     "planes": lambda: plots.planes(

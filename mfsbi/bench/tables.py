@@ -1,7 +1,7 @@
 """The paper's tables as lists of rows: what is built, how it is trained, and with how much.
 
 Budgets are counted in steps, so that rows are comparable whatever the number of simulations. What is learned by
-reconstruction takes 500 rows a step and what is learned by likelihood 1,000.
+reconstruction takes 500 rows a step at half the learning rate, and what is learned by likelihood 1,000.
 """
 
 from collections.abc import Callable
@@ -121,7 +121,7 @@ def _sequential(budget: Budget) -> Schedule:
 
 def _alternating(budget: Budget) -> Schedule:
     turns = _passes(budget.chart_steps, CHART_ROWS, budget)  # as many passes for the density, of twice the rows a step
-    return [phase._replace(rows=_rows(phase, 2)) for phase in alternating(2 * turns)]
+    return [phase._replace(rows=_rows(phase, 2), rate=_rate(phase)) for phase in alternating(2 * turns)]
 
 
 def _simultaneous(budget: Budget) -> Schedule:
@@ -143,13 +143,17 @@ SCHEMES = {"simultaneous": _simultaneous, "alternating": _alternating, "sequenti
 def _budgeted(schedule: Schedule, steps: list[int], budget: Budget) -> Schedule:
     """Return the schedule with as many passes over the data as make these steps."""
     return [
-        phase._replace(rows=_rows(phase), epochs=_passes(number, _rows(phase), budget))
+        phase._replace(rows=_rows(phase), rate=_rate(phase), epochs=_passes(number, _rows(phase), budget))
         for phase, number in zip(schedule, steps, strict=True)
     ]
 
 
 def _rows(phase: Phase, factor: int = 1) -> int:
     return CHART_ROWS if phase.loss is reconstruction else factor * DENSITY_ROWS
+
+
+def _rate(phase: Phase) -> float:
+    return 0.5 if phase.loss is reconstruction else phase.rate
 
 
 def _passes(steps: int, rows: int, budget: Budget) -> int:

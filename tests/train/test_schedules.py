@@ -5,7 +5,10 @@ from mfsbi.train.schedules import Phase, alternating, ambient, density_only, seq
 
 
 def test_sequential_gives_half_the_epochs_to_the_chart():
-    assert sequential(7) == [Phase(reconstruction, ("chart",), 3), Phase(latent_nll, ("latent",), 4)]
+    assert sequential(7) == [
+        Phase(reconstruction, ("chart",), 3, rate=0.7),
+        Phase(latent_nll, ("latent",), 4),
+    ]
 
 
 def test_alternating_takes_turns_of_one_epoch():
