@@ -31,8 +31,14 @@ from mfsbi.types import Coordinates, Data, Parameters, Scalars
 __all__ = ["AbstractModel", "AmbientModel", "DensityModel", "Latent", "LatentModel", "ManifoldModel", "Placed"]
 
 
+CLOSE = 0.1
+
+
 class Latent(nn.Module):
     """A conditional density p(u|theta) of the coordinates on the manifold.
+
+    Reconstruction does not care about the scale of u, and a chart may end with coordinates of any size; so they are
+    standardised as theta is, by a mean and a spread that training measures (`measure`).
 
     Arguments:
         flow: the bijection u -> ũ given theta, to the standard normal
@@ -42,10 +48,14 @@ class Latent(nn.Module):
 
     theta_mean: Tensor
     theta_std: Tensor
+    u_mean: Tensor
+    u_std: Tensor
 
     def __init__(self, flow: Flow, theta_mean: Tensor, theta_std: Tensor) -> None:
         super().__init__()
         self.flow = flow
+        self.register_buffer("u_mean", torch.zeros(flow.features, dtype=theta_mean.dtype))
+        self.register_buffer("u_std", torch.ones(flow.features, dtype=theta_mean.dtype))
         self.register_buffer("theta_mean", theta_mean)
         self.register_buffer("theta_std", theta_std)
 
@@ -54,12 +64,21 @@ class Latent(nn.Module):
 
     def log_prob(self, u: Coordinates, theta: Parameters) -> Scalars:
         """Return log p(u|theta), shape `(*)`."""
-        base, log_det = self.flow.forward_and_log_det(u, self.standardize(theta))
-        return log_det + _log_normal(base)
+        base, log_det = self.flow.forward_and_log_det((u - self.u_mean) / self.u_std, self.standardize(theta))
+        return log_det + _log_normal(base) - self.u_std.log().sum()
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, manifold)`."""
-        return self.flow.inverse(_normal(theta, self.flow.features, generator), self.standardize(theta))
+        base = _normal(theta, self.flow.features, generator)
+        return self.u_mean + self.u_std * self.flow.inverse(base, self.standardize(theta))
+
+    def measure(self, u: Tensor) -> None:
+        """Standardise by the mean and spread of u, shape `(rows, n)`, unless the present ones do within a tenth."""
+        mean, std = u.double().mean(0).to(self.u_mean), u.double().std(0).to(self.u_std)
+        moved = ((mean - self.u_mean) / std).abs().max() > CLOSE or (std / self.u_std).log().abs().max() > CLOSE
+        if moved and (std > 0).all():
+            self.u_mean.copy_(mean)
+            self.u_std.copy_(std)
 
     def standardize(self, theta: Tensor) -> Tensor:
         """Return (theta - mean) / std, shape `(*, parameter)`."""

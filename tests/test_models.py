@@ -11,7 +11,9 @@ SMALL = SplineCouplings(layers=3, width=16, bins=6)
 
 
 def latent(dims, parameters=2):
-    return Latent(SMALL.build(dims, parameters), torch.randn(parameters), torch.rand(parameters) + 0.5)
+    density = Latent(SMALL.build(dims, parameters), torch.randn(parameters), torch.rand(parameters) + 0.5)
+    density.measure(torch.randn(50, dims) * torch.linspace(0.7, 1.3, dims) + 0.4)
+    return density
 
 
 MODELS = {

@@ -8,7 +8,9 @@ After every epoch the validation loss is taken without gradients. A phase keeps 
 began with included, and ends with the best copy in place, also when it is interrupted. It stops early only if asked
 to: steps gain most when the learning rate has fallen, and a phase that stops on a plateau of the large steps never gets
 there. With `stop_after_epochs` a phase ends when as many epochs brought nothing better, judged by the mean over the
-last few. While the chart stands still its coordinates are computed once for the whole phase.
+last few. While the chart stands still its coordinates are computed once for the whole phase. A phase that trains the
+density begins by measuring where they lie: reconstruction alone may blow them up to any size, and splines reach six
+spreads (a chart of the Lorenz attractor had coordinates up to 24, and its density stayed on a patch).
 
 **Spikes.** A row far out in the tail that a chart has not met yet can have ten thousand times the usual squared error.
 Its gradient, divided by Adam's memory of much smaller ones, throws the weights: in one run of 67 epochs the
@@ -235,6 +237,7 @@ class _PhaseRun(NamedTuple):
         """Run the phase; its records are in `history` and the best weights in place however it ends."""
         try:
             training, validation = self._with_coordinates(training), self._with_coordinates(validation)
+            self._measure_coordinates(training)
             self._keep_if_better(best, 0, validation)
             patience = _Patience(self.settings.stop_after_epochs)
             for epoch in range(1, self.phase.epochs + 1):
@@ -297,9 +300,15 @@ class _PhaseRun(NamedTuple):
 
     def _with_coordinates(self, data: Batch) -> Batch:
         """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
-        if "chart" in self.phase.trains:
-            return data._replace(u=None)
-        return data._replace(u=in_chunks(lambda rows: self.model.encode(rows.x, rows.theta), data))
+        return data._replace(u=None if "chart" in self.phase.trains else self._encode(data))
+
+    def _measure_coordinates(self, data: Batch) -> None:
+        """Let the latent density know where the coordinates lie, if the phase trains it."""
+        if "latent" in self.phase.trains:
+            self.model.latent.measure(self._encode(data) if data.u is None else data.u)
+
+    def _encode(self, data: Batch) -> Tensor:
+        return in_chunks(lambda rows: self.model.encode(rows.x, rows.theta), data)
 
 
 def _group(

@@ -273,3 +273,24 @@ def test_the_usual_gradient_follows_what_lasts():
         layer.weight.grad = torch.full_like(layer.weight, 1.0 if step == 0 else 10.0)
         group.clip(None)
     assert float(layer.weight.grad) == pytest.approx(10.0)
+
+
+def test_coordinates_of_any_size_are_learned(data):
+    """A chart whose coordinates are far away and large: the density finds them as it finds standardised ones."""
+    losses = []
+    for size, place in ((1.0, 0.0), (40.0, 300.0)):
+        torch.manual_seed(0)
+        model = SPEC.build(*data[0][:2])
+        encode = model.chart.encode
+        model.chart.encode = lambda x, encode=encode, size=size, place=place: place + size * encode(x)
+        history = fit(model, *data, density_only(10), QUICK)
+        losses.append(min(history.of("latent_nll")[1]) - 2 * math.log(size))
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
+
+
+def test_measured_coordinates_stay_as_they_are_when_training_goes_on(data, model):
+    fit(model, *data, density_only(1), QUICK)
+    before = model.latent.u_mean.clone(), model.latent.u_std.clone()
+    fit(model, *data, density_only(1), QUICK)
+    assert (model.latent.u_mean == before[0]).all()
+    assert (model.latent.u_std == before[1]).all()
