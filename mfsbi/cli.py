@@ -36,11 +36,13 @@ def main() -> None:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Results, such as notebooks/tables/polynomial-paper.")],
+    table: Annotated[str, typer.Argument(help="polynomial or circle.")] = "polynomial",
+    preset: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "paper",
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = TABLES_FOLDER,
 ) -> None:
     """Print the results of a benchmark as Markdown: medians, the published numbers beside them, and every run."""
     try:
-        console.print(report_results(folder), soft_wrap=True, markup=False, highlight=False)
+        console.print(report_results(table, preset, out), soft_wrap=True, markup=False, highlight=False)
     except (ValueError, OSError) as error:
         _fail(error)
 
@@ -106,7 +108,7 @@ def _run(table: str, preset: str, only: str, out: Path) -> None:
     """Run a table and print its report."""
     try:
         run_table(table, preset, out, only=only, tell=lambda line: Console(stderr=True).print(line, soft_wrap=True))
-        text = report_results(out / f"{table}-{preset}")
+        text = report_results(table, preset, out)
     except (ValueError, OSError) as error:
         _fail(error)
     console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -184,7 +184,8 @@ class Sphere:
 
     def _log_wrapped(self, angles: Tensor, mean: Tensor, width: Tensor) -> Tensor:
         """Return the log density of normal angles summed over turns, shape `(*)`."""
-        z = (angles[..., None] + TURNS - mean[..., None]) / width[..., None]
+        nearest = (angles - mean + math.pi) % (2 * math.pi) - math.pi
+        z = (nearest[..., None] + TURNS) / width[..., None]
         return ((-0.5 * z.square()).logsumexp(-1) - width.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def _untilt(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 from mfsbi.bench.tables import Budget, Row
 
 __all__ = ["Experiment", "read_results"]
+
+VERSION = 2
+"""To be raised when the judge or the training changes in a way that settings do not show."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Experiment:
             "cpu_seconds": self.row.cpu_seconds,
             "simulations": self.budget.simulations,
             "seed": self.seed,
+            "version": VERSION,
         }
 
     @property
@@ -70,14 +75,20 @@ class Experiment:
         draft.replace(path)
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Return what lies in a folder of results: dictionaries with `experiment` and `result`, by row and seed.
+def read_results(folder: Path, experiments: Iterable[Experiment]) -> list[dict[str, Any]]:
+    """Return the results of these experiments: dictionaries with `experiment` and `result`, by row and seed.
+
+    Arguments:
+        folder: where the tables' folders lie
+        experiments: those asked for; what has not been run is left out, and so is whatever else lies there
 
     Raises:
         ValueError: if a file is not such a result
     """
     results = []
-    for path in sorted(folder.glob("*.json")):
+    for path in (each.path(folder) for each in experiments):
+        if not path.exists():
+            continue
         found = json.loads(path.read_text())
         if not (isinstance(found, dict) and {"experiment", "result"} <= set(found)):
             raise ValueError(f"{path} should hold an `experiment` and its `result`; it does not.")

@@ -5,12 +5,13 @@ arXiv:2003.13913, §4.2): everything at theta = 0, 10,000 points, 10 sets of 20 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from mfsbi import metrics
+from mfsbi.charts import PrescribedChart
 from mfsbi.inference.grid import grid_posterior
 from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.models import AbstractModel, AmbientModel, DensityModel, ManifoldModel
@@ -21,7 +22,7 @@ from mfsbi.types import KnownTruth
 __all__ = ["CIRCLE_THETA", "Candidate", "Ours", "Stock", "judge_circle", "judge_posteriors"]
 
 POINTS, SETS, EVENTS, CELLS = 10_000, 10, 20, 400
-TRUTH_SEED = 20
+TRUTH_SEED = 41  # settings were chosen on the sets of seed 20
 """The observed sets and the points that judge are the same for all rows and seeds."""
 
 CIRCLE_THETA = (0.0, -1.0)
@@ -100,12 +101,13 @@ class Stock:
 
 
 def judge_circle(candidate: Candidate, circle: KnownTruth) -> dict[str, Any]:
-    """Return the columns of the circle's table; KL(truth || model) for what has a density on the circle."""
+    """Return the columns of the circle's table; KL(truth || model) for what has its density on the same circle."""
     theta = torch.tensor([CIRCLE_THETA]).expand(POINTS, -1)
     result = _judge_manifold(candidate, circle, theta)
-    if isinstance(candidate, Ours) and isinstance(candidate.model, ManifoldModel) and "reconstruction" in result:
+    if isinstance(candidate, Ours) and isinstance(candidate.model.chart, PrescribedChart):
         x = circle.simulate(theta, seed=derived(TRUTH_SEED, 3))
-        result["kl"] = float((circle.log_prob(x, theta) - candidate.model.log_prob(x, theta)).mean())
+        model = cast(ManifoldModel, candidate.model)
+        result["kl_density"] = float((circle.log_prob(x, theta) - model.log_prob(x, theta)).mean())
     return result
 
 
@@ -136,11 +138,12 @@ def _exact(simulator: KnownTruth, x: Tensor) -> Callable[[Tensor], Tensor]:
 def _judge_manifold(candidate: Candidate, surface: KnownTruth, theta: Tensor) -> dict[str, Any]:
     """Return what is said about the manifold and about points off it."""
     inside = surface.simulate(theta, seed=derived(TRUTH_SEED, 0))
-    outside = surface.out_of_distribution(POINTS, seed=derived(TRUTH_SEED, 1), noise=0.1)
+    noise = torch.randn(inside.shape, generator=Generator().manual_seed(derived(TRUTH_SEED, 4)))
+    outside = surface.simulate(theta, seed=derived(TRUTH_SEED, 1)) + 0.1 * noise
     drawn = candidate.sample(theta)
     result: dict[str, Any] = {
         "distance": float(surface.vertical_distance(drawn).clamp(max=10).mean()),
-        "euclidean_distance": float(surface.distance(drawn[:2000]).clamp(max=10).mean()),
+        "euclidean_distance": float(surface.distance(drawn).clamp(max=10).mean()),
     }
     near, far = candidate.distance(inside, theta), candidate.distance(outside, theta)
     if near is not None and far is not None:

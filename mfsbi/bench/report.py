@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from mfsbi.bench.experiment import read_results
+from mfsbi.bench.run import experiments
 
 __all__ = ["report"]
 
@@ -16,6 +17,7 @@ COLUMNS = {
     "auc_likelihood": "AUC, likelihood",
     "tv": "TV",
     "kl": "KL",
+    "kl_density": "KL of densities",
     "mmd2": "MMD²",
     "cpu_seconds": "CPU s",
 }
@@ -35,33 +37,38 @@ PUBLISHED = {
 """Medians of five runs, Brehmer & Cranmer, arXiv:2003.13913, table 2; the AUC there is the better of the two."""
 
 
-def report(folder: Path) -> str:
-    """Return the results in a folder as Markdown: medians with the published ones in brackets, then every run.
+def report(table: str, preset: str, folder: Path) -> str:
+    """Return the results of a table as Markdown: medians with the published ones in brackets, then every run.
 
     Arguments:
-        folder: results of one table and preset, such as `notebooks/tables/polynomial-paper`
+        table: its name
+        preset: its budget's name
+        folder: where results lie, such as `notebooks/tables`
 
     Raises:
         FileNotFoundError: if there are none
-        ValueError: if a file is not a result
+        ValueError: if there is no such table or preset, or a file is not a result
     """
-    results = read_results(folder)
+    wanted = experiments(table, preset)
+    results = read_results(folder, wanted)
     if not results:
-        raise FileNotFoundError(f"There are no results in {folder}: run `mfsbi bench` first.")
+        raise FileNotFoundError(f"There are no results of {table}-{preset} in {folder}: run `mfsbi bench` first.")
     rows: dict[str, list[dict[str, Any]]] = {}
     for found in results:
         rows.setdefault(found["experiment"]["row"], []).append(found["result"])
     keys = [key for key in COLUMNS if any(key in result for results in rows.values() for result in results)]
-    published = PUBLISHED if results[0]["experiment"]["table"] == "polynomial" else {}
+    published = PUBLISHED if table == "polynomial" else {}
     order = [*(name for name in published if name in rows), *(name for name in sorted(rows) if name not in published)]
     medians = [_median_line(name, rows[name], keys, published.get(name, {})) for name in order]
     runs = [_line([name, *(_runs(rows[name], key) for key in keys)]) for name in order]
     heads = [COLUMNS[key] for key in keys]
     return "\n".join(
         [
-            "Medians over runs" + ("; published medians in brackets." if published else "."),
+            "Medians over runs"
+            + ("; published medians in brackets. " if published else ". ")
+            + f"{len(results)} of {len(wanted)} runs are there.",
             "",
-            *_head(["row", "runs", *heads, "collapsed"]),
+            *_head(["row", "runs", *heads, "restarted", "failed"]),
             *medians,
             "",
             "Every run, seeds in order.",
@@ -78,8 +85,9 @@ def _median_line(name: str, results: list[dict[str, Any]], keys: list[str], publ
         values = [result[key] for result in results if key in result]
         shown = f" ({published[key]:g})" if key in published else ""
         cells.append((_number(median(values)) if values else "–") + shown)
-    collapsed = sum(result.get("collapses", 0) > 0 for result in results)
-    return _line([name, str(len(results)), *cells, str(collapsed)])
+    restarted = sum(result.get("collapses", 0) > 0 for result in results)
+    failed = sum("failed" in result for result in results)
+    return _line([name, str(len(results)), *cells, str(restarted), str(failed)])
 
 
 def _runs(results: list[dict[str, Any]], key: str) -> str:

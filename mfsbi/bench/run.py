@@ -1,5 +1,6 @@
 """Running a table: train every row with every seed, judge it by the simulator's truth, keep what was measured."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -69,7 +70,10 @@ def run_table(
         if experiment.path(folder).exists():
             tell(f"{where}: done before")
             continue
-        result = _run(experiment, show_progress_bars)
+        try:
+            result = _run(experiment, show_progress_bars)
+        except (ArithmeticError, ValueError) as error:  # a run that fails is a result, too
+            result = {"failed": str(error)}
         experiment.write(folder, result)
         tell(f"{where}: " + ", ".join(f"{k} {v:.3g}" for k, v in result.items() if isinstance(v, float)))
 
@@ -106,7 +110,22 @@ def _train(
     trainer = ManifoldNLE(simulator.prior, row.spec, seed=seed, show_progress_bars=show_progress_bars)
     trainer.append_simulations(theta, x)
     estimator = trainer.train(row.schedule, learning_rate=row.learning_rate, validation_fraction=HELD_OUT)
+    if trainer.history.interrupted:
+        raise KeyboardInterrupt
     return Ours(estimator.model), {"collapses": len(trainer.history.collapses)}
+
+
+class _Timed(NLE_A):
+    """sbi's own trainer, which also ends, with its best weights, when the CPU time is spent."""
+
+    deadline = math.inf
+
+    def _converged(self, epoch: int, stop_after_epochs: int) -> bool:
+        converged: bool = super()._converged(epoch, stop_after_epochs)
+        if not converged and epoch > 0 and time.process_time() > self.deadline:
+            self._neural_net.load_state_dict(self._best_model_state_dict)
+            return True
+        return converged
 
 
 def _train_stock(
@@ -114,14 +133,7 @@ def _train_stock(
 ) -> tuple[Candidate, dict[str, Any]]:
     """Train sbi's own network by sbi's own trainer, its settings untouched, until the CPU time is spent."""
     with seeded(derived(seed, 3)), TemporaryDirectory() as folder, chdir(folder):  # sbi writes its logs where it runs
-        trainer = NLE_A(simulator.prior, density_estimator=row.spec, show_progress_bars=False)
-        trainer.append_simulations(theta, x)
-        deadline = time.process_time() + row.cpu_seconds
-        estimator = trainer.train(max_num_epochs=1)
-        epochs = 2
-        while time.process_time() < deadline:
-            estimator = trainer.train(max_num_epochs=epochs, resume_training=True)
-            if trainer.summary["epochs_trained"][-1] < epochs:  # sbi found that it had converged
-                break
-            epochs += 1
+        trainer = _Timed(simulator.prior, density_estimator=row.spec, show_progress_bars=False)
+        trainer.deadline = time.process_time() + row.cpu_seconds
+        estimator = trainer.append_simulations(theta, x).train()
     return Stock(estimator.eval()), {"epochs": int(trainer.summary["epochs_trained"][-1])}

@@ -328,6 +328,8 @@ def learn_surface(sizes: Sizes, seed: int) -> str:
     schedule = [Phase(reconstruction, ("chart",), 1, rows=500), Phase(latent_nll, ("latent",), 1, rows=1500)]
     began = time.perf_counter()
     model = trainer.train(schedule=schedule, validation_fraction=0.01).model
+    if trainer.history.interrupted:
+        raise KeyboardInterrupt
     seconds = time.perf_counter() - began
     with torch.no_grad(), seeded(derived(seed, 2)):
         error = model.distance(surface.simulate(new, seed=derived(seed, 3))).mean()

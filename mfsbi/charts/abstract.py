@@ -93,6 +93,8 @@ class AbstractChart(nn.Module, ABC):
         Raises:
             ArithmeticError: if the chart is singular or not finite at a point; the message names the row
         """
+        if self.conditional:  # theta has rows of its own
+            return density.require_volume(self._block_log_volume(u))
         blocks = u.reshape(-1, u.shape[-1]).split(BLOCK)
         volume = torch.cat([self._block_log_volume(block) for block in blocks])
         return density.require_volume(volume.reshape(u.shape[:-1]))

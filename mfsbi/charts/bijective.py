@@ -103,6 +103,15 @@ class EncoderChart(AbstractChart):
         self.chart = chart
         self.encoder = encoder
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the wrapped chart depends on theta."""
+        return self.chart.conditional
+
+    def at(self, theta: Parameters) -> "EncoderChart":
+        """Return the chart for these theta, shape `(*, parameter)`, with the same weights."""
+        return EncoderChart(self.chart.at(theta), self.encoder) if self.conditional else self
+
     def decode(self, u: Coordinates) -> Data:
         """Return chart.decode(u)."""
         return self.chart.decode(u)

@@ -20,22 +20,24 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from mfsbi.checks import require_finite, require_positive, require_positive_integer
 from mfsbi.plugin.specs import MFlow
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.data import Batch, in_chunks, split
+from mfsbi.train.data import Batch, in_chunks, split, steps_per_epoch
 from mfsbi.train.loop import Settings, fit
 from mfsbi.train.losses import reconstruction
-from mfsbi.train.schedules import Phase
+from mfsbi.train.schedules import CHART_RATE, Phase
 
 __all__ = ["DimensionScan", "dimension_scan"]
 
 ROWS = 500
 LEARNING_RATE = 5e-3
 MUCH_BETTER = 10.0
+LEAST_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def dimension_scan(
         x: data, shape `(rows, data)`; a tenth of the rows is held out
         dims: the n to try, each below the number of features; all from 1 if not given
         tolerance: what counts as noise, relative to the spread of the data
-        steps: of training for each n, of 500 rows
+        steps: of training for each n, of 500 rows or all there are
         seed: of the split, the weights and the order of the rows
         show_progress_bars: True, False, or None for "only on a terminal"
 
@@ -101,9 +103,14 @@ def dimension_scan(
     if x.ndim != 2 or x.shape[1] < 2:
         raise ValueError(f"`x` should have shape (rows, features) with at least 2 features; got {tuple(x.shape)}.")
     require_finite("x", x, "Remove these rows first.")
+    if len(x) < LEAST_ROWS:
+        raise ValueError(f"`x` should have at least {LEAST_ROWS} rows, a tenth to judge by; got {len(x)}.")
+    x = x.to(torch.get_default_dtype())
     dims = tuple(sorted(range(1, x.shape[1]) if dims is None else dims))
-    if not dims or not all(1 <= n < x.shape[1] for n in dims):
-        raise ValueError(f"`dims` should lie between 1 and {x.shape[1] - 1}, below the number of features; got {dims}.")
+    if not dims or not all(1 <= n < x.shape[1] and n == int(n) for n in dims):
+        raise ValueError(
+            f"`dims` should be whole numbers between 1 and {x.shape[1] - 1}, below the number of features; got {dims}."
+        )
     data = Batch(x.new_zeros(len(x), 0), x)
     training, validation = split(data, 0.1, Generator().manual_seed(derived(seed, 0)))
     hidden = None if show_progress_bars is None else not show_progress_bars
@@ -133,9 +140,11 @@ def _squared_errors(n: int, training: Batch, validation: Batch, steps: int, seed
     """Return the squared distances of held-out rows to a manifold of n dimensions, standardised, in float64."""
     with seeded(seed):
         model = MFlow(n).build(training.theta, training.x)
-    epochs = max(1, round(steps * ROWS / training.size))
+    epochs = max(1, round(steps / steps_per_epoch(training, ROWS)))
     settings = Settings(ROWS, LEARNING_RATE, seed=seed, show_progress_bars=False)
-    fit(model, training, validation, [Phase(reconstruction, ("chart",), epochs)], settings)
+    schedule = [Phase(reconstruction, ("chart",), epochs, CHART_RATE)]
+    if fit(model, training, validation, schedule, settings).interrupted:
+        raise KeyboardInterrupt
     return in_chunks(lambda rows: reconstruction(model, rows), validation).double()
 
 

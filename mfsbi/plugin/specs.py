@@ -142,6 +142,8 @@ class FOM(Spec):
             raise ValueError(
                 "`encode` should undo `decode`: going to the manifold twice moves points by more than 1e-3."
             )
+        if not (u.std(0) > 0).all():
+            raise ValueError("`encode` should give coordinates that vary; leave out those that are constant.")
         chart = PrescribedChart((self.decode, self.encode), x.shape[1], u.mean(0), u.std(0))
         return ManifoldModel(chart, _latent(self.latent, u.shape[1], theta))
 

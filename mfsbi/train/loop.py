@@ -237,7 +237,7 @@ class _PhaseRun(NamedTuple):
         """Run the phase; its records are in `history` and the best weights in place however it ends."""
         try:
             training, validation = self._with_coordinates(training), self._with_coordinates(validation)
-            self._measure_coordinates(training)
+            self._measure_coordinates(training, validation)
             self._keep_if_better(best, 0, validation)
             patience = _Patience(self.settings.stop_after_epochs)
             for epoch in range(1, self.phase.epochs + 1):
@@ -302,10 +302,15 @@ class _PhaseRun(NamedTuple):
         """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
         return data._replace(u=None if "chart" in self.phase.trains else self._encode(data))
 
-    def _measure_coordinates(self, data: Batch) -> None:
-        """Let the latent density know where the coordinates lie, if the phase trains it."""
+    def _measure_coordinates(self, training: Batch, validation: Batch) -> None:
+        """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
         if "latent" in self.phase.trains:
-            self.model.latent.measure(self._encode(data) if data.u is None else data.u)
+            latent, before = self.model.latent, self._held_out(validation)
+            old = latent.u_mean.clone(), latent.u_std.clone()
+            latent.measure(self._encode(training) if training.u is None else training.u)
+            if self._held_out(validation) > before:  # it had learned better than that already
+                latent.u_mean.copy_(old[0])
+                latent.u_std.copy_(old[1])
 
     def _encode(self, data: Batch) -> Tensor:
         return in_chunks(lambda rows: self.model.encode(rows.x, rows.theta), data)

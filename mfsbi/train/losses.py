@@ -41,8 +41,18 @@ def latent_nll(model: AbstractModel, batch: Batch) -> Tensor:
     return -model.latent.log_prob(u, batch.theta)
 
 
-def nll(model: DensityModel, batch: Batch) -> Tensor:
-    """Return -log p(x|theta) in nats, shape `(rows,)`; for models of data space, where likelihood alone will do."""
+def nll(model: AbstractModel, batch: Batch) -> Tensor:
+    """Return -log p(x|theta) in nats, shape `(rows,)`; for models of data space, where likelihood alone will do.
+
+    Raises:
+        TypeError: if the model has no density of x, or one on a manifold that is to be learned
+    """
+    learns = any(weight.requires_grad for weight in model.chart.parameters())
+    if not isinstance(model, DensityModel) or (learns and not isinstance(model, AmbientModel)):
+        raise TypeError(
+            f"Likelihood alone cannot find the manifold of a {type(model).__name__}: "
+            "train it by `sequential`, or `alternating`."
+        )
     return -model.log_prob(batch.x, batch.theta)
 
 

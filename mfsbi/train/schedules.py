@@ -29,7 +29,8 @@ project(x)| of new points in units of x:
 Half and twice the rows a step for the same number of rows gave 0.0062 and 0.0091 against 0.0063. A spline chart costs
 two to three times the seconds a step and ends no lower; at the double rate one of six folded for good. On a roll (a
 plane wound up) six affine couplings reached 0.009 in 15 s, six splines 0.5 in 14 s. First weights twice as wide as
-usual helped (0.0023 against 0.0038). The row in bold is the default. Densities keep their splines, which affine
+usual helped (0.0023 against 0.0038). The row in bold is the default but for the rate
+(see below). Densities keep their splines, which affine
 couplings cannot replace: there four couplings of 64 x 3 units learn as much in a second as six.
 
 **What folds a chart.** Large steps. With a separate encoder (M_e-flow, 8,000 steps, 90,000 rows) the
@@ -42,7 +43,7 @@ from typing import NamedTuple
 
 from mfsbi.train.losses import Loss, joint_nll, latent_nll, nll, reconstruction
 
-__all__ = ["Phase", "Schedule", "alternating", "ambient", "density_only", "sequential", "simultaneous"]
+__all__ = ["CHART_RATE", "Phase", "Schedule", "alternating", "ambient", "density_only", "sequential", "simultaneous"]
 
 CHART_RATE = 0.7
 """Of the learning rate, for charts: too large steps fold them (see above)."""

@@ -2,11 +2,16 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
-from mfsbi.bench.experiment import Experiment, read_results
+from mfsbi.bench import run
+from mfsbi.bench.experiment import read_results
+from mfsbi.bench.judge import judge_circle, judge_posteriors
 from mfsbi.bench.report import report
 from mfsbi.bench.run import experiments, run_table
-from mfsbi.bench.tables import PRESETS, TABLES
+from mfsbi.bench.tables import PRESETS, TABLES, Row
+from simulators.polynomial import PolynomialSurface
+from simulators.sphere import Circle
 
 ROWS = {
     "AF", "FOM", "PIE (original)", "PIE (unconditional manifold)", "PAE",
@@ -55,13 +60,13 @@ def test_a_row_is_run_judged_and_not_run_again(row, tmp_path, monkeypatch):
     for _ in range(2):
         run_table("polynomial", "smoke", tmp_path, only=row, show_progress_bars=False, tell=said.append)
     assert "done before" in said[1]
-    (found,) = read_results(tmp_path / "polynomial-smoke")
+    (found,) = read_results(tmp_path, experiments("polynomial", "smoke"))
     assert found["experiment"]["row"] == row
     result = found["result"]
     assert result["tv"] == pytest.approx(sum(result["tvs"]) / 10)
     assert ("auc" in result) == (not row.startswith(("AF", "sbi")))
     assert ("auc_likelihood" in result) == (row.startswith(("AF", "PIE", "sbi")))
-    assert row in report(tmp_path / "polynomial-smoke")
+    assert row in report("polynomial", "smoke", tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:The chart")
@@ -70,9 +75,9 @@ def test_the_circle_is_run_and_judged(row, tmp_path, monkeypatch):
     budget = replace(PRESETS["smoke"], simulations=300, chart_steps=10, density_steps=3, ambient_steps=3)
     monkeypatch.setitem(PRESETS, "smoke", budget)
     run_table("circle", "smoke", tmp_path, only=row, show_progress_bars=False)
-    (found,) = read_results(tmp_path / "circle-smoke")
-    assert ("kl" in found["result"]) == (row in ("FOM", "MFlow sequential"))
-    assert "published" not in report(tmp_path / "circle-smoke")
+    (found,) = read_results(tmp_path, experiments("circle", "smoke"))
+    assert ("kl_density" in found["result"]) == (row == "FOM")
+    assert "published" not in report("circle", "smoke", tmp_path)
 
 
 def test_unknown_names_are_refused(tmp_path):
@@ -83,17 +88,95 @@ def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no row of 'polynomial' has 'GAN' in its name"):
         run_table("polynomial", "smoke", tmp_path, only="GAN")
     with pytest.raises(FileNotFoundError, match="run `mfsbi bench` first"):
-        report(tmp_path)
-    (tmp_path / "a.json").write_text(json.dumps([1]))
+        report("polynomial", "smoke", tmp_path)
+    spoiled = experiments("polynomial", "smoke")[0].path(tmp_path)
+    spoiled.parent.mkdir()
+    spoiled.write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="should hold an `experiment` and its `result`"):
-        report(tmp_path)
+        report("polynomial", "smoke", tmp_path)
 
 
-def test_medians_stand_beside_what_was_published(tmp_path):
-    for seed, distance in enumerate((0.001, 0.002, 0.9)):
-        run = replace(experiments("polynomial", "smoke")[0], seed=seed)
-        assert isinstance(run, Experiment)
-        run.write(tmp_path, {"distance": distance, "collapses": int(distance > 0.5)})
-    text = report(tmp_path / "polynomial-smoke")
-    assert "| AF | 3 | 0.0020 (0.005) | 1 |" in text
+def test_medians_stand_beside_what_was_published(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "smoke", replace(PRESETS["smoke"], seeds=3))
+    runs = [run for run in experiments("polynomial", "smoke") if run.row.name == "AF"]
+    for each, distance in zip(runs, (0.001, 0.002, 0.9), strict=True):
+        each.write(tmp_path, {"distance": distance, "collapses": int(distance > 0.5)})
+    replace(runs[0], row=replace(runs[0].row, learning_rate=9.0)).write(
+        tmp_path, {"distance": 5.0}
+    )  # of other settings
+    text = report("polynomial", "smoke", tmp_path)
+    assert "| AF | 3 | 0.0020 (0.005) | 1 | 0 |" in text
     assert "| AF | 0.0010 0.0020 0.9 |" in text
+
+
+def test_a_run_that_fails_is_kept_and_counted_and_an_interrupted_one_is_not(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ArithmeticError("training diverged")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_table("polynomial", "smoke", tmp_path, only="FOM")
+    assert not list(tmp_path.rglob("*.json"))
+    monkeypatch.setattr(run, "_run", fail)
+    run_table("polynomial", "smoke", tmp_path, only="FOM")
+    assert "| FOM | 1 | 0 | 1 |" in report("polynomial", "smoke", tmp_path)
+
+
+class Exact:
+    """The simulator as a candidate."""
+
+    def __init__(self, simulator):
+        self.simulator = simulator
+
+    def sample(self, theta):
+        return self.simulator.simulate(theta, seed=5)
+
+    def potential(self, x):
+        return lambda theta: self.simulator.log_prob(x, theta[:, None]).double().sum(-1)
+
+    def distance(self, x, theta):
+        return self.simulator.distance(x)
+
+    def log_prob(self, x, theta):
+        return None
+
+
+def test_the_judge_finds_nothing_wrong_with_the_truth():
+    result = judge_posteriors(Exact(PolynomialSurface()), PolynomialSurface())
+    assert result["distance"] < 1e-6
+    assert result["reconstruction"] < 1e-6
+    assert result["auc"] > 0.999
+    assert all(abs(result[name]) < 1e-9 for name in ("tv", "kl", "mmd2"))
+
+
+def test_the_judge_finds_the_prior_far_from_the_posterior():
+    class Prior(Exact):
+        def potential(self, x):
+            return lambda theta: torch.zeros(len(theta))
+
+    result = judge_posteriors(Prior(PolynomialSurface()), PolynomialSurface())
+    assert 0.25 < result["tv"] < 0.55
+    assert result["kl"] > 0.2
+
+
+def test_what_cannot_tell_noise_gets_half_of_the_area():
+    """Scores that see where along the circle a point lies, but not how far off it."""
+
+    class Along(Exact):
+        def distance(self, x, theta):
+            return -self.simulator.log_prob(x / x.norm(dim=-1, keepdim=True), theta)
+
+    assert judge_circle(Along(Circle()), Circle())["auc"] == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(0.0, 2), (4.0, 25)])
+def test_a_peer_trains_until_its_time_is_spent(seconds, epochs):
+    """sbi's trainer counts epochs without progress; calling it anew for each would stop it after twenty."""
+    surface = PolynomialSurface()
+    theta = surface.prior.sample((600,))
+    row = Row("sbi NLE, maf", "maf", [], 1, cpu_seconds=seconds)
+    _, notes = run._train_stock(row, surface, theta, surface.simulate(theta, seed=0), 0)
+    assert notes["epochs"] <= epochs if seconds == 0 else notes["epochs"] > epochs

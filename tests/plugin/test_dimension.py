@@ -26,9 +26,9 @@ def test_data_without_a_manifold_have_none_and_a_warning():
     assert scan.suggested is None
 
 
-def test_one_seed_gives_one_scan():
+def test_one_seed_gives_one_scan_whatever_the_type():
     x = surface_data(1000)[2]
-    assert dimension_scan(x, [2], steps=20, tolerance=1) == dimension_scan(x, [2], steps=20, tolerance=1)
+    assert dimension_scan(x, [2], steps=20, tolerance=1) == dimension_scan(x.double(), [2], steps=20, tolerance=1)
 
 
 def test_a_gap_is_told_from_noise():
@@ -47,8 +47,9 @@ def test_a_gap_is_told_from_noise():
         (torch.zeros(5), {}, "at least 2 features"),
         (torch.zeros(5, 1), {}, "at least 2 features"),
         (torch.full((50, 3), torch.nan), {}, "`x` should be finite"),
-        (torch.randn(50, 3), {"dims": [3]}, "`dims` should lie between 1 and 2"),
-        (torch.randn(50, 3), {"dims": []}, "`dims` should lie"),
+        (torch.randn(50, 3), {}, "`x` should have at least 100 rows, a tenth to judge by; got 50"),
+        (torch.randn(200, 3), {"dims": [3]}, "`dims` should be whole numbers between 1 and 2"),
+        (torch.randn(200, 3), {"dims": []}, "`dims` should be whole numbers"),
         (torch.randn(50, 3), {"tolerance": 0}, "`tolerance` should be positive"),
         (torch.randn(50, 3), {"steps": 0}, "`steps` should be a positive integer"),
     ],

@@ -294,3 +294,27 @@ def test_measured_coordinates_stay_as_they_are_when_training_goes_on(data, model
     fit(model, *data, density_only(1), QUICK)
     assert (model.latent.u_mean == before[0]).all()
     assert (model.latent.u_std == before[1]).all()
+
+
+def test_training_on_with_other_data_never_ends_worse_than_it_began():
+    """Rows in a corner: measuring them anew would throw away what the density knows."""
+    generator = Generator().manual_seed(0)
+    theta = torch.rand(2000, 1, generator=generator) * 6 - 3
+    x = theta + 0.3 * torch.randn(2000, 1, generator=generator)
+    torch.manual_seed(0)
+    model = AF(SMALL).build(theta, x)
+    everything = Batch(theta, x)
+    fit(model, everything, everything, density_only(15), QUICK)
+    corner = everything.rows((theta[:, 0] > 1) & (theta[:, 0] < 2))
+    with torch.no_grad():
+        before = latent_nll(model, corner).mean()
+
+    def stop(model, batch):
+        if torch.is_grad_enabled():
+            raise KeyboardInterrupt
+        return latent_nll(model, batch)
+
+    with pytest.warns(UserWarning, match="interrupted"):
+        fit(model, corner, corner, [Phase(stop, ("latent",), 1)], QUICK)
+    with torch.no_grad():
+        assert latent_nll(model, corner).mean() <= before + 1e-6

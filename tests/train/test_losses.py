@@ -20,7 +20,7 @@ def batch():
     return Batch(*plane(20, seed=5))
 
 
-@pytest.mark.parametrize("loss", [reconstruction, latent_nll, joint, joint_nll, nll])
+@pytest.mark.parametrize("loss", [reconstruction, latent_nll, joint, joint_nll])
 def test_a_loss_is_one_finite_number_per_row(loss, model, batch):
     values = loss(model, batch)
     assert values.shape == (20,)
@@ -58,7 +58,7 @@ def test_each_loss_moves_its_own_parts(loss, parts, model, batch):
 
 
 def test_likelihood_and_reconstruction_in_one_have_the_value_of_both(model, batch):
-    expected = RECONSTRUCTION_WEIGHT * reconstruction(model, batch) + nll(model, batch)
+    expected = RECONSTRUCTION_WEIGHT * reconstruction(model, batch) - model.log_prob(batch.x, batch.theta)
     torch.testing.assert_close(joint_nll(model, batch), expected)
 
 
@@ -70,7 +70,10 @@ def test_the_gradient_of_the_volume_is_unbiased(model, batch):
         loss(model, batch).mean().backward()
         return torch.cat([w.grad.flatten() for w in model.chart.parameters()])
 
-    exact = gradient(lambda model, batch: RECONSTRUCTION_WEIGHT * reconstruction(model, batch) + nll(model, batch))
+    def plain(model, batch):
+        return RECONSTRUCTION_WEIGHT * reconstruction(model, batch) - model.log_prob(batch.x, batch.theta)
+
+    exact = gradient(plain)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         draws = torch.stack([gradient(joint_nll) for _ in range(200)])
@@ -84,3 +87,15 @@ def test_the_gradient_of_the_volume_is_unbiased(model, batch):
 def test_what_stock_trainers_minimise_is_the_likelihood_where_there_is_one_in_data_space(name, batch):
     model = SPECS[name].build(*plane())
     torch.testing.assert_close(joint(model, batch), nll(model, batch))
+
+
+@pytest.mark.parametrize("name", ["MFlow", "MeFlow", "PAE"])
+def test_likelihood_alone_is_refused_where_a_manifold_is_to_be_learned(name, batch):
+    with pytest.raises(TypeError, match="Likelihood alone cannot find the manifold.*train it by `sequential`"):
+        nll(SPECS[name].build(*plane()), batch)
+
+
+@pytest.mark.parametrize("name", ["AF", "FOM", "PIE"])
+def test_likelihood_is_minus_log_prob_where_nothing_else_is_to_be_learned(name, batch):
+    model = SPECS[name].build(*plane())
+    torch.testing.assert_close(nll(model, batch), -model.log_prob(batch.x, batch.theta))
