@@ -130,6 +130,8 @@ class _Group:
     def clip(self, max_norm: float | None) -> None:
         """Shorten a gradient that is longer than `max_norm`, or than three times what has been usual."""
         gradients = [weight.grad for weight in self.parts.parameters() if weight.grad is not None]
+        if not gradients:
+            return
         norm = nn.utils.get_total_norm(gradients)
         usual = norm if self.usual_norm is None else self.usual_norm
         limit = SPIKE * usual if max_norm is None else (SPIKE * usual).clamp(max=max_norm)

@@ -23,8 +23,8 @@ def x():
 
 
 def test_chains_stay_apart_and_carry_their_log_prob(posterior, x):
-    chains = sample_chains(posterior, x, draws=150, seed=1)
-    assert chains.draws.shape == (4, 150, 1)
+    chains = sample_chains(posterior, x, draws=400, seed=1)
+    assert chains.draws.shape == (4, 400, 1)
     torch.testing.assert_close(chains.log_prob[2], posterior.potential_fn(chains.draws[2], track_gradients=False))
     moves = (chains.draws[:, 1:] - chains.draws[:, :-1]).abs()
     assert (moves > 0).float().mean() > 0.9
