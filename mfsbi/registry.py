@@ -24,6 +24,6 @@ def registered(name: str) -> KnownTruth:
     simulator = known[name].load()()
     if not isinstance(simulator, KnownTruth):
         raise ValueError(  # noqa: TRY004 - the word typed was wrong, not a type
-            f"the demo compares with the truth, and {name!r} lacks `log_prob` or a known manifold."
+            f"what was learned is compared with the truth, and {name!r} lacks `log_prob` or a known manifold."
         )
     return simulator
