@@ -36,7 +36,6 @@ EVENTS = 20
 TRUE_THETA = 0.0
 CHART_STEPS, CHART_ROWS = 3000, 500
 LATENT_STEPS, LATENT_ROWS = 4000, 1000
-LEARNING_RATE = 7e-3
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def demo_schedule(rows: int) -> Schedule:
     """Return phases of about as many steps, however many simulations there are."""
     chart, latent = max(1, rows // CHART_ROWS), max(1, rows // LATENT_ROWS)  # steps in one pass
     return [
-        Phase(reconstruction, ("chart",), max(1, round(CHART_STEPS / chart)), 0.7, CHART_ROWS),
+        Phase(reconstruction, ("chart",), max(1, round(CHART_STEPS / chart)), decay=0.0, rows=CHART_ROWS),
         Phase(latent_nll, ("latent",), max(1, round(LATENT_STEPS / latent)), rows=LATENT_ROWS),
     ]
 
@@ -132,7 +131,7 @@ def run_demo(
     spec = MFlow(manifold_dim=surface.manifold_dim)
     trainer = ManifoldNLE(surface.prior, spec, seed=seed, show_progress_bars=False if quiet else None)
     trainer.append_simulations(theta, x)
-    estimator = trainer.train(schedule=demo_schedule(simulations), learning_rate=LEARNING_RATE)
+    estimator = trainer.train(schedule=demo_schedule(simulations))
     save(estimator, spec, out / "estimator.safetensors")
     if trainer.history.interrupted:
         raise KeyboardInterrupt

@@ -48,7 +48,6 @@ class Experiment:
             "row": self.row.name,
             "spec": re.sub(r"<[^<>]*>", "function", repr(self.row.spec)),
             "phases": phases,
-            "learning_rate": self.row.learning_rate,
             "cpu_seconds": self.row.cpu_seconds,
             "simulations": self.budget.simulations,
             "seed": self.seed,

@@ -109,7 +109,7 @@ def _train(
     assert isinstance(row.spec, Spec)
     trainer = ManifoldNLE(simulator.prior, row.spec, seed=seed, show_progress_bars=show_progress_bars)
     trainer.append_simulations(theta, x)
-    estimator = trainer.train(row.schedule, learning_rate=row.learning_rate, validation_fraction=HELD_OUT)
+    estimator = trainer.train(row.schedule, validation_fraction=HELD_OUT)
     if trainer.history.interrupted:
         raise KeyboardInterrupt
     return Ours(estimator.model), {"collapses": len(trainer.history.collapses)}

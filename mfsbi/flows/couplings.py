@@ -41,7 +41,7 @@ class Couplings(ABC):
 
     layers: int = 6
     width: int = 64
-    depth: int = 2
+    depth: int = 3
     sharpness: float = 2.0
     theta_sharpness: float = 0.15
     lu: bool = False

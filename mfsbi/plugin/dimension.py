@@ -30,12 +30,11 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, split, steps_per_epoch
 from mfsbi.train.loop import Settings, fit
 from mfsbi.train.losses import reconstruction
-from mfsbi.train.schedules import CHART_RATE, Phase
+from mfsbi.train.schedules import Phase
 
 __all__ = ["DimensionScan", "dimension_scan"]
 
 ROWS = 500
-LEARNING_RATE = 5e-3
 MUCH_BETTER = 10.0
 LEAST_ROWS = 100
 
@@ -141,8 +140,8 @@ def _squared_errors(n: int, training: Batch, validation: Batch, steps: int, seed
     with seeded(seed):
         model = MFlow(n).build(training.theta, training.x)
     epochs = max(1, round(steps / steps_per_epoch(training, ROWS)))
-    settings = Settings(ROWS, LEARNING_RATE, seed=seed, show_progress_bars=False)
-    schedule = [Phase(reconstruction, ("chart",), epochs, CHART_RATE)]
+    settings = Settings(ROWS, seed=seed, show_progress_bars=False)
+    schedule = [Phase(reconstruction, ("chart",), epochs, decay=0.0)]
     if fit(model, training, validation, schedule, settings).interrupted:
         raise KeyboardInterrupt
     return in_chunks(lambda rows: reconstruction(model, rows), validation).double()

@@ -168,12 +168,12 @@ class ManifoldNLE:
         schedule: Schedule | None = None,
         *,
         training_batch_size: int = 500,
-        learning_rate: float = 5e-3,
+        learning_rate: float = 7e-3,
         validation_fraction: float = 0.1,
         stop_after_epochs: int | None = None,
         max_num_epochs: int = 50,
         clip_max_norm: float | None = 5.0,
-        weight_decay: float = 1e-4,
+        weight_decay: float = 0.1,
         restarts: int = 2,
         retrain_from_scratch: bool = False,
         discard_prior_samples: bool = False,
@@ -192,7 +192,7 @@ class ManifoldNLE:
                 the learning rate falls to zero by its end and the last steps gain most
             max_num_epochs: passes over the data of the default schedule
             clip_max_norm: largest norm of the gradient; None for no such limit
-            weight_decay: AdamW's decoupled weight decay
+            weight_decay: of densities, decoupled as in AdamW; charts, which learn without noise, are not decayed
             restarts: how often to start again if the chart collapsed (see `mfsbi.train.guard`)
             retrain_from_scratch: start from new weights although the trainer has trained before
             discard_prior_samples: leave out round 0 once later rounds are there

@@ -43,6 +43,10 @@ from mfsbi.train.schedules import Schedule, ambient, density_only, sequential
 
 __all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
 
+LATENT = SplineCouplings(layers=4, width=64, depth=3, bins=5, sharpness=5.0)
+"""For the density of the coordinates on a manifold. Few bins: simulations are few, and what is learned should be no
+rougher than they can tell (see `mfsbi.train.loop`)."""
+
 
 class Frame(NamedTuple):
     """Where the data lie: means and spreads of the features, and the principal axes of the standardised data."""
@@ -92,8 +96,8 @@ class AF(Spec):
     latent: Couplings = field(default=SplineCouplings(layers=10))
 
     def schedule(self, epochs: int) -> Schedule:
-        """Return all epochs for the density."""
-        return density_only(epochs)
+        """Return all epochs for the likelihood in data space."""
+        return ambient(epochs)
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
@@ -116,7 +120,7 @@ class FOM(Spec):
 
     decode: Callable[[Tensor], Tensor]
     encode: Callable[[Tensor], Tensor]
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
+    latent: Couplings = LATENT
 
     def schedule(self, epochs: int) -> Schedule:
         """Return all epochs for the density."""
@@ -169,7 +173,7 @@ class PIE(Spec):
     conditional_chart: bool = False
     epsilon: float = 0.01
     chart: Couplings = field(default=SplineCouplings())
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
+    latent: Couplings = LATENT
 
     def __post_init__(self) -> None:
         require_positive_integer("manifold_dim", self.manifold_dim)
@@ -205,7 +209,7 @@ class PAE(Spec):
     """
 
     manifold_dim: int
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
+    latent: Couplings = LATENT
     width: int = 100
     blocks: int = 5
 
@@ -239,7 +243,7 @@ class MFlow(Spec):
 
     manifold_dim: int
     chart: Couplings = field(default=AffineCouplings())
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
+    latent: Couplings = LATENT
 
     def __post_init__(self) -> None:
         require_positive_integer("manifold_dim", self.manifold_dim)
@@ -276,7 +280,7 @@ class MeFlow(Spec):
 
     manifold_dim: int
     chart: Couplings = field(default=AffineCouplings())
-    latent: Couplings = field(default=SplineCouplings(layers=4, width=64, depth=3, sharpness=5.0))
+    latent: Couplings = LATENT
     encoder_width: int = 100
     encoder_blocks: int = 5
 

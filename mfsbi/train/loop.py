@@ -1,8 +1,22 @@
 """The optimisation loop, the only one: `fit` runs a schedule.
 
-Each group of parts (chart, latent) has one AdamW optimiser and one learning rate that warms up over its first
-steps and then falls to zero along a cosine over all the steps the schedule grants that group, so alternating phases
-continue where they left off. One split into training and validation rows serves the whole schedule.
+Each group of parts (chart, latent) has one learning rate, which warms up over its first steps and then falls to zero
+along a cosine over all the steps the schedule grants that group, so alternating phases continue where they left off.
+One split into training and validation rows serves the whole schedule.
+
+**Optimisers.** Weight matrices are moved by Muon (Jordan 2024; Liu et al., arXiv:2502.16982, whose scale lets it share
+AdamW's learning rate), vectors by AdamW. On the polynomial surface, one thread, against AdamW alone:
+
+| what, 90,000 rows | AdamW | Muon |
+|---|---|---|
+| distance of a chart after 4,000 steps (34 s; 48 s) | 0.0018, 0.0020 | 0.0011, 0.0010 |
+| density on the true chart, KL to the truth, two sets of data (26 s; 37 s) | 0.0028, 0.0025 | 0.0019, 0.0017 |
+
+**Weight decay.** With few simulations likelihoods overfit, in theta above all: of the KL of 0.0030 that a density
+ended with, its own training rows showed -0.0013. Decay by 0.1 and 5 bins instead of 10 brought the total variation of
+posteriors (40 sets of 20 events; the same data) from 0.061 to 0.053, Muon from there to 0.047. Neither theta jittered,
+nor noise on u, nor averaged weights, nor narrower networks helped; three densities averaged gained 0.006. Charts learn
+without noise, and decay harms them (0.0019 against 0.0010): phases that move them have none.
 
 After every epoch the validation loss is taken without gradients. A phase keeps a *copy* of its best weights, those it
 began with included, and ends with the best copy in place, also when it is interrupted. It stops early only if asked
@@ -55,7 +69,7 @@ class Settings:
     Arguments:
         training_batch_size: rows per step
         learning_rate: peak of the learning rate
-        weight_decay: AdamW's decoupled weight decay
+        weight_decay: decoupled, as in AdamW; a phase has a factor on it
         clip_max_norm: largest norm of the gradient; None for no such limit
         stop_after_epochs: epochs without a better validation loss (averaged over five) before a phase stops; None for
             no early end
@@ -67,8 +81,8 @@ class Settings:
     """
 
     training_batch_size: int = 500
-    learning_rate: float = 5e-3
-    weight_decay: float = 1e-4
+    learning_rate: float = 7e-3
+    weight_decay: float = 0.1
     clip_max_norm: float | None = 5.0
     stop_after_epochs: int | None = None
     seed: int = 0
@@ -123,9 +137,21 @@ class _Group:
     """The parameters of some parts, with the optimiser and learning rate they keep through all phases."""
 
     parts: nn.ModuleList
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    optimizers: list[torch.optim.Optimizer]
+    schedulers: list[torch.optim.lr_scheduler.LRScheduler]
     usual_norm: Tensor | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """The present one."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
+
+    def step(self, max_norm: float | None) -> None:
+        """Move the weights by their gradients, and the learning rate along its curve."""
+        self.clip(max_norm)
+        for optimizer, scheduler in zip(self.optimizers, self.schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
 
     def clip(self, max_norm: float | None) -> None:
         """Shorten a gradient that is longer than `max_norm`, or than three times what has been usual."""
@@ -276,7 +302,7 @@ class _PhaseRun(NamedTuple):
             epoch=epoch,
             training_loss=training_loss,
             validation_loss=validation_loss,
-            learning_rate=float(self.group.optimizer.param_groups[0]["lr"]),
+            learning_rate=self.group.learning_rate,
             seconds=time.perf_counter() - began,
         )
 
@@ -292,12 +318,10 @@ class _PhaseRun(NamedTuple):
 
     def _step(self, batch: Batch) -> Tensor:
         """Move the weights once along the gradient of the mean loss and return that."""
-        self.group.optimizer.zero_grad(set_to_none=True)
+        self.group.parts.zero_grad(set_to_none=True)
         loss = self.phase.loss(self.model, batch).mean()
         loss.backward()
-        self.group.clip(self.settings.clip_max_norm)
-        self.group.optimizer.step()
-        self.group.scheduler.step()
+        self.group.step(self.settings.clip_max_norm)
         return loss.detach()
 
     def _with_coordinates(self, data: Batch) -> Batch:
@@ -332,8 +356,15 @@ def _group(
     def rate(step: int) -> float:
         return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=peak, weight_decay=settings.weight_decay, fused=True)
-    return _Group(parts, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate))
+    weights = [weight for weight in parts.parameters() if weight.requires_grad]
+    matrices = [weight for weight in weights if weight.ndim == 2 and min(weight.shape) > 1]
+    vectors = [weight for weight in weights if weight.ndim != 2 or min(weight.shape) == 1]
+    decay, optimizers = phases[0].decay * settings.weight_decay, list[torch.optim.Optimizer]()
+    if vectors:
+        optimizers.append(torch.optim.AdamW(vectors, lr=peak, weight_decay=decay, fused=True))
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=peak, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return _Group(parts, optimizers, [torch.optim.lr_scheduler.LambdaLR(each, rate) for each in optimizers])
 
 
 def _rows(phase: Phase, settings: Settings) -> int:

@@ -44,7 +44,7 @@ def test_a_result_is_named_by_all_that_decides_it():
     changed = [
         replace(run, seed=1),
         replace(run, budget=replace(run.budget, simulations=99)),
-        replace(run, row=replace(run.row, learning_rate=1.0)),
+        replace(run, row=replace(run.row, cpu_seconds=1.0)),
         replace(run, row=replace(run.row, schedule=run.row.schedule * 2)),
         replace(run, row=replace(run.row, spec="maf")),
     ]
@@ -101,9 +101,7 @@ def test_medians_stand_beside_what_was_published(tmp_path, monkeypatch):
     runs = [run for run in experiments("polynomial", "smoke") if run.row.name == "AF"]
     for each, distance in zip(runs, (0.001, 0.002, 0.9), strict=True):
         each.write(tmp_path, {"distance": distance, "collapses": int(distance > 0.5)})
-    replace(runs[0], row=replace(runs[0].row, learning_rate=9.0)).write(
-        tmp_path, {"distance": 5.0}
-    )  # of other settings
+    replace(runs[0], row=replace(runs[0].row, cpu_seconds=9.0)).write(tmp_path, {"distance": 5.0})  # of other settings
     text = report("polynomial", "smoke", tmp_path)
     assert "| AF | 3 | 0.0020 (0.005) | 1 | 0 |" in text
     assert "| AF | 0.0010 0.0020 0.9 |" in text

@@ -42,7 +42,7 @@ def test_log_prob_with_a_sample_axis(estimator, x, theta):
     samples = torch.stack([x, x + 0.1, x - 0.1])
     value = estimator.log_prob(samples, theta)
     assert value.shape == (3, 5)
-    torch.testing.assert_close(value[1], rows(estimator, x + 0.1, theta))
+    torch.testing.assert_close(value[1], rows(estimator, x + 0.1, theta), rtol=1e-5, atol=1e-5)
 
 
 def test_log_prob_of_a_condition_with_a_sample_axis(estimator, x, theta):

@@ -252,7 +252,7 @@ def test_the_bar_shows_loss_and_time_left(data, model, capfd):
 def test_a_gradient_is_shortened_to_three_usual_ones(max_norm, allowed):
     layer = torch.nn.Linear(3, 2)
     optimizer = torch.optim.SGD(layer.parameters())
-    group = _Group(torch.nn.ModuleList([layer]), optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+    group = _Group(torch.nn.ModuleList([layer]), [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer)])
 
     def clipped(norm):
         for weight in layer.parameters():
@@ -268,7 +268,7 @@ def test_a_gradient_is_shortened_to_three_usual_ones(max_norm, allowed):
 def test_the_usual_gradient_follows_what_lasts():
     layer = torch.nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(layer.parameters())
-    group = _Group(torch.nn.ModuleList([layer]), optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer))
+    group = _Group(torch.nn.ModuleList([layer]), [optimizer], [torch.optim.lr_scheduler.ConstantLR(optimizer)])
     for step in range(200):
         layer.weight.grad = torch.full_like(layer.weight, 1.0 if step == 0 else 10.0)
         group.clip(None)

@@ -6,7 +6,7 @@ from mfsbi.train.schedules import Phase, alternating, ambient, density_only, seq
 
 def test_sequential_gives_half_the_epochs_to_the_chart():
     assert sequential(7) == [
-        Phase(reconstruction, ("chart",), 3, rate=0.7),
+        Phase(reconstruction, ("chart",), 3, decay=0.0),
         Phase(latent_nll, ("latent",), 4),
     ]
 
@@ -24,7 +24,7 @@ def test_simultaneous_trains_both_between_a_start_and_an_end():
 
 
 def test_ambient_trains_everything_by_the_likelihood():
-    assert ambient(5) == [Phase(nll, ("chart", "latent"), 5)]
+    assert ambient(5) == [Phase(nll, ("chart", "latent"), 5, decay=0.0)]
 
 
 @pytest.mark.parametrize("scheme", [sequential, alternating, simultaneous, ambient, density_only])
