@@ -122,7 +122,7 @@ def test_the_summary_has_the_losses_of_each_epoch(trained):
 
 def test_the_summary_is_shown_on_demand(problem, capsys):
     trainer(problem, AF(SMALL)).train(show_train_summary=True, **FEW)
-    assert "latent_nll: 2 epochs, best validation loss" in capsys.readouterr().out
+    assert "nll: 2 epochs, best validation loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
