@@ -34,8 +34,8 @@ __all__ = ["DemoResult", "demo_schedule", "prepare_folder", "run_demo"]
 
 EVENTS = 20
 TRUE_THETA = 0.0
-CHART_STEPS, CHART_ROWS = 3000, 500
-LATENT_STEPS, LATENT_ROWS = 4000, 1000
+CHART_STEPS, CHART_ROWS = 1500, 500
+LATENT_STEPS, LATENT_ROWS = 2500, 1000
 
 
 @dataclass(frozen=True)
