@@ -77,7 +77,7 @@ class Settings:
         show_progress_bars: True, False, or None for "only on a terminal"
 
     Raises:
-        ValueError: if a number is not positive
+        ValueError: if a number is not positive, or weight_decay negative
     """
 
     training_batch_size: int = 500
@@ -92,6 +92,8 @@ class Settings:
         for name in ("training_batch_size", "learning_rate", "stop_after_epochs", "clip_max_norm"):
             if getattr(self, name) is not None:
                 require_positive(name, getattr(self, name))
+        if not self.weight_decay >= 0:
+            raise ValueError(f"`weight_decay` should not be negative; got {self.weight_decay}.")
 
 
 class EpochRecord(NamedTuple):

@@ -232,6 +232,47 @@ def test_a_phase_may_take_smaller_steps(data, model):
     assert 0.09 * QUICK.learning_rate < max(rates) <= 0.1 * QUICK.learning_rate
 
 
+@pytest.mark.parametrize(("decay", "shrinks"), [(0.0, False), (1.0, True)])
+def test_a_phase_decays_matrices_and_vectors_or_neither(decay, shrinks, data, model):
+    def flat(model, batch):
+        return 0 * sum(weight.sum() for weight in model.latent.parameters()) + torch.arange(batch.size) - flat.calls
+
+    def counted(model, batch):
+        flat.calls += 1  # ever better, so that the last weights are kept
+        return flat(model, batch)
+
+    flat.calls = 0
+    before = [weight.detach().clone() for weight in model.latent.parameters()]
+    fit(model, *data, [Phase(counted, ("latent",), 3, decay=decay)], replace(QUICK, weight_decay=0.5))
+    for old, new in zip(before, model.latent.parameters(), strict=True):
+        factor = (new / old)[old.abs() > 1e-3]
+        assert ((factor < 0.99).all() and (factor > 0.5).all()) if shrinks else (factor == 1).all()
+
+
+def test_steps_of_matrices_have_one_size_whatever_the_gradient(data):
+    """Muon's promise: large and small gradients move a matrix alike, which is why charts do not fold."""
+    moved = []
+    for size in (1.0, 1e4):
+        torch.manual_seed(0)
+        model = SPEC.build(data[0].theta, data[0].x)
+        matrix = next(weight for weight in model.chart.parameters() if min(weight.shape) > 8)
+        before = matrix.detach().clone()
+
+        def loss(model, batch, size=size):
+            return size * reconstruction(model, batch)
+
+        one_step = data[0].rows(slice(0, 100)), data[1]
+        fit(model, *one_step, [Phase(loss, ("chart",), 1)], replace(QUICK, clip_max_norm=None))
+        moved.append(float((matrix.detach() - before).norm()))
+    assert moved[1] == pytest.approx(moved[0], rel=0.05)
+    assert moved[0] > 0
+
+
+def test_a_negative_weight_decay_is_refused():
+    with pytest.raises(ValueError, match="`weight_decay` should not be negative; got -1"):
+        Settings(weight_decay=-1)
+
+
 @pytest.mark.parametrize("name", ["training_batch_size", "learning_rate", "stop_after_epochs", "clip_max_norm"])
 def test_settings_that_are_not_positive_are_refused_by_name(name):
     with pytest.raises(ValueError, match=f"`{name}` should be positive; got 0"):
