@@ -45,7 +45,7 @@ __all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
 
 LATENT = SplineCouplings(layers=4, width=64, depth=3, bins=5, sharpness=5.0)
 """For the density of the coordinates on a manifold. Few bins: simulations are few, and what is learned should be no
-rougher than they can tell (see `mfsbi.train.loop`)."""
+rougher than they can tell (see `mfsbi.train.optimizers`)."""
 
 
 class Frame(NamedTuple):

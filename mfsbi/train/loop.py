@@ -4,20 +4,6 @@ Each group of parts (chart, latent) has one learning rate, which warms up over i
 along a cosine over all the steps the schedule grants that group, so alternating phases continue where they left off.
 One split into training and validation rows serves the whole schedule.
 
-**Optimisers.** Weight matrices are moved by Muon (Jordan 2024; Liu et al., arXiv:2502.16982, whose scale lets it share
-AdamW's learning rate), vectors by AdamW. On the polynomial surface, one thread, against AdamW alone:
-
-| what, 90,000 rows | AdamW | Muon |
-|---|---|---|
-| distance of a chart after 4,000 steps (34 s; 48 s) | 0.0018, 0.0020 | 0.0011, 0.0010 |
-| density on the true chart, KL to the truth, two sets of data (26 s; 37 s) | 0.0028, 0.0025 | 0.0019, 0.0017 |
-
-**Weight decay.** With few simulations likelihoods overfit, in theta above all: of the KL of 0.0030 that a density
-ended with, its own training rows showed -0.0013. Decay by 0.1 and 5 bins instead of 10 brought the total variation of
-posteriors (40 sets of 20 events; the same data) from 0.061 to 0.053, Muon from there to 0.047. Neither theta jittered,
-nor noise on u, nor averaged weights, nor narrower networks helped; three densities averaged gained 0.006. Charts learn
-without noise, and decay harms them (0.0019 against 0.0010): phases that move them have none.
-
 After every epoch the validation loss is taken without gradients. A phase keeps a *copy* of its best weights, those it
 began with included, and ends with the best copy in place, also when it is interrupted. It stops early only if asked
 to: steps gain most when the learning rate has fallen, and a phase that stops on a plateau of the large steps never gets
@@ -25,13 +11,6 @@ there. With `stop_after_epochs` a phase ends when as many epochs brought nothing
 last few. While the chart stands still its coordinates are computed once for the whole phase. A phase that trains the
 density begins by measuring where they lie: reconstruction alone may blow them up to any size, and splines reach six
 spreads (a chart of the Lorenz attractor had coordinates up to 24, and its density stayed on a patch).
-
-**Spikes.** A row far out in the tail that a chart has not met yet can have ten thousand times the usual squared error.
-Its gradient, divided by Adam's memory of much smaller ones, throws the weights: in one run of 67 epochs the
-loss rose from 9e-5 to 2.5e-3, a fold stayed at one far point, the validation loss of ten thousand rows was that of this
-point from then on, and the "best" weights were those before the accident (reconstruction error 0.0065 instead of 0.0020
-at the end). A gradient is therefore shortened to three times what has been usual, and not only to `clip_max_norm`: same
-data, same seed, 0.0010. Runs that collapse for good begin the same way.
 """
 
 import math
@@ -51,15 +30,13 @@ from mfsbi.checks import require_positive, require_positive_integer
 from mfsbi.models import AbstractModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, minibatches, steps_per_epoch
+from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.schedules import Phase, Schedule
 
 __all__ = ["EpochRecord", "History", "Settings", "fit"]
 
 PARTS = ("chart", "latent")
 SMOOTH = 5  # epochs whose validation losses are averaged to decide when to stop
-SPIKE = 3.0  # times the usual norm of a gradient, beyond which it is shortened
-MEMORY = 0.02  # of the usual norm: the last fifty steps
-WARM_UP = 0.05  # of a group's steps; without it a first large step can throw the chart off the data
 
 
 @dataclass(frozen=True)
@@ -134,39 +111,6 @@ class History:
         return list(dict.fromkeys(epoch.loss for epoch in self.epochs))
 
 
-@dataclass
-class _Group:
-    """The parameters of some parts, with the optimiser and learning rate they keep through all phases."""
-
-    parts: nn.ModuleList
-    optimizers: list[torch.optim.Optimizer]
-    schedulers: list[torch.optim.lr_scheduler.LRScheduler]
-    usual_norm: Tensor | None = None
-
-    @property
-    def learning_rate(self) -> float:
-        """The present one."""
-        return float(self.optimizers[0].param_groups[0]["lr"])
-
-    def step(self, max_norm: float | None) -> None:
-        """Move the weights by their gradients, and the learning rate along its curve."""
-        self.clip(max_norm)
-        for optimizer, scheduler in zip(self.optimizers, self.schedulers, strict=True):
-            optimizer.step()
-            scheduler.step()
-
-    def clip(self, max_norm: float | None) -> None:
-        """Shorten a gradient that is longer than `max_norm`, or than three times what has been usual."""
-        gradients = [weight.grad for weight in self.parts.parameters() if weight.grad is not None]
-        if not gradients:
-            return
-        norm = nn.utils.get_total_norm(gradients)
-        usual = norm if self.usual_norm is None else self.usual_norm
-        limit = SPIKE * usual if max_norm is None else (SPIKE * usual).clamp(max=max_norm)
-        torch._foreach_mul_(gradients, (limit / (norm + 1e-12)).clamp(max=1))
-        self.usual_norm = torch.lerp(usual, torch.minimum(norm, limit), MEMORY)
-
-
 class _Best:
     """A copy of the best weights of some parts; `state_dict` alone is a live view and restores nothing.
 
@@ -231,17 +175,17 @@ def fit(
     settings = Settings() if settings is None else settings
     history = History() if history is None else history
     generator = Generator().manual_seed(settings.seed)
-    groups = {phase.trains: _group(model, phase.trains, schedule, training, settings) for phase in schedule}
+    optimizers = {phase.trains: _optimizer(model, phase.trains, schedule, training, settings) for phase in schedule}
     index, end, best = 0, 0, _Best(nn.ModuleList())
     steps = sum(_steps(phase, training, settings) for phase in schedule)
     with _progress_bar(steps, settings) as bar, seeded(derived(settings.seed, 0)):  # some losses draw numbers
         try:
             for index, phase in enumerate(schedule):
                 end += _steps(phase, training, settings)
-                group = groups[phase.trains]
-                if group is not None:
-                    best = _Best(group.parts)
-                    run = _PhaseRun(model, index, phase, group, settings)
+                optimizer = optimizers[phase.trains]
+                if optimizer is not None:
+                    best = _Best(optimizer.parts)
+                    run = _PhaseRun(model, index, phase, optimizer, settings)
                     run.epochs(training, validation, generator, bar, history, best)
                 bar.update(end - bar.n)
                 if keep_going is not None and not keep_going(index):
@@ -258,7 +202,7 @@ class _PhaseRun(NamedTuple):
     model: AbstractModel
     number: int
     phase: Phase
-    group: _Group
+    optimizer: PartsOptimizer
     settings: Settings
 
     def epochs(
@@ -304,7 +248,7 @@ class _PhaseRun(NamedTuple):
             epoch=epoch,
             training_loss=training_loss,
             validation_loss=validation_loss,
-            learning_rate=self.group.learning_rate,
+            learning_rate=self.optimizer.learning_rate,
             seconds=time.perf_counter() - began,
         )
 
@@ -320,10 +264,10 @@ class _PhaseRun(NamedTuple):
 
     def _step(self, batch: Batch) -> Tensor:
         """Move the weights once along the gradient of the mean loss and return that."""
-        self.group.parts.zero_grad(set_to_none=True)
+        self.optimizer.parts.zero_grad(set_to_none=True)
         loss = self.phase.loss(self.model, batch).mean()
         loss.backward()
-        self.group.step(self.settings.clip_max_norm)
+        self.optimizer.step(self.settings.clip_max_norm)
         return loss.detach()
 
     def _with_coordinates(self, data: Batch) -> Batch:
@@ -344,29 +288,17 @@ class _PhaseRun(NamedTuple):
         return in_chunks(lambda rows: self.model.encode(rows.x, rows.theta), data)
 
 
-def _group(
+def _optimizer(
     model: AbstractModel, trains: tuple[str, ...], schedule: Schedule, training: Batch, settings: Settings
-) -> _Group | None:
-    """Return the optimiser of some parts for the whole schedule, or None if they have nothing to train."""
+) -> PartsOptimizer | None:
+    """Return what moves some parts through the whole schedule, or None if they have nothing to train."""
     parts = nn.ModuleList([getattr(model, name) for name in trains])
     if not any(weight.requires_grad for weight in parts.parameters()):
         return None
     phases = [phase for phase in schedule if phase.trains == trains]
-    steps, peak = sum(_steps(phase, training, settings) for phase in phases), phases[0].rate * settings.learning_rate
-    warm_up = max(1, int(WARM_UP * steps))
-
-    def rate(step: int) -> float:
-        return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-
-    weights = [weight for weight in parts.parameters() if weight.requires_grad]
-    matrices = [weight for weight in weights if weight.ndim == 2 and min(weight.shape) > 1]
-    vectors = [weight for weight in weights if weight.ndim != 2 or min(weight.shape) == 1]
-    decay, optimizers = phases[0].decay * settings.weight_decay, list[torch.optim.Optimizer]()
-    if vectors:
-        optimizers.append(torch.optim.AdamW(vectors, lr=peak, weight_decay=decay, fused=True))
-    if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=peak, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
-    return _Group(parts, optimizers, [torch.optim.lr_scheduler.LambdaLR(each, rate) for each in optimizers])
+    steps = sum(_steps(phase, training, settings) for phase in phases)
+    rate, decay = phases[0].rate * settings.learning_rate, phases[0].decay * settings.weight_decay
+    return PartsOptimizer(parts, rate, decay, steps)
 
 
 def _rows(phase: Phase, settings: Settings) -> int:

@@ -32,7 +32,7 @@ plane wound up) six affine couplings reached 0.009 in 15 s, six splines 0.5 in 1
 usual helped (0.0023 against 0.0038). Densities keep their splines, which affine couplings cannot replace: there four
 couplings of 64 x 3 units learn as much in a second as six.
 
-All of the table is AdamW's. With Muon (`mfsbi.train.loop`) six affine couplings, cut, from 90,000 rows reach
+All of the table is AdamW's. With Muon (`mfsbi.train.optimizers`) six affine couplings, cut, from 90,000 rows reach
 
 | units | steps, peak rate | seconds | distance |
 |---|---|---|---|

@@ -1,0 +1,95 @@
+"""How weights are moved: matrices by Muon, vectors by AdamW, gradients kept from spiking, one learning rate for all.
+
+**Optimisers.** Weight matrices are moved by Muon (Jordan 2024; Liu et al., arXiv:2502.16982, whose scale lets it share
+AdamW's learning rate), vectors by AdamW. On the polynomial surface, one thread, against AdamW alone:
+
+| what, 90,000 rows | AdamW | Muon |
+|---|---|---|
+| distance of a chart after 4,000 steps (34 s; 48 s) | 0.0018, 0.0020 | 0.0011, 0.0010 |
+| density on the true chart, KL to the truth, two sets of data (26 s; 37 s) | 0.0028, 0.0025 | 0.0019, 0.0017 |
+
+**Weight decay.** With few simulations likelihoods overfit, in theta above all: of the KL of 0.0030 that a density
+ended with, its own training rows showed -0.0013. Decay by 0.1 and 5 bins instead of 10 brought the total variation of
+posteriors (40 sets of 20 events; the same data) from 0.061 to 0.053, Muon from there to 0.047. Neither theta jittered,
+nor noise on u, nor averaged weights, nor narrower networks helped; three densities averaged gained 0.006. Charts learn
+without noise, and decay harms them (0.0019 against 0.0010): phases that move them have none.
+
+**Spikes.** A row far out in the tail that a chart has not met yet can have ten thousand times the usual squared error.
+Its gradient, divided by Adam's memory of much smaller ones, throws the weights: in one run of 67 epochs the
+loss rose from 9e-5 to 2.5e-3, a fold stayed at one far point, the validation loss of ten thousand rows was that of this
+point from then on, and the "best" weights were those before the accident (reconstruction error 0.0065 instead of 0.0020
+at the end). A gradient is therefore shortened to three times what has been usual, and not only to `clip_max_norm`: same
+data, same seed, 0.0010. Runs that collapse for good begin the same way.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+__all__ = ["PartsOptimizer"]
+
+SPIKE = 3.0  # times the usual norm of a gradient, beyond which it is shortened
+MEMORY = 0.02  # of the usual norm: the last fifty steps
+WARM_UP = 0.05  # of the steps; without it a first large step can throw the chart off the data
+
+
+class PartsOptimizer:
+    """Moves the weights of some parts of a model.
+
+    The learning rate rises to its peak over the first twentieth of the steps and falls to zero along a cosine.
+
+    Arguments:
+        parts: whose weights; those that require a gradient
+        learning_rate: peak
+        weight_decay: decoupled
+        steps: how many are to come
+    """
+
+    def __init__(self, parts: nn.Module, learning_rate: float, weight_decay: float, steps: int) -> None:
+        self.parts = parts
+        self.usual_norm: Tensor | None = None
+        weights = [weight for weight in parts.parameters() if weight.requires_grad]
+        matrices = [weight for weight in weights if _is_matrix(weight)]
+        vectors = [weight for weight in weights if not _is_matrix(weight)]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if vectors:
+            self.optimizers.append(torch.optim.AdamW(vectors, learning_rate, weight_decay=weight_decay, fused=True))
+        if matrices:
+            muon = torch.optim.Muon(matrices, learning_rate, weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.optimizers.append(muon)
+        warm_up = max(1, int(WARM_UP * steps))
+
+        def rate(step: int) -> float:
+            return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+        self.schedulers = [LambdaLR(optimizer, rate) for optimizer in self.optimizers]
+
+    @property
+    def learning_rate(self) -> float:
+        """The present one; zero if there is nothing to move."""
+        return float(self.optimizers[0].param_groups[0]["lr"]) if self.optimizers else 0.0
+
+    def step(self, max_norm: float | None) -> None:
+        """Move the weights by their gradients, and the learning rate along its curve."""
+        self.clip(max_norm)
+        for optimizer, scheduler in zip(self.optimizers, self.schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
+
+    def clip(self, max_norm: float | None) -> None:
+        """Shorten a gradient that is longer than `max_norm`, or than three times what has been usual."""
+        gradients = [weight.grad for weight in self.parts.parameters() if weight.grad is not None]
+        if not gradients:
+            return
+        norm = nn.utils.get_total_norm(gradients)
+        usual = norm if self.usual_norm is None else self.usual_norm
+        limit = SPIKE * usual if max_norm is None else (SPIKE * usual).clamp(max=max_norm)
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-12)).clamp(max=1))
+        self.usual_norm = torch.lerp(usual, torch.minimum(norm, limit), MEMORY)
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    """Return whether a weight mixes features; a row or a column does not."""
+    return weight.ndim == 2 and min(weight.shape) > 1
