@@ -20,6 +20,8 @@ with undisturbed():
     from sbi.inference.potentials.base_potential import BasePotential
     from sbi.inference.potentials.likelihood_based_potential import LikelihoodBasedPotential
     from sbi.neural_nets.estimators import ConditionalDensityEstimator
+    from sbi.samplers.importance.importance_sampling import importance_sample
+    from sbi.samplers.rejection.rejection import rejection_sample
     from sbi.utils import mcmc_transform, process_prior, within_support
     from sbi.utils.user_input_checks_utils import move_distribution_to_device
 
@@ -37,8 +39,10 @@ __all__ = [
     "RejectionPosteriorParameters",
     "VIPosterior",
     "VIPosteriorParameters",
+    "importance_sample",
     "mcmc_transform",
     "move_distribution_to_device",
     "process_prior",
+    "rejection_sample",
     "within_support",
 ]

@@ -1,62 +1,322 @@
-"""sbi's MCMC with its chains kept apart, seeded and checked."""
+"""Roads from one potential to draws of theta: `sample_chains` knows them by name, and each is a function here.
+
+| sampler | who does it | at its best |
+|---|---|---|
+| `slice` | sbi, vectorised over chains | the default: no settings, no gradients, few parameters |
+| `nuts`, `hmc` | Pyro | many parameters: follows the gradient |
+| `emcee` | emcee, vectorised over walkers | stretched posteriors of a few parameters, no gradients |
+| `rejection` | sbi | independent draws where the posterior is not much narrower than the prior |
+| `importance` | sbi | the same, in one sweep: prior draws, resampled by their weights |
+| `vi` | sbi, by a flow fitted to the posterior | many draws of a smooth posterior; approximate |
+| `grid` | `mfsbi.inference.grid` | one to three parameters: exact but for the spacing |
+
+All return `Chains`. Independent draws come as four chains, so that the same diagnostics watch over every road: R-hat,
+effective sample sizes, and the share of proposals accepted (for resampling: the effective share of the candidates,
+for VI: that of its draws weighed by the posterior). Markov chains begin at draws of the prior.
+"""
 
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mfsbi.checks import require_positive
 from mfsbi.inference.chains import Chains
+from mfsbi.inference.grid import grid_posterior
+from mfsbi.inference.run_emcee import run_emcee
+from mfsbi.inference.run_pyro import run_pyro
 from mfsbi.inference.to_arviz import diagnose
-from mfsbi.plugin.host import MCMCPosterior
-from mfsbi.seeds import seeded
+from mfsbi.plugin.host import MCMCPosterior, NeuralPosterior, VIPosterior, importance_sample, rejection_sample
+from mfsbi.plugin.potential import ManifoldPotential
+from mfsbi.seeds import derived, seeded
 
-__all__ = ["sample_chains"]
+__all__ = [
+    "SAMPLERS",
+    "sample_chains",
+    "sample_emcee",
+    "sample_grid",
+    "sample_hmc",
+    "sample_importance",
+    "sample_nuts",
+    "sample_rejection",
+    "sample_slice",
+    "sample_vi",
+]
+
+CHAINS = 4
+"""Into which independent draws are dealt."""
+
+LEAST_SHARE = 0.01
+"""Of proposals accepted, or of candidates in effect; with fewer a few of them make the posterior."""
 
 
 def sample_chains(
-    posterior: MCMCPosterior,
+    posterior: NeuralPosterior,
     x: Tensor,
     draws: int = 250,
     *,
+    sampler: str = "slice",
     seed: int = 0,
     show_progress_bars: bool = False,
+    **settings: Any,  # noqa: ANN401 - those of the sampler
 ) -> Chains:
-    """Sample theta given observations that share one theta, with the posterior's own chains and warm-up.
+    """Sample theta given observations that share one theta, by any road; the draws depend on `seed` alone.
 
-    `posterior.sample` pools its chains; here they stay apart, R-hat and effective sample sizes are computed, and chains
-    that have not converged are a warning with these numbers. The draws depend on `seed` alone.
+    `posterior.sample` pools its chains and says nothing about them; here they stay apart, R-hat and effective
+    sample sizes are computed, and chains that have not converged are a warning with these numbers.
 
     Arguments:
-        posterior: an `MCMCPosterior`, as `build_posterior()` returns it
+        posterior: as `build_posterior()` returns it
         x: iid observations, shape `(observations, data)`
         draws: draws of each chain, after warm-up
-        seed: of the starts and the sampler
-        show_progress_bars: show sbi's progress bars
+        sampler: one of `SAMPLERS`
+        seed: of everything random
+        show_progress_bars: show the sampler's progress bar
+        settings: those of the sampler's function here
 
     Raises:
-        TypeError: if the posterior is not sampled by MCMC
-        ValueError: if draws is not positive
+        ValueError: if there is no such sampler, draws is not positive, or the sampler refuses its settings
+        TypeError: if the posterior is not one of a `ManifoldNLE`, or for `slice` not sampled by MCMC
     """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"`sampler` should be one of {sorted(SAMPLERS)}; got {sampler!r}.")
+    return SAMPLERS[sampler](posterior, x, draws, seed=seed, show_progress_bars=show_progress_bars, **settings)
+
+
+def sample_slice(
+    posterior: NeuralPosterior, x: Tensor, draws: int = 250, *, seed: int = 0, show_progress_bars: bool = False
+) -> Chains:
+    """Sample by the MCMC of the posterior itself, with its own number of chains and warm-up."""
     if not isinstance(posterior, MCMCPosterior):
         raise TypeError(f"`posterior` should be sbi's MCMCPosterior; got {type(posterior).__name__}.")
     require_positive("draws", draws)
     start = time.perf_counter()
     with seeded(seed):
         pooled = posterior.sample((posterior.num_chains * draws,), x=x, show_progress_bars=show_progress_bars)
-    seconds = time.perf_counter() - start
     theta = pooled.view(posterior.num_chains, draws, -1)
+    info = {"sampler": posterior.method, "warmup_steps": posterior.warmup_steps, "seed": seed}
+    return _chains(theta, posterior.potential_fn, info, start)
+
+
+def sample_rejection(
+    posterior: NeuralPosterior, x: Tensor, draws: int = 250, *, seed: int = 0, show_progress_bars: bool = False
+) -> Chains:
+    """Draw from the prior and keep each draw with a chance that grows with its likelihood; exact and independent."""
+    potential, start = _potential(posterior, x, draws), time.perf_counter()
+    with seeded(seed):
+        theta, share = rejection_sample(
+            potential,
+            potential.prior,
+            theta_transform=posterior.theta_transform,
+            num_samples=CHAINS * draws,
+            num_samples_to_find_max=1000,
+            show_progress_bars=show_progress_bars,
+            device=potential.device,
+        )
+    info = {"sampler": "rejection", "seed": seed, "acceptance": float(share)}
+    return _chains(theta.view(CHAINS, draws, -1), potential, info, start)
+
+
+def sample_importance(
+    posterior: NeuralPosterior,
+    x: Tensor,
+    draws: int = 250,
+    *,
+    oversampling: int = 32,
+    seed: int = 0,
+    show_progress_bars: bool = False,
+) -> Chains:
+    """Draw `oversampling` candidates from the prior for each draw and resample them by their weights (SIR)."""
+    potential, start = _potential(posterior, x, draws), time.perf_counter()
+    require_positive("oversampling", oversampling)
+    with seeded(seed), torch.no_grad():
+        candidates, weight = importance_sample(
+            potential, potential.prior, oversampling * CHAINS * draws, show_progress_bars=show_progress_bars
+        )
+        theta = candidates[torch.multinomial(weight.softmax(0), CHAINS * draws, replacement=True)]
+    info = {"sampler": "importance", "seed": seed, "acceptance": _effective_share(weight)}
+    return _chains(theta.view(CHAINS, draws, -1), potential, info, start)
+
+
+def sample_vi(
+    posterior: NeuralPosterior,
+    x: Tensor,
+    draws: int = 250,
+    *,
+    q: str = "nsf",
+    seed: int = 0,
+    show_progress_bars: bool = False,
+    **settings: Any,  # noqa: ANN401 - those of sbi's `VIPosterior.train`
+) -> Chains:
+    """Fit sbi's variational flow `q` to the posterior and draw from that; approximate, and told how well it fits."""
+    potential, start = _potential(posterior, x, draws), time.perf_counter()
+    with seeded(seed):
+        fitted = VIPosterior(potential, potential.prior, q, posterior.theta_transform, device=potential.device)
+        fitted.set_default_x(x)
+        fitted.train(show_progress_bar=show_progress_bars, quality_control=False, **settings)
+        theta = fitted.sample((CHAINS * draws,), show_progress_bars=False).detach()
     with torch.no_grad():
-        log_prob = posterior.potential_fn(pooled, track_gradients=False).view(posterior.num_chains, draws)
-    info = {"sampler": posterior.method, "warmup_steps": posterior.warmup_steps, "seed": seed, "seconds": seconds}
-    chains = Chains(theta, log_prob, info)
-    if posterior.num_chains > 1 and draws >= 4:
+        weight = potential(theta, track_gradients=False) - fitted.q.log_prob(theta)
+    info = {"sampler": "vi", "seed": seed, "acceptance": _effective_share(weight)}
+    return _chains(theta.view(CHAINS, draws, -1), potential, info, start)
+
+
+def sample_nuts(
+    posterior: NeuralPosterior,
+    x: Tensor,
+    draws: int = 250,
+    *,
+    chains: int = 4,
+    seed: int = 0,
+    show_progress_bars: bool = False,
+    **settings: Any,  # noqa: ANN401 - those of `run_pyro`
+) -> Chains:
+    """Sample by Pyro's NUTS in unconstrained coordinates; `settings` are those of `run_pyro`."""
+    potential = _potential(posterior, x, draws)
+    starts = _starts(potential, chains, derived(seed, 0))
+    result = run_pyro(
+        potential,
+        starts,
+        draws,
+        transform=posterior.theta_transform,
+        seed=derived(seed, 1),
+        show_progress_bars=show_progress_bars,
+        **settings,
+    )
+    return _checked(Chains(result.draws, result.log_prob, result.info | {"seed": seed}))
+
+
+def sample_hmc(posterior: NeuralPosterior, x: Tensor, draws: int = 250, **settings: Any) -> Chains:  # noqa: ANN401
+    """Sample by Pyro's HMC with a fixed length of trajectories; settings as for `sample_nuts`."""
+    return sample_nuts(posterior, x, draws, kernel="hmc", **settings)
+
+
+def sample_emcee(
+    posterior: NeuralPosterior,
+    x: Tensor,
+    draws: int = 250,
+    *,
+    walkers: int | None = None,
+    seed: int = 0,
+    show_progress_bars: bool = False,
+    **settings: Any,  # noqa: ANN401 - those of `run_emcee`
+) -> Chains:
+    """Sample by emcee, by default with 16 walkers or four times the parameters; `settings` are those of `run_emcee`."""
+    potential = _potential(posterior, x, draws)
+    parameters = potential.prior.event_shape[0]
+    starts = _starts(potential, max(16, 4 * parameters) if walkers is None else walkers, derived(seed, 0))
+    result = run_emcee(
+        lambda theta: potential(theta, track_gradients=False),
+        starts,
+        draws,
+        seed=derived(seed, 1),
+        show_progress_bars=show_progress_bars,
+        **settings,
+    )
+    return _checked(Chains(result.draws, result.log_prob, result.info | {"seed": seed}))
+
+
+def sample_grid(
+    posterior: NeuralPosterior,
+    x: Tensor,
+    draws: int = 250,
+    *,
+    bounds: Sequence[tuple[float, float]],
+    points: int = 1000,
+    seed: int = 0,
+    show_progress_bars: bool = False,  # noqa: ARG001
+) -> Chains:
+    """Draw cells of a grid, `points` along each parameter within its bounds, and a point within each."""
+    potential, start = _potential(posterior, x, draws), time.perf_counter()
+    low, high = zip(*bounds, strict=True)
+    grid = grid_posterior(lambda theta: potential(theta, track_gradients=False), low, high, points)
+    width = (torch.tensor(high, dtype=torch.float64) - torch.tensor(low, dtype=torch.float64)) / points
+    with seeded(seed):
+        cells = grid.theta[torch.multinomial(grid.probability, CHAINS * draws, replacement=True)]
+        theta = (cells + width * (torch.rand_like(cells) - 0.5)).to(torch.get_default_dtype())
+    return _chains(theta.view(CHAINS, draws, -1), potential, {"sampler": "grid", "seed": seed}, start)
+
+
+SAMPLERS: dict[str, Callable[..., Chains]] = {
+    "slice": sample_slice,
+    "nuts": sample_nuts,
+    "hmc": sample_hmc,
+    "emcee": sample_emcee,
+    "rejection": sample_rejection,
+    "importance": sample_importance,
+    "vi": sample_vi,
+    "grid": sample_grid,
+}
+"""The roads by name."""
+
+
+def _potential(posterior: NeuralPosterior, x: Tensor, draws: int) -> ManifoldPotential:
+    """Return the posterior's potential with these observations, which share one theta."""
+    require_positive("draws", draws)
+    potential = posterior.potential_fn
+    if not isinstance(potential, ManifoldPotential):
+        raise TypeError(
+            f"`posterior` should come from a ManifoldNLE's build_posterior(); its potential is a "
+            f"{type(potential).__name__}."
+        )
+    potential.set_x(x, x_is_iid=True)
+    return potential
+
+
+def _starts(potential: ManifoldPotential, count: int, seed: int) -> Tensor:
+    """Return draws of the prior at which the posterior is not zero."""
+    require_positive("chains", count)
+    with seeded(seed), torch.no_grad():
+        theta = potential.prior.sample((100 * count,))
+        possible = theta[torch.isfinite(potential(theta, track_gradients=False))]
+    if len(possible) < count:
+        raise ValueError(
+            f"The posterior is zero at all but {len(possible)} of {len(theta)} draws of the prior; {count} starts "
+            "are needed. Is x within reach of the prior?"
+        )
+    return possible[:count]
+
+
+def _chains(theta: Tensor, potential: Callable[..., Tensor], info: dict[str, Any], start: float) -> Chains:
+    """Return chains with their log posterior and how long they took, checked."""
+    seconds = time.perf_counter() - start
+    with torch.no_grad():
+        log_prob = potential(theta.flatten(0, 1), track_gradients=False).view(theta.shape[:2])
+    return _checked(Chains(theta, log_prob, info | {"seconds": seconds}))
+
+
+def _checked(chains: Chains) -> Chains:
+    """Return the chains, with a warning if something speaks against them."""
+    count, draws, _ = chains.draws.shape
+    if count > 1 and draws >= 4:
         diagnostics = diagnose(chains)
         if not diagnostics.converged:
             warnings.warn(
                 f"The chains have not converged: {diagnostics}. Take more draws or a longer warm-up "
-                "(MCMCPosteriorParameters(warmup_steps=...)), and look at the trace plot for separate modes.",
-                stacklevel=2,
+                "(MCMCPosteriorParameters(warmup_steps=...) for slice, `warmup=` for others), and look at the trace "
+                "plot for separate modes.",
+                stacklevel=4,
             )
+    share = chains.info.get("acceptance", 1.0)
+    if share < LEAST_SHARE:
+        warnings.warn(
+            f"Only {share:.2%} of the proposals of {chains.info['sampler']!r} count: few of them make the posterior. "
+            "Take another sampler, such as slice or nuts.",
+            stacklevel=4,
+        )
+    if chains.info.get("divergences", 0) > 0:
+        warnings.warn(
+            f"{chains.info['divergences']} trajectories diverged: part of the posterior may be missing. Raise "
+            "`target_accept_prob`, or sample by slice.",
+            stacklevel=4,
+        )
     return chains
+
+
+def _effective_share(log_weight: Tensor) -> float:
+    """Return (sum w)^2 / (rows sum w^2), the share of the rows that count (Kong 1992)."""
+    weight = log_weight.double().softmax(0)
+    return float(1 / (len(weight) * weight.square().sum()))

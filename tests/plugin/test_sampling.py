@@ -1,11 +1,19 @@
+from contextlib import chdir
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
 import torch
 from sbi.inference.posteriors.posterior_parameters import MCMCPosteriorParameters
 from sbi.samplers.mcmc.slice_numpy import SliceSamplerVectorized
 
-from mfsbi import AF, ManifoldNLE, sample_chains
+from mfsbi import AF, Chains, ManifoldNLE, sample_chains
 from mfsbi.flows import SplineCouplings
+from mfsbi.inference.grid import grid_posterior
+from mfsbi.inference.to_arviz import diagnose
+from mfsbi.plugin.host import NLE_A
+from mfsbi.plugin.potential import ManifoldPotential
+from mfsbi.plugin.sampling import _checked, _starts
 from tests.problems import surface_data
 
 
@@ -63,3 +71,92 @@ def test_chains_that_have_not_converged_are_a_warning_with_the_numbers(posterior
 def test_no_draws_are_refused(posterior, x):
     with pytest.raises(ValueError, match="`draws` should be positive; got 0"):
         sample_chains(posterior, x, draws=0)
+
+
+QUICK = {
+    "grid": {"bounds": [(-1.0, 1.0)], "points": 200},
+    "emcee": {"draws": 300, "warmup": 200},
+    "rejection": {},
+    "importance": {"oversampling": 16},
+    "nuts": {"draws": 100, "warmup": 60, "chains": 4},
+    "hmc": {"draws": 40, "warmup": 20, "chains": 2, "trajectory_length": 1.0},
+    "vi": {"q": "gaussian", "max_num_iters": 200, "n_particles": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def exact(posterior, x):
+    posterior.potential_fn.set_x(x)
+    return grid_posterior(lambda theta: posterior.potential_fn(theta, track_gradients=False), [-1], [1], 400)
+
+
+@pytest.mark.filterwarnings("ignore:The chains have not converged", "ignore:Only", "ignore:.*trajectories diverged")
+@pytest.mark.parametrize("sampler", sorted(QUICK))
+def test_every_road_leads_to_one_posterior(sampler, posterior, x, exact):
+    settings = {"draws": 250} | QUICK[sampler]
+    chains = sample_chains(posterior, x, sampler=sampler, seed=1, **settings)
+    assert (chains.draws.abs() <= 1).all()
+    effective = min(diagnose(chains).ess_bulk)
+    tolerance = 0.25 if sampler == "vi" else 4 / effective**0.5
+    assert abs(chains.mean - exact.mean) < tolerance * exact.std
+    assert chains.std == pytest.approx(float(exact.std), rel=tolerance)
+    torch.testing.assert_close(chains.log_prob[1], posterior.potential_fn(chains.draws[1], track_gradients=False))
+    assert chains.info["seconds"] > 0
+    assert 0 < chains.info.get("acceptance", 1) <= 1
+
+
+@pytest.mark.filterwarnings("ignore:The chains have not converged", "ignore:Only")
+@pytest.mark.parametrize("sampler", ["emcee", "importance", "grid", "rejection"])
+def test_one_seed_gives_one_result_on_every_road(sampler, posterior, x):
+    settings = QUICK[sampler] | {"draws": 10}
+    runs = [sample_chains(posterior, x, sampler=sampler, seed=seed, **settings).draws for seed in (1, 1, 2)]
+    assert (runs[0] == runs[1]).all()
+    assert not (runs[0] == runs[2]).all()
+
+
+def test_names_that_are_no_sampler_are_refused(posterior, x):
+    with pytest.raises(ValueError, match=r"`sampler` should be one of \['emcee'.*got 'gibbs'"):
+        sample_chains(posterior, x, sampler="gibbs")
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of epochs")
+def test_posteriors_of_other_trainers_are_refused_by_what_needs_our_potential(x):
+    surface, theta, data = surface_data(200)
+    with pytest.raises(TypeError, match="should come from a ManifoldNLE"):
+        sample_chains(stock_posterior(surface, theta, data), x, sampler="emcee")
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"sampler": "importance", "acceptance": 0.001}, "Only 0.10% of the proposals of 'importance' count"),
+        ({"sampler": "nuts", "divergences": 3}, "3 trajectories diverged"),
+    ],
+)
+def test_draws_that_say_little_are_a_warning(info, message):
+    draws = torch.randn(4, 500, 1, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=message):
+        _checked(Chains(draws, draws[..., 0], info))
+
+
+def test_chains_need_starts_the_posterior_allows(posterior, x):
+    possible = posterior.potential_fn.prior
+    with pytest.raises(ValueError, match="The posterior is zero at all but 0 of 400 draws of the prior"):
+        _starts(Nowhere(possible), 4, seed=0)
+
+
+class Nowhere(ManifoldPotential):
+    """A potential that is -inf everywhere."""
+
+    def __init__(self, prior):
+        self.prior = prior
+
+    def __call__(self, theta, track_gradients=True):
+        return torch.full((len(theta),), -torch.inf)
+
+
+def stock_posterior(surface, theta, x):
+    trainer = NLE_A(surface.prior, density_estimator="maf", show_progress_bars=False)
+    with TemporaryDirectory() as folder, chdir(folder):
+        trainer.append_simulations(theta, x).train(max_num_epochs=1)
+    return trainer.build_posterior()

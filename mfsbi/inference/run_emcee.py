@@ -1,0 +1,85 @@
+"""The door to emcee: ensembles of walkers, which need no gradient and evaluate many theta in one call.
+
+An ensemble moves each walker along lines through others (Goodman & Weare 2010; Foreman-Mackey et al.,
+arXiv:1202.3665), so it is at home in posteriors that are stretched in any direction. Walkers take the place of chains;
+as they depend on each other, R-hat is a rougher guide than for chains apart, and acceptance stands beside it.
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import emcee
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfsbi.checks import require_positive_integer
+from mfsbi.inference.chains import Chains
+
+__all__ = ["run_emcee"]
+
+
+def run_emcee(
+    log_prob: Callable[[Tensor], Tensor],
+    starts: Tensor,
+    draws: int = 250,
+    *,
+    warmup: int = 500,
+    seed: int = 0,
+    show_progress_bars: bool = False,
+    **settings: Any,  # noqa: ANN401 - those of emcee's sampler
+) -> Chains:
+    """Sample by emcee's ensemble of walkers; Ctrl-C keeps the draws so far.
+
+    Arguments:
+        log_prob: theta of shape `(rows, parameter)` -> log posterior up to a constant, -inf outside the prior
+        starts: where the walkers begin, shape `(walkers, parameter)`, at least twice as many walkers as parameters
+        draws: steps of each walker that are kept
+        warmup: steps before these
+        seed: of the moves
+        show_progress_bars: show emcee's progress bar
+        settings: of emcee's `EnsembleSampler`, such as `moves`, or `backend` for steps that are kept in a file
+
+    Returns:
+        one chain for each walker, with the share of accepted steps in `info`
+
+    Raises:
+        ValueError: if there are too few walkers, log_prob is NaN, or -inf at a start
+        KeyboardInterrupt: if interrupted before the first draw
+    """
+    require_positive_integer("draws", draws)
+    walkers, parameters = starts.shape
+    if walkers < 2 * parameters:
+        raise ValueError(f"`starts` should be at least {2 * parameters} walkers, twice the parameters; got {walkers}.")
+    kind = starts.dtype
+
+    def vectorised(theta: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return np.asarray(log_prob(torch.from_numpy(theta).to(kind)).double().cpu())
+
+    first = vectorised(np.asarray(starts.double().cpu()))
+    if not np.isfinite(first).all():
+        raise ValueError(f"`log_prob` should be finite at every start; it is {first[~np.isfinite(first)][0]} at one.")
+    began = time.perf_counter()
+    sampler = emcee.EnsembleSampler(walkers, parameters, vectorised, vectorize=True, **settings)
+    state = emcee.State(np.asarray(starts.double().cpu()), random_state=np.random.RandomState(seed).get_state())
+    before = sampler.iteration
+    try:
+        sampler.run_mcmc(state, warmup + draws, progress=show_progress_bars)
+    except KeyboardInterrupt:
+        done = sampler.iteration - before - warmup
+        if done < 1:
+            raise
+        warnings.warn(f"Sampling was interrupted; {done} of {draws} draws of each walker are kept.", stacklevel=2)
+    discard = before + warmup
+    chain = torch.from_numpy(sampler.get_chain(discard=discard).swapaxes(0, 1).copy()).to(kind)
+    info = {
+        "sampler": "emcee",
+        "warmup_steps": warmup,
+        "seed": seed,
+        "seconds": time.perf_counter() - began,
+        "acceptance": float(sampler.acceptance_fraction.mean()),
+    }
+    return Chains(chain, torch.from_numpy(sampler.get_log_prob(discard=discard).T.copy()).to(kind), info)
