@@ -192,7 +192,7 @@ class ManifoldNLE:
                 the learning rate falls to zero by its end and the last steps gain most
             max_num_epochs: passes over the data of the default schedule
             clip_max_norm: largest norm of the gradient; None for no such limit
-            weight_decay: of densities, decoupled as in AdamW; charts, which learn without noise, are not decayed
+            weight_decay: of densities on a manifold, decoupled as in AdamW; phases that move a chart have none
             restarts: how often to start again if the chart collapsed (see `mfsbi.train.guard`)
             retrain_from_scratch: start from new weights although the trainer has trained before
             discard_prior_samples: leave out round 0 once later rounds are there
