@@ -30,7 +30,7 @@ class EncodedLikelihood:
 
     Arguments:
         model: the trained model
-        x: observations, shape `(observations, data)`
+        x: observations, shape `(observations, data)`; or many sets of them, shape `(sets, observations, data)`
 
     Raises:
         ValueError: if x has another number of features than the model
@@ -40,33 +40,37 @@ class EncodedLikelihood:
     """What stands for the observations: u, or x where the chart depends on theta."""
 
     def __init__(self, model: AbstractModel, x: Tensor) -> None:
-        require_features("x", x, model.chart.data_dim, "the data the model was trained on")
-        x = x.to(model.latent.theta_mean)
+        if x.ndim != 3:
+            require_features("x", x, model.chart.data_dim, "the data the model was trained on")
+        rows = x.flatten(0, -2)
+        require_features("x", rows, model.chart.data_dim, "the data the model was trained on")
+        rows = rows.to(model.latent.theta_mean)
         self._log_prob: Callable[[Tensor, Tensor], Tensor] = model.latent.log_prob
         if model.chart.conditional and isinstance(model, DensityModel):
-            self.points, self._log_prob = x, model.log_prob
+            points, self._log_prob = rows, model.log_prob
         else:
             with torch.no_grad():
-                self.points = model.encode(x)
+                points = model.encode(rows)
+        self.points = points.view(*x.shape[:-1], -1)
 
     def iid(self, theta: Tensor) -> Tensor:
-        """Return sum_j log p(x_j|theta), up to a constant, for each row of theta, shape `(rows,)`."""
-        events = len(self.points)
-        per_chunk = max(1, MAX_ROWS // events)
-        return torch.cat(
-            [
-                self._log_prob(self.points.repeat(len(rows), 1), rows.repeat_interleave(events, dim=0))
-                .view(len(rows), events)
-                .sum(-1)
-                for rows in theta.split(per_chunk)
-            ]
-        )
+        """Return sum_j log p(x_j|theta), up to a constant, for each row of theta, shape `(rows,)`.
+
+        All observations share one theta, also those of several sets.
+        """
+        points = self.points.flatten(0, -2)
+        per_chunk = max(1, MAX_ROWS // len(points))
+        return torch.cat([self._sums(points.expand(len(rows), -1, -1), rows) for rows in theta.split(per_chunk)])
 
     def rowwise(self, theta: Tensor) -> Tensor:
-        """Return log p(x_i|theta_i), up to a constant of x_i, shape `(rows,)`: one theta for each observation."""
-        return torch.cat(
-            [
-                self._log_prob(points, rows)
-                for points, rows in zip(self.points.split(MAX_ROWS), theta.split(MAX_ROWS), strict=True)
-            ]
-        )
+        """Return log p(x_i|theta_i), up to a constant of x_i, shape `(rows,)`: one theta for each observation or set."""
+        points = self.points if self.points.ndim == 3 else self.points[:, None]
+        per_chunk = max(1, MAX_ROWS // points.shape[1])
+        chunks = zip(points.split(per_chunk), theta.split(per_chunk), strict=True)
+        return torch.cat([self._sums(part, rows) for part, rows in chunks])
+
+    def _sums(self, points: Tensor, theta: Tensor) -> Tensor:
+        """Return sum_j log p(x_ij|theta_i) of points of shape `(rows, events, features)`, shape `(rows,)`."""
+        rows, events, _ = points.shape
+        values = self._log_prob(points.reshape(rows * events, -1), theta.repeat_interleave(events, dim=0))
+        return values.view(rows, events).sum(-1)

@@ -21,7 +21,7 @@ class ManifoldPotential(BasePotential):
     Arguments:
         estimator: the trained estimator
         prior: the prior of theta, as `process_prior` returns it
-        x_o: observations, shape `(observations, data)`; they can also be set later
+        x_o: observations, as `set_x` takes them; they can also be set later
         device: where to evaluate
     """
 
@@ -32,7 +32,13 @@ class ManifoldPotential(BasePotential):
         super().__init__(prior, x_o, device)
 
     def set_x(self, x_o: Tensor | None, x_is_iid: bool | None = True) -> None:  # noqa: FBT001, FBT002 - sbi's signature
-        """Set the observations and encode them: iid draws from one theta, or one observation per row of theta."""
+        """Set the observations and encode them.
+
+        Arguments:
+            x_o: shape `(observations, data)`, or `(sets, observations, data)`
+            x_is_iid: all of them share one theta; otherwise each observation, or each set, has a theta of its own:
+                so does `posterior.sample_batched((draws,), x)` read the first axis of x
+        """
         super().set_x(x_o, x_is_iid)
         self._likelihood = None if self._x_o is None else EncodedLikelihood(self.estimator.model, self._x_o)
 
@@ -52,8 +58,8 @@ class ManifoldPotential(BasePotential):
         theta = theta.to(likelihood.points)
         if not self.x_is_iid and len(likelihood.points) != len(theta):
             raise ValueError(
-                f"`theta` should have one row for each of the {len(likelihood.points)} observations, which are not "
-                f"iid; got {len(theta)} rows."
+                f"`theta` should have one row for each of the {len(likelihood.points)} observations or sets, which "
+                f"do not share one; got {len(theta)} rows."
             )
         with torch.set_grad_enabled(track_gradients):
             log_likelihood = likelihood.iid(theta) if self.x_is_iid else likelihood.rowwise(theta)
