@@ -25,6 +25,7 @@ _HOMES = {
     "SplineCouplings": "mfsbi.flows",
     "alternating": "mfsbi.train.schedules",
     "ambient": "mfsbi.train.schedules",
+    "calibrate": "mfsbi.plugin.calibrating",
     "density_only": "mfsbi.train.schedules",
     "dimension_scan": "mfsbi.plugin.dimension",
     "interpolate": "mfsbi.manifold",

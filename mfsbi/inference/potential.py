@@ -63,7 +63,7 @@ class EncodedLikelihood:
         return torch.cat([self._sums(points.expand(len(rows), -1, -1), rows) for rows in theta.split(per_chunk)])
 
     def rowwise(self, theta: Tensor) -> Tensor:
-        """Return log p(x_i|theta_i), up to a constant of x_i, shape `(rows,)`: one theta for each observation or set."""
+        """Return log p(x_i|theta_i), up to a constant of x_i, shape `(rows,)`: one theta for each row of x."""
         points = self.points if self.points.ndim == 3 else self.points[:, None]
         per_chunk = max(1, MAX_ROWS // points.shape[1])
         chunks = zip(points.split(per_chunk), theta.split(per_chunk), strict=True)

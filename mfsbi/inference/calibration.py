@@ -1,0 +1,147 @@
+r"""Whether posteriors mean what they say: over many data sets, the truth must lie anywhere in them equally often.
+
+Draw theta from the prior, x given theta, and draws of the posterior given x. If the posterior is right, each of these
+numbers is uniform on (0, 1) over data sets:
+
+* the *rank* of one parameter's truth: the share of draws below it (simulation-based calibration, Talts et al.,
+  arXiv:1804.06788);
+* the *level* of the truth: the share of draws of higher posterior density, which is the smallest credibility whose
+  region of highest density holds the truth; how often that is below c is the coverage of c (Hermans et al.,
+  arXiv:2110.06581);
+* the *closeness*: the share of draws that are nearer to a point chosen without knowing theta (TARP, Lemos et al.,
+  arXiv:2302.03026).
+
+Each is tested by Kolmogorov and Smirnov. No test sees every mistake: a posterior that is just the prior passes the
+first of them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Generator, Tensor
+
+from mfsbi.checks import require_finite
+from mfsbi.seeds import derived
+
+__all__ = ["Calibration", "closeness", "coverage", "levels", "ranks", "uniform_p_value"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What an exam of posteriors found; uniform columns are good ones.
+
+    Arguments:
+        draws: the posterior of each data set, shape `(sets, draws, parameter)`
+        ranks: shape `(sets, parameter)`
+        levels: shape `(sets,)`
+        closeness: shape `(sets,)`
+    """
+
+    draws: Tensor
+    ranks: Tensor
+    levels: Tensor
+    closeness: Tensor
+
+    @property
+    def p_values(self) -> dict[str, list[float]]:
+        """Of each test that its numbers are uniform: one for each parameter's ranks, one of levels and closeness."""
+        return {
+            "ranks": [uniform_p_value(column) for column in self.ranks.unbind(-1)],
+            "levels": [uniform_p_value(self.levels)],
+            "closeness": [uniform_p_value(self.closeness)],
+        }
+
+    @property
+    def p_value(self) -> float:
+        """Of all tests together: the smallest times their number (Bonferroni), at most 1."""
+        each = [p for values in self.p_values.values() for p in values]
+        return min(1.0, len(each) * min(each))
+
+    @property
+    def coverage_gap(self) -> float:
+        """The largest |coverage(c) - c| over credibilities c of 0.05, 0.1, ..., 0.95."""
+        credibility = torch.linspace(0.05, 0.95, 19)
+        return float((coverage(self.levels, credibility) - credibility).abs().max())
+
+    @property
+    def passed(self) -> bool:
+        """Whether `p_value` is above 0.01."""
+        return self.p_value > 0.01
+
+    def __str__(self) -> str:
+        parts = "; ".join(f"{name} {', '.join(f'{p:.3g}' for p in values)}" for name, values in self.p_values.items())
+        verdict = "No fault found" if self.passed else "NOT calibrated"
+        return (
+            f"{verdict} in {len(self.levels)} data sets: p = {self.p_value:.3g} of all tests together ({parts}); "
+            f"coverage within {self.coverage_gap:.3f}."
+        )
+
+    def __repr__(self) -> str:
+        return f"Calibration({self})"
+
+
+def ranks(theta: Tensor, draws: Tensor) -> Tensor:
+    """Return the share of draws below the truth, (count + 1/2) / (draws + 1), shape `(sets, parameter)`.
+
+    Arguments:
+        theta: the truth of each data set, shape `(sets, parameter)`
+        draws: of each posterior, shape `(sets, draws, parameter)`
+
+    Raises:
+        ValueError: if shapes do not fit or a value is not finite
+    """
+    _require_fit(theta, draws)
+    return ((draws < theta[:, None]).sum(1) + 0.5) / (draws.shape[1] + 1)
+
+
+def levels(log_prob: Tensor, log_prob_of_truth: Tensor) -> Tensor:
+    """Return the share of draws of higher posterior density than the truth, shape `(sets,)`.
+
+    Arguments:
+        log_prob: log posterior of the draws up to a constant of each set, shape `(sets, draws)`
+        log_prob_of_truth: that of the truth, shape `(sets,)`
+    """
+    return ((log_prob > log_prob_of_truth[:, None]).sum(1) + 0.5) / (log_prob.shape[1] + 1)
+
+
+def closeness(theta: Tensor, draws: Tensor, *, seed: int = 0) -> Tensor:
+    """Return the share of draws nearer than the truth to a random point, shape `(sets,)`.
+
+    Points are uniform in the box that holds all theta; distances are in units of the box.
+
+    Arguments:
+        theta: the truth of each data set, shape `(sets, parameter)`
+        draws: of each posterior, shape `(sets, draws, parameter)`
+        seed: of the points
+
+    Raises:
+        ValueError: if shapes do not fit or a value is not finite
+    """
+    _require_fit(theta, draws)
+    low, width = theta.amin(0), theta.amax(0) - theta.amin(0)
+    generator = Generator().manual_seed(derived(seed, 0))  # not the stream that theta may have come from
+    point = torch.rand(theta.shape, generator=generator).to(theta)
+    distance = ((draws - low) / width - point[:, None]).norm(dim=-1)
+    return levels(-distance, -((theta - low) / width - point).norm(dim=-1))
+
+
+def coverage(level: Tensor, credibility: Tensor) -> Tensor:
+    """Return how often the region of that credibility holds the truth, shape as `credibility`."""
+    return (level[:, None] <= credibility).double().mean(0).to(credibility)
+
+
+def uniform_p_value(values: Tensor) -> float:
+    """Return the p-value of the hypothesis that these numbers are uniform on (0, 1)."""
+    return float(stats.kstest(np.asarray(values.double().cpu()), "uniform").pvalue)
+
+
+def _require_fit(theta: Tensor, draws: Tensor) -> None:
+    if theta.ndim != 2 or draws.ndim != 3 or draws.shape[::2] != theta.shape or len(theta) < 2:
+        raise ValueError(
+            "`theta` should have shape (sets, parameter) with two sets or more, and `draws` (sets, draws, parameter); "
+            f"got {tuple(theta.shape)} and {tuple(draws.shape)}."
+        )
+    require_finite("theta", theta, "The truth of a data set is known.")
+    require_finite("draws", draws, "Look for the cause in the sampler.")

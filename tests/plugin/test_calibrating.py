@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from mfsbi import AF, ManifoldNLE, calibrate
+from mfsbi.flows import SplineCouplings
+from mfsbi.inference.grid import grid_posterior
+from mfsbi.plugin import calibrating
+from mfsbi.plugin.host import MCMCPosteriorParameters
+from tests.laws import perturbed
+from tests.problems import surface_data
+
+SETS, EVENTS = 12, 3
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    surface, theta, x = surface_data(400)
+    trainer = ManifoldNLE(surface.prior, AF(SplineCouplings(layers=2, width=16)), show_progress_bars=False)
+    trainer.append_simulations(theta, x).train(max_num_epochs=2)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def posterior(trainer):
+    return trainer.build_posterior(posterior_parameters=MCMCPosteriorParameters(num_chains=2, warmup_steps=5))
+
+
+@pytest.fixture(scope="module")
+def sets():
+    surface, theta, _ = surface_data(SETS, seed=5)
+    return theta, surface.simulate(theta[:, None].expand(-1, EVENTS, -1), seed=6)
+
+
+def test_one_call_examines_all_data_sets(posterior, sets):
+    result = calibrate(posterior, *sets, draws=20)
+    assert result.draws.shape == (SETS, 20, 1)
+    assert result.ranks.shape == (SETS, 1)
+    assert result.levels.shape == result.closeness.shape == (SETS,)
+    assert set(result.p_values) == {"ranks", "levels", "closeness"}
+
+
+def test_each_data_set_has_its_own_posterior(trainer, sets):
+    """Chains that walk together have, set by set, the moments of the exact grid."""
+    theta, x = sets
+    model = perturbed(trainer.spec(*surface_data(400)[1:]), 0.3)  # far from flat, unlike two epochs of training
+    posterior = trainer.build_posterior(model)
+    draws = calibrate(posterior, theta, x, draws=400).draws[..., 0]
+    grids = []
+    for one in x:
+        posterior.potential_fn.set_x(one)
+        grids.append(grid_posterior(lambda at: posterior.potential_fn(at, track_gradients=False), [-1], [1]))
+    means, stds = torch.cat([grid.mean for grid in grids]), torch.cat([grid.std for grid in grids])
+    gaps = (draws.mean(1) - means).abs() / stds
+    strangers = (draws.mean(1).roll(1) - means).abs() / stds
+    assert gaps.max() < 0.4 < strangers.max()
+
+
+def test_levels_are_of_the_posterior_of_the_same_set(posterior, sets):
+    theta, x = sets
+    result = calibrate(posterior, theta, x, draws=10)
+    posterior.potential_fn.set_x(x[4])
+    values = posterior.potential_fn(torch.cat([theta[4:5], result.draws[4]]), track_gradients=False)
+    assert result.levels[4].item() == pytest.approx(((values[1:] > values[0]).sum().item() + 0.5) / 11)
+
+
+def test_the_seed_is_all_that_matters(posterior, sets):
+    first, second, other = (calibrate(posterior, *sets, draws=6, seed=seed).draws for seed in (1, 1, 2))
+    assert (first == second).all()
+    assert (first != other).any()
+
+
+def test_other_posteriors_are_asked_one_set_at_a_time(trainer, sets, monkeypatch):
+    monkeypatch.setattr(calibrating, "_walk_at_once", None)
+    theta, x = sets
+    result = calibrate(trainer.build_posterior(sample_with="rejection"), theta, x[:, 0], draws=8)
+    assert result.draws.shape == (SETS, 8, 1)
+
+
+def test_sets_without_their_theta_are_refused(posterior, sets):
+    with pytest.raises(ValueError, match="got 3 rows of `theta` and 12 of `x`"):
+        calibrate(posterior, sets[0][:3], sets[1])
