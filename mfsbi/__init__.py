@@ -30,6 +30,7 @@ _HOMES = {
     "dimension_scan": "mfsbi.plugin.dimension",
     "interpolate": "mfsbi.manifold",
     "load": "mfsbi.plugin.saving",
+    "load_trainer": "mfsbi.plugin.saving",
     "outlier_p_value": "mfsbi.manifold",
     "sample_chains": "mfsbi.plugin.sampling",
     "save": "mfsbi.plugin.saving",

@@ -132,7 +132,7 @@ def run_demo(
     trainer = ManifoldNLE(surface.prior, spec, seed=seed, show_progress_bars=False if quiet else None)
     trainer.append_simulations(theta, x)
     estimator = trainer.train(schedule=demo_schedule(simulations))
-    save(estimator, spec, out / "estimator.safetensors")
+    save(estimator, out / "estimator.safetensors")
     if trainer.history.interrupted:
         raise KeyboardInterrupt
 

@@ -52,7 +52,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a file of mfsbi: {error}.") from error
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path} should be of format {FORMAT!r}; it says {header.get('format')!r}.")
-    if "description" not in header:
-        raise ValueError(f"{path} has no description of what it holds.")
-    return tensors, json.loads(header["description"])
+        raise ValueError(
+            f"{path} should be of format {FORMAT!r}; it says {header.get('format')!r}. If a newer mfsbi wrote it, "
+            "update this one."
+        )
+    try:
+        description = json.loads(header["description"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} has no description of what it holds.") from error
+    return tensors, description

@@ -5,6 +5,8 @@ take rows. All juggling between the two happens here, shapes are checked before 
 inputs pass through in chunks.
 """
 
+from typing import Any
+
 import torch
 from torch import Size, Tensor
 
@@ -24,14 +26,20 @@ class ManifoldEstimator(ConditionalDensityEstimator):
 
     Arguments:
         model: the model; also at `estimator.model`
+        spec: what built it, where a spec did; kept for `save`
     """
 
-    def __init__(self, model: AbstractModel) -> None:
+    training_record: dict[str, Any]
+    """What its `ManifoldNLE` did: losses of each epoch, collapsed starts, how many simulations and their hash."""
+
+    def __init__(self, model: AbstractModel, spec: object = None) -> None:
         super().__init__(
             net=model,
             input_shape=Size([model.chart.data_dim]),
             condition_shape=Size([model.latent.flow.parameter_dim]),
         )
+        self.spec = spec
+        self.training_record = {}
 
     def __repr__(self) -> str:
         return f"ManifoldEstimator({self.model!r})"

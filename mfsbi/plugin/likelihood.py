@@ -14,8 +14,10 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
+from hashlib import sha256
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
@@ -66,7 +68,9 @@ DEFAULTS: dict[str, Callable[[], PosteriorParameters]] = {
 MINIMUM_ROWS = 20
 
 
-class _Round(NamedTuple):
+class Round(NamedTuple):
+    """Simulations appended together."""
+
     theta: Tensor
     x: Tensor
     number: int
@@ -118,10 +122,10 @@ class ManifoldNLE:
         self.show_progress_bars = show_progress_bars
         self.estimator: ManifoldEstimator | None = None
         self.history = History()
-        self._rounds: list[_Round] = []
+        self.simulations: list[Round] = []
 
     def __repr__(self) -> str:
-        rows = sum(len(part.theta) for part in self._rounds)
+        rows = sum(len(part.theta) for part in self.simulations)
         return (
             f"ManifoldNLE({self.spec!r}, seed={self.seed}, simulations={rows:,}, trained={self.estimator is not None})"
         )
@@ -144,8 +148,8 @@ class ManifoldNLE:
         """
         theta, x = _as_default_type("theta", theta), _as_default_type("x", x)
         require_features("theta", theta, self.parameter_dim, "the prior")
-        features = self._rounds[0].x.shape[1] if self._rounds else (x.shape[1] if x.ndim == 2 else 0)
-        require_features("x", x, features, "earlier simulations" if self._rounds else "the data")
+        features = self.simulations[0].x.shape[1] if self.simulations else (x.shape[1] if x.ndim == 2 else 0)
+        require_features("x", x, features, "earlier simulations" if self.simulations else "the data")
         require_matching_rows("theta", theta, "x", x)
         require_finite("theta", theta, "A simulator's parameters are known: look for the cause.")
         if exclude_invalid_x:
@@ -160,7 +164,7 @@ class ManifoldNLE:
                 f"`theta` should lie inside the prior; {int(outside.sum())} of {len(theta)} rows do not, the first of "
                 f"them row {first}: {theta[first].tolist()}. Draw theta from the prior, or widen it."
             )
-        self._rounds.append(_Round(theta, x, from_round))
+        self.simulations.append(Round(theta, x, from_round))
         return self
 
     def train(  # noqa: PLR0913 - sbi's signature
@@ -294,10 +298,10 @@ class ManifoldNLE:
 
     def _simulations(self, *, discard_prior_samples: bool) -> Batch:
         """Return all simulations as one batch."""
-        if not self._rounds:
+        if not self.simulations:
             raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")
-        later = max(part.number for part in self._rounds) > 0
-        kept = [part for part in self._rounds if part.number > 0 or not (discard_prior_samples and later)]
+        later = max(part.number for part in self.simulations) > 0
+        kept = [part for part in self.simulations if part.number > 0 or not (discard_prior_samples and later)]
         data = Batch(torch.cat([part.theta for part in kept]), torch.cat([part.x for part in kept]))
         if data.size < MINIMUM_ROWS:
             raise ValueError(
@@ -345,7 +349,21 @@ class ManifoldNLE:
             estimator.eval()
             if self.history.epochs or self.history.interrupted:
                 self.estimator = estimator
+                estimator.training_record = {
+                    **asdict(self.history),
+                    "simulations": sum(len(part.theta) for part in self.simulations),
+                    "sha256": _digest(self.simulations),
+                }
         return estimator
+
+
+def _digest(rounds: list[Round]) -> str:
+    """Return a hash of all simulations, by which a result can be told to be from the same data."""
+    digest = sha256()
+    for part in rounds:
+        for value in (part.theta, part.x):
+            digest.update(np.ascontiguousarray(value.cpu()).data)
+    return digest.hexdigest()
 
 
 def _as_default_type(name: str, value: Tensor) -> Tensor:

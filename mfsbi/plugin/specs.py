@@ -82,7 +82,7 @@ class Spec(ABC):
         Raises:
             ValueError: if rows do not match, are fewer than two, hold NaN or infinity, or a feature is constant
         """
-        return ManifoldEstimator(self.build(theta, x).to(x.dtype))
+        return ManifoldEstimator(self.build(theta, x).to(x.dtype), spec=self)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
+import hashlib
 import os
+import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from mfsbi import FOM, files, load, save
+from mfsbi import FOM, ManifoldNLE, density_only, files, load, load_trainer, save
 from tests.laws import perturbed
-from tests.problems import SPECS, plane
+from tests.problems import SMALL, SPECS, on_plane, plane, surface_data
 
 
 @pytest.fixture(params=SPECS)
@@ -17,7 +20,7 @@ def spec(request):
 def test_a_loaded_estimator_is_the_saved_one(spec, dtype, tmp_path):
     theta, x = plane(theta_dim=2)
     estimator = perturbed(spec(theta, x)).to(dtype)
-    save(estimator, spec, tmp_path / "estimator.safetensors")
+    save(estimator, tmp_path / "estimator.safetensors")
     state = torch.get_rng_state()
     twin = load(tmp_path / "estimator.safetensors", spec if isinstance(spec, FOM) else None)
     assert (torch.get_rng_state() == state).all()
@@ -28,7 +31,7 @@ def test_a_loaded_estimator_is_the_saved_one(spec, dtype, tmp_path):
 
 def test_the_functions_of_a_given_manifold_are_in_no_file(tmp_path):
     path, (theta, x) = tmp_path / "estimator.safetensors", plane()
-    save(SPECS["FOM"](theta, x), SPECS["FOM"], path)
+    save(SPECS["FOM"](theta, x), path)
     with pytest.raises(ValueError, match="functions are not in the file: pass `spec=FOM"):
         load(path)
     with pytest.raises(ValueError, match="was written by FOM.*not by MFlow"):
@@ -43,7 +46,7 @@ def test_an_unknown_spec_is_refused(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    save(SPECS["AF"](*plane()), SPECS["AF"], path)
+    save(SPECS["AF"](*plane()), path)
     tensors, description = files.read(path)
     tensors.pop("net.chart.mean")
     files.write(path, tensors, description)
@@ -55,4 +58,97 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 def test_a_folder_without_permission_is_an_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="denied"):
-        save(SPECS["AF"](*plane()), SPECS["AF"], tmp_path / "a.safetensors")
+        save(SPECS["AF"](*plane()), tmp_path / "a.safetensors")
+
+
+@pytest.fixture
+def trainer():
+    surface, theta, x = surface_data(200)
+    trainer = ManifoldNLE(surface.prior, SPECS["AF"], seed=4, show_progress_bars=False)
+    trainer.append_simulations(theta[:150], x[:150]).append_simulations(theta[150:], x[150:], from_round=1)
+    trainer.train(density_only(2))
+    return trainer
+
+
+def test_a_loaded_trainer_builds_the_same_posterior_and_trains_on(trainer, tmp_path):
+    path = tmp_path / "trainer.safetensors"
+    save(trainer, path)
+    twin = load_trainer(path, trainer.prior)
+    assert str(twin.history) == str(trainer.history)
+    assert twin.summary == trainer.summary
+    assert [part.number for part in twin.simulations] == [0, 1]
+    theta = torch.linspace(-0.9, 0.9, 5)[:, None]
+    x = trainer.simulations[0].x[:3]
+    assert (twin.build_posterior().potential(theta, x) == trainer.build_posterior().potential(theta, x)).all()
+    twin.show_progress_bars = False
+    one, other = twin.train(density_only(1)), trainer.train(density_only(1))
+    assert (one.loss(x, theta[:3]) == other.loss(x, theta[:3])).all()
+
+
+def test_a_file_says_what_was_trained_and_on_what(trainer, tmp_path):
+    path = tmp_path / "estimator.safetensors"
+    save(trainer.estimator, path)
+    record = load(path).training_record
+    digest = hashlib.sha256()
+    for part in trainer.simulations:
+        digest.update(part.theta.numpy().tobytes() + part.x.numpy().tobytes())
+    assert record["sha256"] == digest.hexdigest()
+    assert record["simulations"] == 200
+    assert [epoch[1] for epoch in record["epochs"]] == ["latent_nll"] * 2
+    assert set(files.read(path)[1]["versions"]) == {"mfsbi", "torch", "sbi", "python"}
+
+
+def test_a_trainers_file_is_an_estimators_file_but_not_the_other_way_round(trainer, tmp_path):
+    x, theta = trainer.simulations[0].x, trainer.simulations[0].theta
+    save(trainer, tmp_path / "trainer")
+    assert (load(tmp_path / "trainer").loss(x, theta) == trainer.estimator.loss(x, theta)).all()
+    save(trainer.estimator, tmp_path / "estimator")
+    with pytest.raises(ValueError, match="should hold a trainer; it lacks 'trainer'.*there is `load`"):
+        load_trainer(tmp_path / "estimator", trainer.prior)
+
+
+def test_simulations_outside_the_prior_are_refused(trainer, tmp_path):
+    save(trainer, tmp_path / "trainer")
+    narrow = torch.distributions.Independent(torch.distributions.Uniform(torch.zeros(1), torch.full((1,), 0.1)), 1)
+    with pytest.raises(ValueError, match="`theta` should lie inside the prior"):
+        load_trainer(tmp_path / "trainer", narrow)
+
+
+def test_a_trainer_that_has_not_trained_is_refused(trainer, tmp_path):
+    with pytest.raises(RuntimeError, match=r"call `train\(\)` before `save`"):
+        save(ManifoldNLE(trainer.prior, SPECS["AF"]), tmp_path / "trainer")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_estimator_of_a_spec_of_ones_own_is_refused(tmp_path):
+    class Own(FOM):
+        pass
+
+    with pytest.raises(TypeError, match="should be built by one of.*it was by Own"):
+        save(Own(on_plane, SPECS["FOM"].encode, SMALL)(*plane()), tmp_path / "a")
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "boom"),)
+
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match="is not a file of mfsbi"):
+        load(tmp_path / "model.pkl")
+    assert not (tmp_path / "boom").exists()
+
+
+def test_damaged_files_are_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save(SPECS["AF"](*plane()), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="is not a file of mfsbi"):
+        load(path)
+
+
+def test_files_of_a_newer_version_are_refused(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "a", {"format": "mfsbi 99", "description": "{}"})
+    with pytest.raises(ValueError, match="it says 'mfsbi 99'. If a newer mfsbi wrote it, update this one"):
+        load(tmp_path / "a")
