@@ -4,10 +4,12 @@ from mfsbi.inference.chains import Chains as Chains
 from mfsbi.inference.to_arviz import to_arviz as to_arviz
 from mfsbi.manifold import interpolate as interpolate
 from mfsbi.manifold import outlier_p_value as outlier_p_value
+from mfsbi.plugin.calibrating import calibrate as calibrate
 from mfsbi.plugin.dimension import dimension_scan as dimension_scan
 from mfsbi.plugin.likelihood import ManifoldNLE as ManifoldNLE
 from mfsbi.plugin.sampling import sample_chains as sample_chains
 from mfsbi.plugin.saving import load as load
+from mfsbi.plugin.saving import load_trainer as load_trainer
 from mfsbi.plugin.saving import save as save
 from mfsbi.plugin.specs import AF as AF
 from mfsbi.plugin.specs import FOM as FOM

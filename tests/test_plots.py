@@ -20,6 +20,9 @@ FIGURES = {
     ),
     "posteriors": lambda: plots.posteriors(GRID, GRID**2, {"a": GRID**2, "b": GRID**4}),
     "outliers": lambda: plots.outliers({name: RNG.uniform(1, 2, 50) for name in "ab"}, dict.fromkeys("ab", GRID**2)),
+    "calibration": lambda: plots.calibration(
+        {name: RNG.uniform(size=50) for name in "ab"}, {"highest density": RNG.uniform(size=50)}
+    ),
     "posterior": lambda: plots.posterior_against_truth(GRID, GRID**2, GRID**2, RNG.uniform(-1, 1, 100), 0.0),
 }
 

@@ -4,9 +4,10 @@ Sampling a posterior evaluates sum_j log p(x_j|theta) for fixed x_j and very man
 
     log p(x|theta) = log p(u|theta) - 1/2 log det J(u)^T J(u),    u = encode(x),
 
-and a chart that does not depend on theta, everything but the first term is a constant: the observations are encoded
-once, the volume term is dropped, and only the small latent flow is evaluated from then on. The same holds for the other
-models of `mfsbi.models`; one without a density of x is taken at its p(u|theta), as if u were what was observed.
+and a chart that does not depend on theta, everything but the first term is a constant: the observations are placed
+once, and only the small latent flow is evaluated from then on. The constant is added all the same, so that likelihoods
+of different models can be compared. The same holds for the other models of `mfsbi.models`; one without a density of x
+is taken at its p(u|theta), as if u were what was observed.
 
 Where the chart depends on theta nothing is constant, and every call evaluates log p(x|theta) in full.
 """
@@ -24,9 +25,12 @@ __all__ = ["EncodedLikelihood"]
 MAX_ROWS = 2**15
 """Rows (theta times observations) at work at a time: bounds the memory of a call with many theta."""
 
+MAX_PLACED = 8192
+"""Observations at work at a time when they are placed, which takes tangents."""
+
 
 class EncodedLikelihood:
-    """theta -> log p(x_1, ..., x_m|theta) up to a constant, for observations encoded once.
+    """theta -> log p(x_1, ..., x_m|theta), for observations placed on the manifold once.
 
     Arguments:
         model: the trained model
@@ -46,28 +50,35 @@ class EncodedLikelihood:
         require_features("x", rows, model.chart.data_dim, "the data the model was trained on")
         rows = rows.to(model.latent.theta_mean)
         self._log_prob: Callable[[Tensor, Tensor], Tensor] = model.latent.log_prob
+        factor = rows.new_zeros(len(rows))
         if model.chart.conditional and isinstance(model, DensityModel):
             points, self._log_prob = rows, model.log_prob
+        elif isinstance(model, DensityModel):
+            with torch.no_grad():
+                parts = [model.place(chunk) for chunk in rows.split(MAX_PLACED)]
+            points, factor = (torch.cat(part) for part in zip(*parts, strict=True))
         else:
             with torch.no_grad():
                 points = model.encode(rows)
         self.points = points.view(*x.shape[:-1], -1)
+        self._constant = factor.view(len(x), -1).sum(-1)
 
     def iid(self, theta: Tensor) -> Tensor:
-        """Return sum_j log p(x_j|theta), up to a constant, for each row of theta, shape `(rows,)`.
+        """Return sum_j log p(x_j|theta) for each row of theta, shape `(rows,)`.
 
         All observations share one theta, also those of several sets.
         """
         points = self.points.flatten(0, -2)
         per_chunk = max(1, MAX_ROWS // len(points))
-        return torch.cat([self._sums(points.expand(len(rows), -1, -1), rows) for rows in theta.split(per_chunk)])
+        sums = torch.cat([self._sums(points.expand(len(rows), -1, -1), rows) for rows in theta.split(per_chunk)])
+        return sums + self._constant.sum()
 
     def rowwise(self, theta: Tensor) -> Tensor:
-        """Return log p(x_i|theta_i), up to a constant of x_i, shape `(rows,)`: one theta for each row of x."""
+        """Return log p(x_i|theta_i), shape `(rows,)`: one theta for each row of x."""
         points = self.points if self.points.ndim == 3 else self.points[:, None]
         per_chunk = max(1, MAX_ROWS // points.shape[1])
         chunks = zip(points.split(per_chunk), theta.split(per_chunk), strict=True)
-        return torch.cat([self._sums(part, rows) for part, rows in chunks])
+        return torch.cat([self._sums(part, rows) for part, rows in chunks]) + self._constant
 
     def _sums(self, points: Tensor, theta: Tensor) -> Tensor:
         """Return sum_j log p(x_ij|theta_i) of points of shape `(rows, events, features)`, shape `(rows,)`."""

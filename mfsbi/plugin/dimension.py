@@ -111,7 +111,7 @@ def dimension_scan(
             f"`dims` should be whole numbers between 1 and {x.shape[1] - 1}, below the number of features; got {dims}."
         )
     data = Batch(x.new_zeros(len(x), 0), x)
-    training, validation = split(data, 0.1, Generator().manual_seed(derived(seed, 0)))
+    ((training, validation),) = split([data], 0.1, Generator().manual_seed(derived(seed, 0)))
     hidden = None if show_progress_bars is None else not show_progress_bars
     squared = [
         _squared_errors(n, training, validation, steps, derived(seed, 1, n))

@@ -17,7 +17,6 @@ with undisturbed():
         RejectionPosteriorParameters,
         VIPosteriorParameters,
     )
-    from sbi.inference.potentials.base_potential import BasePotential
     from sbi.inference.potentials.likelihood_based_potential import LikelihoodBasedPotential
     from sbi.neural_nets.estimators import ConditionalDensityEstimator
     from sbi.samplers.importance.importance_sampling import importance_sample
@@ -27,7 +26,6 @@ with undisturbed():
 
 __all__ = [
     "NLE_A",
-    "BasePotential",
     "ConditionalDensityEstimator",
     "ImportanceSamplingPosterior",
     "ImportanceSamplingPosteriorParameters",

@@ -42,7 +42,7 @@ from mfsbi.plugin.host import (
 from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.plugin.specs import Spec
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.data import Batch, split
+from mfsbi.train.data import Batch, joined, split
 from mfsbi.train.guard import ChartGuard
 from mfsbi.train.loop import History, Settings, fit
 from mfsbi.train.schedules import Schedule
@@ -212,7 +212,6 @@ class ManifoldNLE:
         """
         if restarts < 0:
             raise ValueError(f"`restarts` should not be negative; got {restarts}.")
-        schedule = self.spec.schedule(max_num_epochs) if schedule is None else schedule
         settings = Settings(
             training_batch_size=training_batch_size,
             learning_rate=learning_rate,
@@ -222,9 +221,9 @@ class ManifoldNLE:
             seed=derived(self.seed, 1),
             show_progress_bars=self.show_progress_bars,
         )
-        data = self._simulations(discard_prior_samples=discard_prior_samples)
-        training, validation = split(data, validation_fraction, Generator().manual_seed(derived(self.seed, 2)))
-        training, validation = training.to(self.device), validation.to(self.device)
+        training, validation = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
+        if schedule is None:
+            schedule = self.spec.suited(training.x.shape[1]).schedule(max_num_epochs)
         if self.estimator is None or retrain_from_scratch:
             estimator = self._train_anew(training, validation, schedule, settings, restarts)
         else:
@@ -296,18 +295,21 @@ class ManifoldNLE:
             f"got {type(parameters).__name__}."
         )
 
-    def _simulations(self, *, discard_prior_samples: bool) -> Batch:
-        """Return all simulations as one batch."""
+    def _split(self, fraction: float, *, discard_prior_samples: bool) -> tuple[Batch, Batch]:
+        """Return the simulations to train on and those held out; the fate of a row never changes."""
         if not self.simulations:
             raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")
+        parts = [Batch(part.theta, part.x) for part in self.simulations]
         later = max(part.number for part in self.simulations) > 0
-        kept = [part for part in self.simulations if part.number > 0 or not (discard_prior_samples and later)]
-        data = Batch(torch.cat([part.theta for part in kept]), torch.cat([part.x for part in kept]))
-        if data.size < MINIMUM_ROWS:
+        kept = [part.number > 0 or not (discard_prior_samples and later) for part in self.simulations]
+        rows = sum(part.size for part, keep in zip(parts, kept, strict=True) if keep)
+        if rows < MINIMUM_ROWS:
             raise ValueError(
-                f"Training needs at least {MINIMUM_ROWS} simulations (thousands to learn something); got {data.size}."
+                f"Training needs at least {MINIMUM_ROWS} simulations (thousands to learn something); got {rows}."
             )
-        return data
+        pairs = split(parts, fraction, Generator().manual_seed(derived(self.seed, 2)))
+        training, validation = zip(*(pair for pair, keep in zip(pairs, kept, strict=True) if keep), strict=True)
+        return joined(training).to(self.device), joined(validation).to(self.device)
 
     def _train_anew(
         self, training: Batch, validation: Batch, schedule: Schedule, settings: Settings, restarts: int

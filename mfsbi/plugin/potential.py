@@ -8,13 +8,13 @@ from torch.distributions import Distribution
 
 from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.plugin.estimator import ManifoldEstimator
-from mfsbi.plugin.host import BasePotential
+from mfsbi.plugin.host import LikelihoodBasedPotential
 
 __all__ = ["ManifoldPotential"]
 
 
-class ManifoldPotential(BasePotential):
-    """theta -> log p(x_o|theta) + log p(theta), up to a constant; the observation is encoded when it is set.
+class ManifoldPotential(LikelihoodBasedPotential):
+    """theta -> log p(x_o|theta) + log p(theta); the observations are placed on the manifold when they are set.
 
     The potential owns a frozen copy of the estimator: training on does not change a posterior already built.
 
@@ -28,8 +28,9 @@ class ManifoldPotential(BasePotential):
     def __init__(
         self, estimator: ManifoldEstimator, prior: Distribution, x_o: Tensor | None = None, device: str = "cpu"
     ) -> None:
-        self.estimator = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(device)
-        super().__init__(prior, x_o, device)
+        # sbi's class sets `likelihood_estimator` too, but only after it has called `set_x`
+        self.likelihood_estimator = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(device)
+        super().__init__(self.likelihood_estimator, prior, x_o, device)
 
     def set_x(self, x_o: Tensor | None, x_is_iid: bool | None = True) -> None:  # noqa: FBT001, FBT002 - sbi's signature
         """Set the observations and encode them.
@@ -40,10 +41,10 @@ class ManifoldPotential(BasePotential):
                 so does `posterior.sample_batched((draws,), x)` read the first axis of x
         """
         super().set_x(x_o, x_is_iid)
-        self._likelihood = None if self._x_o is None else EncodedLikelihood(self.estimator.model, self._x_o)
+        self._likelihood = None if self._x_o is None else EncodedLikelihood(self.likelihood_estimator.model, self._x_o)
 
     def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:  # noqa: FBT001, FBT002 - sbi's signature
-        """Return the log posterior up to a constant, shape `(rows,)`.
+        """Return log p(x_o|theta) + log p(theta), shape `(rows,)`.
 
         Arguments:
             theta: shape `(rows, parameter)`
@@ -67,7 +68,6 @@ class ManifoldPotential(BasePotential):
 
     def to(self, device: str | torch.device) -> "ManifoldPotential":
         """Move the estimator, the prior and the encoded observations."""
-        self.estimator.to(device)
         super().to(device)
         self.set_x(self._x_o, self._x_is_iid)
         return self

@@ -67,6 +67,10 @@ class Spec(ABC):
         """Return how such a model is trained unless somebody says otherwise."""
         return sequential(epochs)
 
+    def suited(self, data_dim: int) -> "Spec":  # noqa: ARG002 - most are what they are
+        """Return the spec that this one amounts to for data with so many features."""
+        return self
+
     def example(self, parameter_dim: int, data_dim: int) -> tuple[Tensor, Tensor]:
         """Return theta and x that a model of these dimensions can be built for, from torch's generator."""
         rows = 2 * max(parameter_dim, data_dim) + 2
@@ -247,6 +251,10 @@ class MFlow(Spec):
 
     def __post_init__(self) -> None:
         require_positive_integer("manifold_dim", self.manifold_dim)
+
+    def suited(self, data_dim: int) -> Spec:
+        """Return this spec, or `AF` with the same latent flow where there is no manifold to learn."""
+        return self if self.manifold_dim < data_dim else AF(self.latent)
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""

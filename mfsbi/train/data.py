@@ -1,12 +1,12 @@
 """Simulations as rows: theta, x and what belongs to them, split and shuffled together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["Batch", "in_chunks", "minibatches", "split"]
+__all__ = ["Batch", "in_chunks", "joined", "minibatches", "split"]
 
 
 class Batch(NamedTuple):
@@ -36,19 +36,33 @@ class Batch(NamedTuple):
         return Batch(self.theta.to(device), self.x.to(device), None if self.u is None else self.u.to(device))
 
 
-def split(data: Batch, fraction: float, generator: Generator) -> tuple[Batch, Batch]:
-    """Return (training, validation), the latter a random `fraction` of the rows and at least one of them.
+def split(parts: Sequence[Batch], fraction: float, generator: Generator) -> list[tuple[Batch, Batch]]:
+    """Return (training, validation) of each part, the latter a random `fraction` of its rows.
+
+    Each part is split by itself and in order, so that rows trained on stay training rows when parts are added. If all
+    parts are so small that nothing would be held out, one row of the largest is.
 
     Raises:
         ValueError: if fraction is not between 0 and 1, or fewer than two rows came
     """
     if not 0 < fraction < 1:
         raise ValueError(f"`validation_fraction` should be between 0 and 1; got {fraction}.")
-    if data.size < 2:
-        raise ValueError(f"Training needs at least 2 rows, one of them for validation; got {data.size}.")
-    held_out = min(max(1, round(fraction * data.size)), data.size - 1)
-    order = torch.randperm(data.size, generator=generator)
-    return data.rows(order[held_out:]), data.rows(order[:held_out])
+    rows = [part.size for part in parts]
+    if sum(rows) < 2:
+        raise ValueError(f"Training needs at least 2 rows, one of them for validation; got {sum(rows)}.")
+    held_out = [min(round(fraction * size), size - 1) for size in rows]
+    if not any(held_out):
+        held_out[rows.index(max(rows))] = 1
+    orders = [torch.randperm(size, generator=generator) for size in rows]
+    return [
+        (part.rows(order[held:]), part.rows(order[:held]))
+        for part, order, held in zip(parts, orders, held_out, strict=True)
+    ]
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Return all rows of several parts, theta and x, as one batch."""
+    return Batch(torch.cat([part.theta for part in parts]), torch.cat([part.x for part in parts]))
 
 
 def minibatches(data: Batch, size: int, generator: Generator) -> Iterator[Batch]:

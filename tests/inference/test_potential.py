@@ -20,28 +20,31 @@ def x():
     return plane(4, seed=9)[1].double()
 
 
-def difference(values):
-    return values - values[0]
-
-
-def test_iid_is_the_sum_of_log_densities_up_to_a_constant(model, x):
+def test_iid_is_the_sum_of_log_densities(model, x):
     theta = torch.randn(5, 2)
     full = torch.stack([model.log_prob(x, row.expand(4, 2)).sum() for row in theta])
-    torch.testing.assert_close(difference(EncodedLikelihood(model, x).iid(theta)), difference(full))
+    torch.testing.assert_close(EncodedLikelihood(model, x).iid(theta), full)
 
 
 def test_rowwise_pairs_observations_with_parameters(model, x):
     theta = torch.randn(4, 2)
-    shift = torch.randn(4, 2)
-    likelihood = EncodedLikelihood(model, x)
-    expected = model.log_prob(x, theta) - model.log_prob(x, shift)
-    torch.testing.assert_close(likelihood.rowwise(theta) - likelihood.rowwise(shift), expected)
+    torch.testing.assert_close(EncodedLikelihood(model, x).rowwise(theta), model.log_prob(x, theta))
+
+
+def test_sets_have_a_theta_each(model):
+    theta, x = torch.randn(3, 2), plane(12, seed=5)[1].double().view(3, 4, 3)
+    expected = model.log_prob(x, theta[:, None].expand(3, 4, 2)).sum(-1)
+    torch.testing.assert_close(EncodedLikelihood(model, x).rowwise(theta), expected)
+    shared = torch.stack([model.log_prob(x, row.expand(3, 4, 2)).sum() for row in theta])
+    torch.testing.assert_close(EncodedLikelihood(model, x).iid(theta), shared)
 
 
 def test_chunks_change_nothing(model, x, monkeypatch):
     theta, likelihood = torch.randn(7, 2), EncodedLikelihood(model, x)
     whole = likelihood.iid(theta)
     monkeypatch.setattr(potential, "MAX_ROWS", 9)
+    monkeypatch.setattr(potential, "MAX_PLACED", 3)
+    likelihood = EncodedLikelihood(model, x)
     torch.testing.assert_close(likelihood.iid(theta), whole)
 
 

@@ -168,8 +168,8 @@ def test_rounds_can_be_discarded(problem):
     surface, theta, x = problem
     made = trainer(problem, AF(SMALL)).append_simulations(theta[:50], x[:50], from_round=1)
     made.train(discard_prior_samples=True, **FEW)
-    assert made._simulations(discard_prior_samples=True).size == 50
-    assert made._simulations(discard_prior_samples=False).size == 450
+    assert sum(part.size for part in made._split(0.1, discard_prior_samples=True)) == 50
+    assert sum(part.size for part in made._split(0.1, discard_prior_samples=False)) == 450
 
 
 def changed(tensor, row, value):
@@ -241,8 +241,8 @@ def test_invalid_rows_are_dropped_on_demand_with_a_warning(problem):
     made = ManifoldNLE(surface.prior, SPEC)
     with pytest.warns(UserWarning, match="Dropped 2 of 400 simulations"):
         made.append_simulations(theta, changed(x, slice(3, 5), NAN), exclude_invalid_x=True)
-    data = made._simulations(discard_prior_samples=False)
-    assert data.size == 398
+    data = made.simulations[0]
+    assert len(data.theta) == 398
     assert (data.theta[3] == theta[5]).all()
 
 

@@ -69,7 +69,7 @@ def test_it_owns_a_frozen_copy(estimator, prior, x, theta):
     before = potential(theta)
     perturbed(estimator, 1.0)
     torch.testing.assert_close(potential(theta), before)
-    assert not any(weight.requires_grad for weight in potential.estimator.parameters())
+    assert not any(weight.requires_grad for weight in potential.likelihood_estimator.parameters())
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p)), lambda p: p.to("cpu")])

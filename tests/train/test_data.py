@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Generator
 
-from mfsbi.train.data import Batch, in_chunks, minibatches, split
+from mfsbi.train.data import Batch, in_chunks, joined, minibatches, split
 
 
 def numbered(rows):
@@ -10,27 +10,40 @@ def numbered(rows):
 
 
 def test_split_keeps_rows_together_and_loses_none():
-    training, validation = split(numbered(100), 0.1, Generator().manual_seed(0))
+    ((training, validation),) = split([numbered(100)], 0.1, Generator().manual_seed(0))
     assert (training.size, validation.size) == (90, 10)
     everything = torch.cat([training.theta, validation.theta])[:, 0]
     assert sorted(everything.tolist()) == list(range(100))
     assert (training.x == 10 * training.theta).all()
 
 
+def test_rows_keep_their_fate_when_parts_are_added():
+    first = split([numbered(40)], 0.2, Generator().manual_seed(0))[0]
+    longer = split([numbered(40), numbered(10)], 0.2, Generator().manual_seed(0))
+    assert all((a.theta == b.theta).all() for a, b in zip(first, longer[0], strict=True))
+    assert [pair[1].size for pair in longer] == [8, 2]
+    assert joined([pair[0] for pair in longer]).size == 40
+
+
+def test_parts_of_single_rows_hold_one_out():
+    pairs = split([numbered(1)] * 3 + [numbered(2)], 0.1, Generator().manual_seed(0))
+    assert [pair[1].size for pair in pairs] == [0, 0, 0, 1]
+
+
 def test_one_seed_gives_one_split():
-    first, second = (split(numbered(50), 0.2, Generator().manual_seed(3))[1] for _ in range(2))
+    first, second = (split([numbered(50)], 0.2, Generator().manual_seed(3))[0][1] for _ in range(2))
     assert (first.theta == second.theta).all()
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 2.0])
 def test_a_fraction_outside_the_unit_interval_is_refused(fraction):
     with pytest.raises(ValueError, match="`validation_fraction` should be between 0 and 1"):
-        split(numbered(10), fraction, Generator())
+        split([numbered(10)], fraction, Generator())
 
 
 def test_a_single_row_cannot_be_split():
     with pytest.raises(ValueError, match="at least 2 rows"):
-        split(numbered(1), 0.5, Generator())
+        split([numbered(1)], 0.5, Generator())
 
 
 @pytest.mark.parametrize(("rows", "size", "batches"), [(10, 3, 3), (10, 5, 2), (2, 5, 1)])
