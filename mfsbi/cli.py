@@ -1,8 +1,10 @@
 """The command line: words become objects here, once."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -11,8 +13,20 @@ from rich.table import Table
 from mfsbi.bench.report import report as report_results
 from mfsbi.bench.run import run_table
 from mfsbi.bench.speed import speed as measure_speed
+from mfsbi.checks import require_features
 from mfsbi.demo import EVENTS, DemoResult, run_demo
+from mfsbi.inference.chains import Chains
+from mfsbi.inference.to_arviz import diagnose, to_arviz, write
+from mfsbi.plots import calibration
+from mfsbi.plugin.calibrating import calibrate as run_calibration
+from mfsbi.plugin.likelihood import ManifoldNLE
+from mfsbi.plugin.sampling import SAMPLERS, sample_chains
+from mfsbi.plugin.saving import SPECS, load, save
+from mfsbi.plugin.specs import AF, FOM, Spec
 from mfsbi.registry import registered
+from mfsbi.seeds import derived, seeded
+from mfsbi.sources import bounds_of, box, read_arrays, simulator
+from mfsbi.types import Prior, Simulator
 
 __all__ = ["app"]
 
@@ -27,6 +41,13 @@ app.add_typer(bench, name="bench")
 console = Console()
 
 TABLES_FOLDER = Path("notebooks/tables")
+MISTAKES = (ValueError, TypeError, RuntimeError, ArithmeticError, OSError)
+"""Errors whose message is for the user."""
+
+PriorOption = Annotated[
+    list[str], typer.Option("--prior", help="LOW:HIGH of a parameter with a uniform prior; once for each, in order.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything: the same seed gives the same result.")]
 
 
 @app.callback()
@@ -74,6 +95,137 @@ def demo(
     )
 
 
+@app.command()
+def train(  # noqa: PLR0913 - options of a command
+    source: Annotated[
+        list[str],
+        typer.Argument(help="A registered simulator, MODULE:NAME, or arrays: sims.npz, or theta.npy x.npy."),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="File for the trained model.")] = Path("model.safetensors"),
+    model: Annotated[str, typer.Option(help="AF, PIE, MFlow, MeFlow or PAE.")] = "MFlow",
+    manifold_dim: Annotated[int | None, typer.Option(min=1, help="The simulator's if it knows.")] = None,
+    prior: PriorOption = [],  # noqa: B006 - typer copies it
+    simulations: Annotated[int, typer.Option(min=20, help="To draw from a simulator.")] = 100_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the simulations.")] = 50,
+    seed: SeedOption = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Learn p(x|theta) from a simulator or from arrays, and save the model with its simulations.
+
+    mfsbi train polynomial
+
+    mfsbi train mymodule:simulate --prior -1:1 --prior 0:10 --manifold-dim 2
+
+    mfsbi train theta.npy x.npy --prior -1:1 --manifold-dim 2
+    """
+    try:
+        _require_folder(out)
+        if _are_files(source):
+            theta, x = read_arrays([Path(word) for word in source], ["theta", "x"])
+            distribution, known = _prior(prior), None
+        else:
+            known = simulator(_single(source), prior)
+            distribution = known.prior
+        spec = _spec(model, manifold_dim, known)
+        if known is not None:
+            with seeded(derived(seed, 0)):
+                theta = distribution.sample((simulations,))
+            x = known.simulate(theta, seed=derived(seed, 1))
+        trainer = ManifoldNLE(distribution, spec, seed=seed, show_progress_bars=False if quiet else None)
+        trainer.append_simulations(theta, x).train(max_num_epochs=epochs)
+        save(trainer, out)
+    except MISTAKES as error:
+        _fail(error)
+    console.print(str(trainer.history), markup=False, highlight=False)
+    console.print(f"The model is in {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def sample(  # noqa: PLR0913 - options of a command
+    model: Annotated[Path, typer.Argument(help="A file of `mfsbi train` or `mfsbi.save`.")],
+    x: Annotated[Path, typer.Argument(help="Observations that share one theta: .npy, or .npz with x.")],
+    *,
+    out: Annotated[Path, typer.Option(help="ArviZ file of the draws, .nc or .zarr.")] = Path("posterior.nc"),
+    simulator_name: Annotated[str, typer.Option("--simulator", help="Whose prior to take.")] = "",
+    prior: PriorOption = [],  # noqa: B006 - typer copies it
+    sampler: Annotated[str, typer.Option(help=f"{', '.join(SAMPLERS)}.")] = "slice",
+    draws: Annotated[int, typer.Option(min=4, help="Of each chain, after warm-up.")] = 250,
+    seed: SeedOption = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Draw the posterior of theta given observations, by any sampler, and say whether it converged.
+
+    mfsbi sample model.safetensors x.npy --simulator polynomial --sampler nuts
+    """
+    try:
+        _require_folder(out)
+        known = simulator(simulator_name, prior) if simulator_name else None
+        distribution = _prior(prior) if known is None else known.prior
+        (observed,) = read_arrays([x], ["x"])
+        posterior = _trainer(model, distribution).build_posterior()
+        settings = {"bounds": bounds_of(distribution)} if sampler == "grid" else {}
+        chains = sample_chains(
+            posterior, observed, draws, sampler=sampler, seed=seed, show_progress_bars=not quiet, **settings
+        )
+        names = list(known.parameter_names) if known is not None else [f"theta_{i}" for i in range(len(prior))]
+        write(to_arviz(chains, names, x=observed), out)
+    except MISTAKES as error:
+        _fail(error)
+    console.print(_summary(chains, names))
+    console.print(f"The draws are in {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def calibrate(  # noqa: PLR0913 - options of a command
+    model: Annotated[Path, typer.Argument(help="A file of `mfsbi train` or `mfsbi.save`.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(help="A registered simulator, MODULE:NAME, or arrays theta and x with a row for each data set."),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Figure, .png or .pdf.")] = Path("calibration.png"),
+    prior: PriorOption = [],  # noqa: B006 - typer copies it
+    sets: Annotated[int, typer.Option(min=2, help="Data sets to draw from a simulator.")] = 200,
+    events: Annotated[int, typer.Option(min=1, help="Observations of each.")] = 10,
+    draws: Annotated[int, typer.Option(min=10, help="Of the posterior of each.")] = 200,
+    seed: SeedOption = 0,
+) -> None:
+    """Examine whether the posterior means what it says, on data sets whose theta is known.
+
+    Exit code 1 if it does not (p below 0.01).
+
+    mfsbi calibrate model.safetensors polynomial --sets 300 --events 20
+    """
+    try:
+        _require_folder(out)
+        if _are_files(source):
+            theta, x = read_arrays([Path(word) for word in source], ["theta", "x"])
+            distribution, names = _prior(prior), [f"theta_{i}" for i in range(len(prior))]
+        else:
+            known = simulator(_single(source), prior)
+            distribution, names = known.prior, list(known.parameter_names)
+            with seeded(derived(seed, 0)):
+                theta = distribution.sample((sets,))
+            x = known.simulate(theta[:, None].expand(-1, events, -1), seed=derived(seed, 1))
+        require_features("theta", theta, len(names), "the prior")
+        result = run_calibration(
+            _trainer(model, distribution).build_posterior(), theta, x, draws, seed=derived(seed, 2)
+        )
+        regions = {"highest density": result.levels, "around a random point": result.closeness}
+        figure = calibration(
+            {name: column.numpy() for name, column in zip(names, result.ranks.unbind(-1), strict=True)},
+            {name: values.numpy() for name, values in regions.items()},
+        )
+        figure.savefig(out, dpi=130)
+    except MISTAKES as error:
+        _fail(error)
+    console.print(str(result), markup=False, highlight=False)
+    console.print(f"The figure is in {escape(str(out))}", highlight=False, soft_wrap=True)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
 @bench.command()
 def speed(
     out: Annotated[Path | None, typer.Option(help="Folder for speed.md and speed.json.")] = None,
@@ -112,6 +264,66 @@ def _run(table: str, preset: str, only: str, out: Path) -> None:
     except (ValueError, OSError) as error:
         _fail(error)
     console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _are_files(words: Sequence[str]) -> bool:
+    return any(word.endswith((".npy", ".npz")) for word in words)
+
+
+def _single(words: Sequence[str]) -> str:
+    if len(words) != 1:
+        raise ValueError(f"Expected one simulator, or files of arrays; got {' '.join(words)}.")
+    return words[0]
+
+
+def _require_folder(out: Path) -> None:
+    """Raise OSError unless a file can be made there, before any work is done."""
+    if not out.resolve().parent.is_dir():
+        raise OSError(f"Cannot write {out}: there is no folder {out.resolve().parent}. Choose another place by --out.")
+
+
+def _prior(bounds: Sequence[str]) -> Prior:
+    if not bounds:
+        raise ValueError("The prior is missing: say one --prior LOW:HIGH for each parameter, or name a simulator.")
+    return box(bounds)
+
+
+def _spec(model: str, manifold_dim: int | None, known: Simulator | None) -> Spec:
+    """Return the spec of that name."""
+    names = [name for name in SPECS if name != FOM.__name__]
+    if model not in names:
+        raise ValueError(f"`--model` should be one of {', '.join(names)}; got {model!r}.")
+    if SPECS[model] is AF:
+        return AF()
+    dim = manifold_dim if manifold_dim is not None else getattr(known, "manifold_dim", None)
+    if dim is None:
+        raise ValueError("`--manifold-dim` is missing: how many dimensions x has; `mfsbi.dimension_scan(x)` suggests.")
+    return cast(Any, SPECS[model])(manifold_dim=dim)
+
+
+def _trainer(path: Path, prior: Prior) -> ManifoldNLE:
+    """Return a trainer with the estimator of a file, which fits the prior."""
+    estimator = load(path)
+    trainer = ManifoldNLE(prior, cast(Spec, estimator.spec), show_progress_bars=False)
+    if trainer.parameter_dim != estimator.condition_shape[0]:
+        raise ValueError(
+            f"The prior has {trainer.parameter_dim} parameters, the model in {path} {estimator.condition_shape[0]}."
+        )
+    trainer.estimator = estimator
+    return trainer
+
+
+def _summary(chains: Chains, names: Sequence[str]) -> Table:
+    """Return a row for each parameter."""
+    table = Table(title=f"Posterior by {chains.info['sampler']}", title_justify="left")
+    for column in ("parameter", "mean", "sd", "5 %", "95 %", "R-hat", "ESS"):
+        table.add_column(column, justify="left" if column == "parameter" else "right")
+    diagnostics = diagnose(chains)
+    low, high = torch.quantile(chains.pooled, torch.tensor([0.05, 0.95]).to(chains.pooled), dim=0)
+    for i, name in enumerate(names):
+        values = [f"{float(value[i]):.3f}" for value in (chains.mean, chains.std, low, high)]
+        table.add_row(escape(name), *values, f"{diagnostics.r_hat[i]:.3f}", f"{diagnostics.ess_bulk[i]:.0f}")
+    return table
 
 
 def _fail(error: Exception) -> NoReturn:

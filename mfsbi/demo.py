@@ -18,7 +18,7 @@ from torch import Tensor
 from mfsbi import plots
 from mfsbi.checks import require_positive
 from mfsbi.inference.grid import GridPosterior, grid_posterior
-from mfsbi.inference.to_arviz import Diagnostics, diagnose, plot_rank, plot_trace, to_arviz, write_netcdf
+from mfsbi.inference.to_arviz import Diagnostics, diagnose, plot_rank, plot_trace, to_arviz, write
 from mfsbi.metrics import total_variation
 from mfsbi.models import AbstractModel
 from mfsbi.plugin.likelihood import ManifoldNLE
@@ -140,7 +140,7 @@ def run_demo(
     posterior = trainer.build_posterior()
     chains = sample_chains(posterior, x_o, seed=derived(seed, 103))
     data = to_arviz(chains, surface.parameter_names, x=x_o, prior=theta[:5000])
-    write_netcdf(data, out / "posterior.nc")
+    write(data, out / "posterior.nc")
 
     tell("Comparing with the exact posterior ...")
     exact = grid_posterior(lambda grid: _exact_potential(surface, x_o, grid), [-1], [1])

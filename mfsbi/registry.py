@@ -2,18 +2,18 @@
 
 import importlib.metadata
 
-from mfsbi.types import KnownTruth
+from mfsbi.types import KnownTruth, Simulator
 
-__all__ = ["GROUP", "registered"]
+__all__ = ["GROUP", "named", "registered"]
 
 GROUP = "mfsbi.simulators"
 
 
-def registered(name: str) -> KnownTruth:
+def named(name: str) -> Simulator:
     """Return a new simulator of that name.
 
     Raises:
-        ValueError: if there is none, or its likelihood or manifold is not known
+        ValueError: if there is none
     """
     known = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
     if name not in known:
@@ -21,7 +21,16 @@ def registered(name: str) -> KnownTruth:
             f"there is no simulator {name!r}; registered are {', '.join(sorted(known)) or 'none'}. "
             f"A package adds its own by an entry point in the group {GROUP!r}."
         )
-    simulator = known[name].load()()
+    return known[name].load()()
+
+
+def registered(name: str) -> KnownTruth:
+    """Return a new simulator of that name whose truth is known.
+
+    Raises:
+        ValueError: if there is none, or its likelihood or manifold is not known
+    """
+    simulator = named(name)
     if not isinstance(simulator, KnownTruth):
         raise ValueError(  # noqa: TRY004 - the word typed was wrong, not a type
             f"what was learned is compared with the truth, and {name!r} lacks `log_prob` or a known manifold."

@@ -1,12 +1,20 @@
 import json
+import pickle
+import re
 
 import arviz
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from mfsbi import demo, load
+from mfsbi import MFlow, demo, load, load_trainer
 from mfsbi.cli import app
+from mfsbi.inference.to_arviz import read
+from mfsbi.sources import box
 from mfsbi.train import losses
+from tests.problems import surface_data
 
 TINY = ["demo", "--simulations", "1000", "--quiet"]
 
@@ -100,3 +108,102 @@ def interrupting_reconstruction():
 
 def test_markup_in_a_name_is_printed_as_it_is():
     assert "no simulator '[/b]'" in run("demo", "[/b]").stderr.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a folder with a model of a few epochs, trained by the command, and arrays to use it on."""
+    folder = tmp_path_factory.mktemp("trained")
+    surface, theta, x = surface_data(600)
+    np.save(folder / "theta.npy", theta.numpy())
+    np.save(folder / "x.npy", x.numpy())
+    np.savez(folder / "sims.npz", theta=theta.numpy(), x=x.numpy())
+    np.save(folder / "x_o.npy", surface.simulate(torch.zeros(5, 1), seed=1).numpy())
+    np.save(folder / "nan.npy", np.full((5, 3), np.nan))
+    out = folder / "model.safetensors"
+    arrays = [folder / "theta.npy", folder / "x.npy"]
+    result = run("train", *arrays, "--prior", "-1:1", "--model", "AF", "--epochs", 2, "--quiet", "--out", out)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_training_on_arrays_saves_model_and_simulations(trained):
+    trainer = load_trainer(trained / "model.safetensors", box(["-1:1"]))
+    assert len(trainer.simulations[0].theta) == 600
+    assert len(trainer.history.epochs) == 2
+
+
+@pytest.mark.filterwarnings("ignore:The ch")
+def test_training_on_a_simulator_knows_prior_and_dimension(tmp_path):
+    out = tmp_path / "model.safetensors"
+    result = run("train", "polynomial", "--simulations", 300, "--epochs", 2, "--quiet", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert load(out).spec == MFlow(manifold_dim=2)
+    assert "reconstruction" in result.output
+
+
+@pytest.mark.parametrize("ending", ["nc", "zarr"])
+@pytest.mark.filterwarnings("ignore:The chains have not converged")
+def test_sampling_leaves_an_arviz_file(trained, tmp_path, ending):
+    out = tmp_path / f"posterior.{ending}"
+    settings = ["--sampler", "grid", "--draws", 50, "--quiet", "--simulator", "polynomial"]
+    result = run("sample", trained / "model.safetensors", trained / "x_o.npy", *settings, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "Posterior by grid" in result.output
+    data = read(out)
+    assert data["posterior"]["theta"].shape == (4, 50)
+    assert data["observed_data"]["x"].shape == (5, 3)
+    assert f"{float(data['posterior']['theta'].mean()):.3f}" in result.output
+
+
+def test_calibration_leaves_a_figure_and_a_verdict(trained, tmp_path):
+    out = tmp_path / "calibration.png"
+    settings = ["--sets", 10, "--events", 2, "--draws", 20]
+    result = run("calibrate", trained / "model.safetensors", "polynomial", *settings, "--out", out)
+    assert result.exit_code in (0, 1), result.output
+    assert ("No fault found" if result.exit_code == 0 else "NOT calibrated") in result.output
+    assert out.stat().st_size > 5000
+
+
+MODEL, X = "{0}/model.safetensors", "{0}/x_o.npy"
+REFUSED = {
+    "no prior": (["train", "{0}/sims.npz", "--model", "AF"], "The prior is missing"),
+    "no dimension": (["train", "{0}/sims.npz", "--prior", "-1:1"], "`--manifold-dim` is missing"),
+    "a spec with functions": (["train", "polynomial", "--model", "FOM"], "`--model` should be one of AF, PIE"),
+    "two simulators": (["train", "polynomial", "circle"], "Expected one simulator, or files of arrays"),
+    "no such folder": (["train", "polynomial", "--out", "{0}/no/model"], "there is no folder"),
+    "an unknown simulator": (["train", "nonsense"], "there is no simulator 'nonsense'"),
+    "arrays in the wrong order": (
+        ["train", "{0}/x.npy", "{0}/theta.npy", "--prior", "-1:1", "--model", "AF"],
+        r"`theta` should have shape \(rows, 1\)",
+    ),
+    "a pickle": (["sample", "{0}/model.pkl", X, "--prior", "-1:1"], "is not a file of mfsbi"),
+    "half a model": (["sample", "{0}/half.safetensors", X, "--prior", "-1:1"], "is not a file of mfsbi"),
+    "a newer model": (["sample", "{0}/newer.safetensors", X, "--prior", "-1:1"], "If a newer mfsbi wrote it"),
+    "NaN": (["sample", MODEL, "{0}/nan.npy", "--prior", "-1:1"], "`x` should be finite; 5 of 5 rows"),
+    "other features": (["sample", MODEL, "{0}/theta.npy", "--prior", "-1:1"], r"`x` should have shape \(rows, 3\)"),
+    "another prior": (["sample", MODEL, X, "--prior", "-1:1", "--prior", "0:1"], "The prior has 2 parameters"),
+    "an unknown sampler": (
+        ["sample", MODEL, X, "--prior", "-1:1", "--sampler", "magic"],
+        "`sampler` should be one of",
+    ),
+    "one set": (["calibrate", MODEL, "{0}/absent.npz", "--prior", "-1:1"], "There is no file"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_mistakes_are_errors_that_leave_nothing_behind(trained, tmp_path, name):
+    (trained / "model.pkl").write_bytes(pickle.dumps({"weights": 1}))
+    (trained / "half.safetensors").write_bytes((trained / "model.safetensors").read_bytes()[:-50])
+    save_file({"a": torch.ones(1)}, trained / "newer.safetensors", {"format": "mfsbi 99", "description": "{}"})
+    words, message = REFUSED[name]
+    out = [] if "--out" in words else ["--out", tmp_path / "out"]
+    result = run(*(word.format(trained) for word in words), *out)
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.stderr.replace("\n", " ")), result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["train", "sample", "calibrate"])
+def test_help_shows_how_to_begin(verb):
+    assert f"mfsbi {verb} " in run(verb, "--help").output

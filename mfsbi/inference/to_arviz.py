@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xarray
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -18,7 +19,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.x at every import
     import arviz
 
-__all__ = ["Diagnostics", "diagnose", "plot_rank", "plot_trace", "to_arviz", "write_netcdf"]
+__all__ = ["Diagnostics", "diagnose", "plot_rank", "plot_trace", "read", "to_arviz", "write"]
 
 MODERN = int(arviz.__version__.split(".")[0]) >= 1
 
@@ -103,9 +104,30 @@ def to_arviz(
     return arviz.from_dict(**groups, attrs=attributes)
 
 
-def write_netcdf(data: Any, path: Path) -> None:  # noqa: ANN401
-    """Write what `to_arviz` returned to a netCDF file, through h5netcdf."""
-    data.to_netcdf(str(path), engine="h5netcdf")
+def write(data: Any, path: Path) -> None:  # noqa: ANN401
+    """Write what `to_arviz` returned: to a Zarr store if the path ends in .zarr, else to a netCDF file by h5netcdf."""
+    if path.suffix == ".zarr":
+        _tree(data).to_zarr(str(path), mode="w", consolidated=False)
+    else:
+        data.to_netcdf(str(path), engine="h5netcdf")
+
+
+def read(path: Path) -> Any:  # noqa: ANN401
+    """Return what `write` wrote, as ArviZ's InferenceData (0.23) or DataTree (1.x)."""
+    if path.suffix == ".zarr":
+        tree = xarray.open_datatree(str(path), engine="zarr", consolidated=False)
+    elif MODERN:
+        tree = xarray.open_datatree(str(path), engine="h5netcdf")
+    else:
+        return arviz.from_netcdf(str(path))
+    with tree:
+        tree = tree.load()
+    return tree if MODERN else arviz.InferenceData(**{name: node.to_dataset() for name, node in tree.children.items()})
+
+
+def _tree(data: Any) -> Any:  # noqa: ANN401
+    """Return the groups as a DataTree: ArviZ 0.23 itself writes only the old version of Zarr."""
+    return data if MODERN else xarray.DataTree.from_dict({name: data[name] for name in data.groups()})
 
 
 def plot_trace(data: Any) -> Figure:  # noqa: ANN401

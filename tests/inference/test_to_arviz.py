@@ -1,11 +1,13 @@
-import arviz
+import arviz_base
 import numpy as np
 import pytest
 import torch
+import xarray
 from matplotlib.figure import Figure
 
 from mfsbi import Chains, to_arviz
-from mfsbi.inference.to_arviz import diagnose, plot_rank, plot_trace, write_netcdf
+from mfsbi.inference import to_arviz as module
+from mfsbi.inference.to_arviz import diagnose, plot_rank, plot_trace, read, write
 
 
 def chains(parameters=2, offset=0.0):
@@ -15,13 +17,27 @@ def chains(parameters=2, offset=0.0):
     return Chains(draws, -0.5 * draws.square().sum(-1), {"sampler": "exact", "seed": 0})
 
 
-def test_a_file_gives_back_names_draws_and_observations(tmp_path):
+@pytest.fixture(params=["as installed", "1.x"])
+def version(request, monkeypatch):
+    """ArviZ as it is installed, and the conversion of 1.x, which has moved to arviz_base."""
+    if request.param == "1.x":
+        monkeypatch.setattr(module, "arviz", arviz_base)
+        monkeypatch.setattr(module, "MODERN", True)
+    return request.param
+
+
+@pytest.mark.parametrize("ending", ["nc", "zarr"])
+def test_a_file_gives_back_names_draws_and_observations(tmp_path, version, ending):
     given = chains()
     x, prior = torch.randn(5, 3), torch.randn(50, 2)
     predictive = torch.randn(4, 300, 3)
-    write_netcdf(to_arviz(given, ["a", "b"], x, prior, predictive), tmp_path / "posterior.nc")
-    data = arviz.from_netcdf(str(tmp_path / "posterior.nc"))
-    assert list(data["posterior"].data_vars) == ["a", "b"]
+    written = to_arviz(given, ["a", "b"], x, prior, predictive)
+    assert isinstance(written, xarray.DataTree) == (version == "1.x" or module.MODERN)
+    path = tmp_path / f"posterior.{ending}"
+    write(written, path)
+    data = read(path)
+    assert type(data) is type(written)
+    assert set(data["posterior"].data_vars) == {"a", "b"}
     np.testing.assert_array_equal(data["posterior"]["b"].values, given.draws[..., 1].numpy())
     np.testing.assert_array_equal(data["sample_stats"]["lp"].values, given.log_prob.numpy())
     np.testing.assert_array_equal(data["observed_data"]["x"].values, x.numpy())

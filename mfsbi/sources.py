@@ -1,0 +1,165 @@
+"""Words that stand for simulators, priors and arrays, as a command line has them.
+
+| word | stands for |
+|---|---|
+| `polynomial` | a registered simulator (see `mfsbi.registry`) |
+| `mymodule:Surface` | a simulator, an object with `prior` and `simulate(theta, seed=...)`, or a class of such |
+| `mymodule:simulate` | a function theta -> x, rows to rows; its prior comes as bounds |
+| `sims.npz` | arrays by name |
+| `theta.npy x.npy` | one array each |
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Uniform
+
+from mfsbi.checks import require_finite
+from mfsbi.registry import named
+from mfsbi.seeds import seeded
+from mfsbi.types import Prior, Simulator
+
+__all__ = ["bounds_of", "box", "read_arrays", "simulator"]
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A function theta -> x as a simulator; it draws from torch's and numpy's global generators."""
+
+    function: Callable[[Tensor], Tensor]
+    prior: Prior
+    parameter_names: Sequence[str]
+
+    def simulate(self, theta: Tensor, *, seed: int | None = None) -> Tensor:
+        """Return x of each row of theta; further axes of theta before its last are kept."""
+        rows = theta.reshape(-1, theta.shape[-1])
+        if seed is None:
+            x = self.function(rows)
+        else:
+            with seeded(seed):
+                x = self.function(rows)
+        x = torch.as_tensor(x, dtype=torch.get_default_dtype())
+        if x.ndim != 2 or len(x) != len(rows):
+            raise ValueError(
+                f"A simulator's x should have shape (rows, features), one row for each of the {len(rows)} rows of "
+                f"theta; got {tuple(x.shape)}."
+            )
+        return x.view(*theta.shape[:-1], -1)
+
+
+def box(bounds: Sequence[str]) -> Distribution:
+    """Return the uniform prior between bounds, one word `low:high` for each parameter.
+
+    Raises:
+        ValueError: if a word is not that
+
+    Example:
+        >>> box(["-1:1", "0:10"]).base_dist.high
+        tensor([ 1., 10.])
+    """
+    ends = []
+    for word in bounds:
+        low, _, high = word.partition(":")
+        try:
+            ends.append((float(low), float(high)))
+        except ValueError:
+            ends.append((np.nan, np.nan))
+        if not -np.inf < ends[-1][0] < ends[-1][1] < np.inf:
+            raise ValueError(f"`--prior` should be LOW:HIGH with numbers LOW < HIGH, such as -1:1; got {word!r}.")
+    lows, highs = torch.tensor(ends).unbind(-1)
+    return Independent(Uniform(lows, highs), 1)
+
+
+def bounds_of(prior: Prior) -> list[tuple[float, float]]:
+    """Return (low, high) of each parameter of a prior on a box.
+
+    Raises:
+        ValueError: if the prior is not bounded
+    """
+    support: Any = getattr(prior, "support", None)
+    interval: Any = getattr(support, "base_constraint", support)
+    if not hasattr(interval, "lower_bound") or not hasattr(interval, "upper_bound"):
+        raise ValueError("A grid needs a prior with bounds; this one has none. Take another sampler.")
+    low, high = (torch.as_tensor(end).reshape(-1) for end in (interval.lower_bound, interval.upper_bound))
+    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def simulator(word: str, prior: Sequence[str] = ()) -> Simulator:
+    """Return the simulator that a word stands for: a registered name, or `module:attribute` within reach.
+
+    Arguments:
+        word: see the table above
+        prior: bounds `low:high` of each parameter, for a function
+
+    Raises:
+        ValueError: if there is no such simulator, or a function comes without bounds
+        TypeError: if what is there is neither
+    """
+    module, colon, attribute = word.partition(":")
+    if not colon:
+        return named(word)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Cannot find {word!r}: {error}. Say MODULE:NAME of something Python can import.") from error
+    if isinstance(found, type):
+        found = found()
+    if isinstance(found, Simulator):
+        return found
+    if not callable(found):
+        raise TypeError(f"{word!r} should be a simulator or a function theta -> x; it is {type(found).__name__}.")
+    if not prior:
+        raise ValueError(f"{word!r} is a function: say its prior by one --prior LOW:HIGH for each parameter.")
+    return _Function(found, box(prior), [f"theta_{i}" for i in range(len(prior))])
+
+
+def read_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[Tensor]:
+    """Return arrays from one `.npz` file that has these names, or from as many `.npy` files in this order.
+
+    Raises:
+        ValueError: if files or names do not fit, or an array is no array of finite numbers
+        FileNotFoundError: if there is no such file
+    """
+    wanted = " and ".join(names)
+    if len(paths) == 1 and paths[0].suffix == ".npz":
+        stored = _load(paths[0])
+        missing = [name for name in names if name not in stored]
+        if missing:
+            raise ValueError(f"{paths[0]} should hold {wanted}; it holds {', '.join(stored) or 'nothing'}.")
+        arrays = [stored[name] for name in names]
+    elif len(paths) == len(names) and all(path.suffix == ".npy" for path in paths):
+        arrays = [_load(path) for path in paths]
+    else:
+        raise ValueError(
+            f"Expected one .npz file with {wanted}, or one .npy file each for {wanted}; "
+            f"got {', '.join(map(str, paths)) or 'nothing'}."
+        )
+    for name, array in zip(names, arrays, strict=True):
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"`{name}` should be an array of numbers; its type is {array.dtype}.")
+    tensors = [torch.as_tensor(array, dtype=torch.get_default_dtype()) for array in arrays]
+    for name, tensor in zip(names, tensors, strict=True):
+        require_finite(name, tensor, "Remove these rows from all arrays.")
+    return tensors
+
+
+def _load(path: Path) -> Any:  # noqa: ANN401 - an array, or arrays by name
+    """Return what numpy reads without unpickling anything."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            return dict(stored.items()) if isinstance(stored, np.lib.npyio.NpzFile) else stored
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as arrays of numbers: {error}.") from error

@@ -1,0 +1,127 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal
+
+from mfsbi.sources import bounds_of, box, read_arrays, simulator
+from mfsbi.types import Simulator
+from simulators.polynomial import PolynomialSurface
+
+MODULE = """
+import torch
+from simulators.polynomial import PolynomialSurface
+
+surface = PolynomialSurface()
+number = 3
+
+def double(theta):
+    return torch.cat([2 * theta, theta + torch.randn(len(theta), 1)], dim=-1)
+
+def wrong(theta):
+    return theta[:1]
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "my_simulators.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "my_simulators"
+    sys.modules.pop("my_simulators", None)
+
+
+def test_a_registered_name_is_its_simulator():
+    assert isinstance(simulator("polynomial"), PolynomialSurface)
+
+
+@pytest.mark.parametrize("attribute", ["surface", "PolynomialSurface"])
+def test_an_object_or_a_class_in_a_module_is_a_simulator(module, attribute):
+    assert isinstance(simulator(f"{module}:{attribute}"), PolynomialSurface)
+
+
+def test_a_function_is_a_simulator_once_its_prior_is_known(module):
+    source = simulator(f"{module}:double", ["-1:1", "0:10"])
+    assert isinstance(source, Simulator)
+    theta = source.prior.sample((5,))
+    assert theta.shape == (5, 2)
+    state = torch.get_rng_state()
+    x = source.simulate(theta, seed=1)
+    assert (torch.get_rng_state() == state).all()
+    assert x.shape == (5, 3 + 1)
+    assert (source.simulate(theta, seed=1) == x).all()
+    assert (source.simulate(theta, seed=2) != x).any()
+    assert source.simulate(theta[:, None].expand(-1, 7, -1), seed=1).shape == (5, 7, 4)
+
+
+@pytest.mark.parametrize(
+    ("word", "prior", "error", "message"),
+    [
+        ("nonsense", [], ValueError, "there is no simulator 'nonsense'"),
+        ("no_such_module:f", [], ValueError, "Cannot find 'no_such_module:f'"),
+        ("my_simulators:absent", [], ValueError, "Cannot find 'my_simulators:absent'"),
+        ("my_simulators:double", [], ValueError, "is a function: say its prior by one --prior LOW:HIGH"),
+        ("my_simulators:number", [], TypeError, "should be a simulator or a function theta -> x; it is int"),
+        ("my_simulators:double", ["1:-1"], ValueError, "LOW:HIGH with numbers LOW < HIGH.*got '1:-1'"),
+        ("my_simulators:double", ["one"], ValueError, "LOW:HIGH with numbers LOW < HIGH.*got 'one'"),
+        ("my_simulators:double", ["0:inf"], ValueError, "got '0:inf'"),
+    ],
+)
+def test_words_that_stand_for_nothing_are_refused(module, word, prior, error, message):
+    with pytest.raises(error, match=message):
+        simulator(word, prior)
+
+
+def test_x_that_does_not_match_theta_is_refused(module):
+    source = simulator(f"{module}:wrong", ["0:1"])
+    with pytest.raises(ValueError, match=r"one row for each of the 4 rows of theta; got \(1, 1\)"):
+        source.simulate(torch.zeros(4, 1))
+
+
+def test_bounds_of_priors():
+    assert bounds_of(box(["-1:1", "0:10"])) == [(-1.0, 1.0), (0.0, 10.0)]
+    assert bounds_of(PolynomialSurface().prior) == [(-1.0, 1.0)]
+    with pytest.raises(ValueError, match="A grid needs a prior with bounds"):
+        bounds_of(Normal(torch.zeros(1), torch.ones(1)))
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    theta, x = np.zeros((4, 1)), np.ones((4, 3), dtype=np.float32)
+    np.savez(tmp_path / "sims.npz", theta=theta, x=x)
+    np.save(tmp_path / "theta.npy", theta)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "objects.npy", np.array([{}, None]), allow_pickle=True)
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    np.save(tmp_path / "nan.npy", np.array([[1.0], [np.nan]]))
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04broken")
+    (tmp_path / "text.npy").write_text("1 2 3")
+    return tmp_path
+
+
+@pytest.mark.parametrize("names", [["sims.npz"], ["theta.npy", "x.npy"]])
+def test_arrays_come_in_one_file_or_in_several(arrays, names):
+    theta, x = read_arrays([arrays / name for name in names], ["theta", "x"])
+    assert theta.shape == (4, 1)
+    assert x.shape == (4, 3)
+    assert theta.dtype == x.dtype == torch.get_default_dtype()
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "error", "message"),
+    [
+        (["absent.npy"], ["x"], FileNotFoundError, "There is no file"),
+        (["sims.npz"], ["y"], ValueError, "should hold y; it holds theta, x"),
+        (["theta.npy"], ["theta", "x"], ValueError, "Expected one .npz file with theta and x, or one .npy file each"),
+        (["objects.npy"], ["x"], ValueError, "cannot be read as arrays of numbers"),
+        (["broken.npz"], ["x"], ValueError, "cannot be read as arrays of numbers"),
+        (["text.npy"], ["x"], ValueError, "cannot be read as arrays of numbers"),
+        (["words.npy"], ["x"], ValueError, "`x` should be an array of numbers; its type is <U1"),
+        (["nan.npy"], ["x"], ValueError, "`x` should be finite; 1 of 2 rows"),
+    ],
+)
+def test_files_that_hold_something_else_are_refused(arrays, names, wanted, error, message):
+    with pytest.raises(error, match=message):
+        read_arrays([arrays / name for name in names], wanted)
