@@ -36,7 +36,7 @@ def calibrate(  # noqa: PLR0913 - what an exam must be told
 
     Arguments:
         posterior: any of sbi's, as `build_posterior()` returns them
-        theta: draws of the prior, shape `(sets, parameter)`; 200 sets show a posterior that is a third too narrow
+        theta: draws of the prior, shape `(sets, parameter)`; more sets show smaller faults
         x: simulated from them, shape `(sets, data)`, or `(sets, events, data)` where events share one theta
         draws: of each posterior
         sampler: one of `mfsbi.plugin.sampling.SAMPLERS` to take each data set through, one after the other
