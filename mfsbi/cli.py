@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mfsbi.bench.report import report as report_results
 from mfsbi.bench.run import run_table
+from mfsbi.bench.samplers import as_markdown, compare_samplers
 from mfsbi.bench.speed import speed as measure_speed
 from mfsbi.checks import require_features
 from mfsbi.demo import EVENTS, DemoResult, run_demo
@@ -234,6 +235,23 @@ def speed(
     """Time the kernels against zuko, nflows, sbi and the plain way, in turns, and print the ratios."""
     table = measure_speed(threads=threads, out=out, tell=lambda row: Console(stderr=True).print(row, soft_wrap=True))
     console.print(str(table), soft_wrap=True, markup=False, highlight=False)
+
+
+@bench.command()
+def samplers(
+    simulators: Annotated[list[str] | None, typer.Argument(help="Registered simulators; default: two.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for samplers.md and samplers.json.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+) -> None:
+    """Learn simulators and compare what each sampler brings per second, and slice on sbi's own potential."""
+    chosen = tuple(simulators) if simulators else ("polynomial", "sphere")
+    try:
+        rates = compare_samplers(
+            chosen, threads=threads, out=out, tell=lambda row: Console(stderr=True).print(row, soft_wrap=True)
+        )
+    except (ValueError, OSError) as error:
+        _fail(error)
+    console.print(as_markdown(rates), soft_wrap=True, markup=False, highlight=False)
 
 
 @bench.command()

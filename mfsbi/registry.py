@@ -13,7 +13,7 @@ def named(name: str) -> Simulator:
     """Return a new simulator of that name.
 
     Raises:
-        ValueError: if there is none
+        ValueError: if there is none, or it has no parameters to infer
     """
     known = {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
     if name not in known:
@@ -21,14 +21,19 @@ def named(name: str) -> Simulator:
             f"there is no simulator {name!r}; registered are {', '.join(sorted(known)) or 'none'}. "
             f"A package adds its own by an entry point in the group {GROUP!r}."
         )
-    return known[name].load()()
+    simulator = known[name].load()()
+    if not isinstance(simulator, Simulator):
+        raise ValueError(  # noqa: TRY004 - the word typed was wrong, not a type
+            f"the simulator {name!r} has no parameters to infer: it lacks `prior`, `parameter_names` or `simulate`."
+        )
+    return simulator
 
 
 def registered(name: str) -> KnownTruth:
     """Return a new simulator of that name whose truth is known.
 
     Raises:
-        ValueError: if there is none, or its likelihood or manifold is not known
+        ValueError: if there is none, it has no parameters, or its likelihood or manifold is not known
     """
     simulator = named(name)
     if not isinstance(simulator, KnownTruth):

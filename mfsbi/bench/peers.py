@@ -2,19 +2,30 @@
 
 from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mfsbi.charts import FlowChart
 from mfsbi.flows import Flow, SplineCouplings
+from mfsbi.models import DensityModel
+from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.seeds import undisturbed
 
 with undisturbed():
     import nflows.transforms
     import zuko
 
-__all__ = ["call_zuko", "invert_zuko", "log_volume_by_jacfwd", "log_volume_by_layers", "nflows_flow", "zuko_flow"]
+__all__ = [
+    "EveryRow",
+    "call_zuko",
+    "invert_zuko",
+    "log_volume_by_jacfwd",
+    "log_volume_by_layers",
+    "nflows_flow",
+    "zuko_flow",
+]
 
 
 def zuko_flow(features: int, settings: SplineCouplings) -> nn.Module:
@@ -101,3 +112,12 @@ def _masks(features: int, layers: int) -> list[Tensor]:
     """Return the coordinates each coupling keeps: one half, then the other."""
     half = torch.arange(features) < features // 2
     return [half if layer % 2 else ~half for layer in range(layers)]
+
+
+class EveryRow(ManifoldEstimator):
+    """The estimator without its eye for repeated observations: what sbi's potential costs with any other."""
+
+    def log_prob(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
+        """Return log p(x|theta) of every row, shape `(sample, batch)`."""
+        shape = torch.broadcast_shapes(input.shape[:-1], condition.shape[:-1])
+        return cast(DensityModel, self.model).log_prob(input.expand(*shape, -1), condition.expand(*shape, -1))

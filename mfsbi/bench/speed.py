@@ -22,7 +22,7 @@ from mfsbi.bench import peers
 from mfsbi.bench.duel import Duel, Score, as_markdown, run
 from mfsbi.charts import FlowChart, Standardized
 from mfsbi.flows import AffineCouplings, Flow, SplineCoupling, SplineCouplings
-from mfsbi.models import DensityModel, ManifoldModel
+from mfsbi.models import ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import LikelihoodBasedPotential, MCMCPosterior, MCMCPosteriorParameters
 from mfsbi.plugin.likelihood import ManifoldNLE
@@ -257,21 +257,12 @@ def _posteriors(
     parameters = MCMCPosteriorParameters(**settings)
     spec = MFlow(estimator.model.chart.manifold_dim)
     posteriors = [ManifoldNLE(prior, spec).build_posterior(estimator, posterior_parameters=parameters)]
-    for peer in (estimator, _EveryRow(estimator.model).eval()):
+    for peer in (estimator, peers.EveryRow(estimator.model).eval()):
         posteriors.append(MCMCPosterior(LikelihoodBasedPotential(peer, prior, x_o), prior, **settings))
     for posterior in posteriors:
         posterior.set_default_x(x_o)
         posterior.potential_fn.set_x(x_o, x_is_iid=True)
     return posteriors
-
-
-class _EveryRow(ManifoldEstimator):
-    """The estimator without its eye for repeated observations: what sbi's potential costs with any other."""
-
-    def log_prob(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
-        """Return log p(x|theta) of every row, shape `(sample, batch)`."""
-        shape = torch.broadcast_shapes(input.shape[:-1], condition.shape[:-1])
-        return cast(DensityModel, self.model).log_prob(input.expand(*shape, -1), condition.expand(*shape, -1))
 
 
 def _call(potential: Callable[..., Tensor], theta: Tensor, calls: range) -> None:
