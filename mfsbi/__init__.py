@@ -32,6 +32,7 @@ _HOMES = {
     "load": "mfsbi.plugin.saving",
     "load_trainer": "mfsbi.plugin.saving",
     "outlier_p_value": "mfsbi.manifold",
+    "posterior_predictive": "mfsbi.inference.predictive",
     "sample_chains": "mfsbi.plugin.sampling",
     "save": "mfsbi.plugin.saving",
     "sequential": "mfsbi.train.schedules",

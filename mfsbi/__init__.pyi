@@ -1,6 +1,7 @@
 from mfsbi.flows import AffineCouplings as AffineCouplings
 from mfsbi.flows import SplineCouplings as SplineCouplings
 from mfsbi.inference.chains import Chains as Chains
+from mfsbi.inference.predictive import posterior_predictive as posterior_predictive
 from mfsbi.inference.to_arviz import to_arviz as to_arviz
 from mfsbi.manifold import interpolate as interpolate
 from mfsbi.manifold import outlier_p_value as outlier_p_value

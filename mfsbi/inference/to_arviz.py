@@ -70,7 +70,7 @@ def to_arviz(
     parameter_names: Sequence[str] | None = None,
     x: Tensor | None = None,
     prior: Tensor | None = None,
-    posterior_predictive: Tensor | None = None,
+    posterior_predictive: Tensor | Mapping[str, Tensor] | None = None,
 ) -> Any:  # noqa: ANN401 - InferenceData or DataTree, as the version has it
     """Return chains and what belongs to them as ArviZ's InferenceData (0.23) or DataTree (1.x).
 
@@ -79,7 +79,8 @@ def to_arviz(
         parameter_names: a name for each parameter; theta_0, theta_1, ... if not given
         x: the observations, shape `(observations, data)`
         prior: draws of theta from the prior, shape `(draw, parameter)`
-        posterior_predictive: simulated x for each draw, shape `(chain, draw, *)`
+        posterior_predictive: new x for each draw, shape `(chain, draw, *)`, as `mfsbi.posterior_predictive` gives;
+            several by name, such as {"x": the model's, "x_simulator": the simulator's}
 
     Raises:
         ValueError: if there are not as many names as parameters
@@ -97,7 +98,8 @@ def to_arviz(
     if prior is not None:
         groups["prior"] = _by_name(names, prior[None])
     if posterior_predictive is not None:
-        groups["posterior_predictive"] = {"x": np.asarray(posterior_predictive.cpu())}
+        new = {"x": posterior_predictive} if isinstance(posterior_predictive, Tensor) else posterior_predictive
+        groups["posterior_predictive"] = {name: np.asarray(x.cpu()) for name, x in new.items()}
     attributes = {key: value for key, value in chains.info.items() if isinstance(value, str | int | float)}
     if MODERN:
         return arviz.from_dict(groups, attrs={"/": attributes})
