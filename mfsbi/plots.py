@@ -209,6 +209,44 @@ def posteriors(theta: Array, exact: Array, models: Mapping[str, Array], name: st
     return figure
 
 
+def roads(draws: Mapping[str, Array], theta: Array, density: Array, name: str = "theta") -> Figure:
+    """Return a histogram of each sampler's draws on the posterior they should follow, and their intervals side by side.
+
+    Lines of the right panel are central intervals of 50 % and 95 %, grey ones those of the posterior itself.
+
+    Arguments:
+        draws: of one parameter by each sampler, shape `(rows,)`
+        theta: regular grid, shape `(points,)`
+        density: of the posterior on it, shape `(points,)`
+        name: of the parameter
+    """
+    lines = -(-len(draws) // 3)
+    figure = Figure(figsize=(11.5, 2.4 * lines + 0.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(2.2, 1))
+    panels = np.ravel(left.subplots(lines, 3, sharex=True, sharey=True))
+    level = np.cumsum(density) / np.sum(density)
+    quantiles = np.array([0.025, 0.25, 0.5, 0.75, 0.975])
+    forest = right.subplots()
+    for value in np.interp(quantiles, level, theta):
+        forest.axvline(value, color="0.85", linewidth=1.0, zorder=0)
+    for number, (title, values) in enumerate(draws.items()):
+        panels[number].hist(values, bins=40, range=(theta.min(), theta.max()), density=True, color=MODEL, alpha=0.5)
+        panels[number].plot(theta, density, color=TRUTH, linewidth=1.2)
+        panels[number].set(title=title, xlabel=name, ylabel="density", xlim=(theta.min(), theta.max()))
+        panels[number].yaxis.label.set_visible(number % 3 == 0)
+        panels[number].xaxis.label.set_visible(number + 3 >= len(draws))
+        low, lower, middle, upper, high = np.quantile(values, quantiles)
+        forest.plot([low, high], [number, number], color=MODEL, linewidth=1.2)
+        forest.plot([lower, upper], [number, number], color=MODEL, linewidth=4.0)
+        forest.plot(middle, number, "o", color="white", markersize=4.0)
+    for panel in panels[len(draws) :]:
+        panel.remove()
+    forest.set_yticks(range(len(draws)), list(draws))
+    forest.invert_yaxis()
+    forest.set(xlabel=name, ylabel="sampler")
+    return figure
+
+
 def outliers(scores: Mapping[str, Array], p_values: Mapping[str, Array]) -> Figure:
     """Return histograms of reconstruction distances and of their p-values, for several kinds of points.
 

@@ -19,6 +19,7 @@ FIGURES = {
         {name: RNG.normal(size=(50, 2)) for name in "ab"}, dict.fromkeys("ab", np.arange(50.0))
     ),
     "posteriors": lambda: plots.posteriors(GRID, GRID**2, {"a": GRID**2, "b": GRID**4}),
+    "roads": lambda: plots.roads({name: RNG.normal(size=99) for name in "abcd"}, GRID, np.exp(-(GRID**2))),
     "outliers": lambda: plots.outliers({name: RNG.uniform(1, 2, 50) for name in "ab"}, dict.fromkeys("ab", GRID**2)),
     "calibration": lambda: plots.calibration(
         {name: RNG.uniform(size=50) for name in "ab"}, {"highest density": RNG.uniform(size=50)}

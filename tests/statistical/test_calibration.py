@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from mfsbi import ManifoldNLE, MFlow, sequential
+from mfsbi.inference.calibration import ranks, uniform_p_value
 from mfsbi.inference.grid import grid_posterior
 from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.metrics import mmd2, total_variation
+from mfsbi.plugin.calibrating import calibrate
 from simulators.polynomial import PolynomialSurface
 from tests.laws import exam_p_value, levels_of_truth
 
@@ -46,11 +47,8 @@ def test_a_wrong_posterior_fails_the_exam(data_sets, wrong):
 
 
 @pytest.fixture(scope="module")
-def estimator():
-    theta = torch.rand(100_000, 1, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    trainer = ManifoldNLE(SURFACE.prior, MFlow(manifold_dim=2), seed=0, show_progress_bars=False)
-    trainer.append_simulations(theta, SURFACE.simulate(theta, seed=3))
-    return trainer.train(schedule=sequential(24))
+def estimator(surface_trainer):
+    return surface_trainer.estimator
 
 
 @pytest.mark.slow
@@ -98,3 +96,16 @@ def test_the_learned_log_density_is_near_the_true_one(estimator):
         gap = SURFACE.log_prob(x, theta) - estimator.log_prob(x, theta)[0]
     assert gap.mean() + 3 * gap.std() / 100 > 0
     assert gap.mean() < 0.05
+
+
+@pytest.mark.slow
+def test_the_posterior_by_its_own_sampler_is_calibrated_and_half_of_it_is_not(surface_trainer, data_sets):
+    theta, x = data_sets
+    result = calibrate(surface_trainer.build_posterior(), theta[:, None], x, seed=4)
+    print(result)  # noqa: T201 - the figures, for pytest -rP
+    assert result.passed
+    assert min(result.p_values["ranks"]) > 0.05
+    assert result.coverage_gap <= 0.05
+    centre = result.draws.mean(1, keepdim=True)
+    narrow = centre + 0.5 * (result.draws - centre)
+    assert uniform_p_value(ranks(theta[:, None], narrow)[:, 0]) < 0.01
