@@ -5,6 +5,7 @@ cell returns. Truth is drawn in dark grey and dashed, the model in colour.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -222,7 +223,8 @@ def roads(draws: Mapping[str, Array], theta: Array, density: Array, name: str = 
     """
     lines = -(-len(draws) // 3)
     figure = Figure(figsize=(11.5, 2.4 * lines + 0.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(2.2, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(2.2, 1))
+    left, right = halves
     panels = np.ravel(left.subplots(lines, 3, sharex=True, sharey=True))
     level = np.cumsum(density) / np.sum(density)
     quantiles = np.array([0.025, 0.25, 0.5, 0.75, 0.975])
