@@ -1,15 +1,16 @@
 r"""Weak-boson fusion into a Higgs boson, at tree level, with three operators of dimension six.
 
-**Process.** q(p1) q'(p2) -> q(p3) q'(p4) H through W+ W-, massless left-handed quarks: parton 3 is what the parton of the
-first beam (along +z) becomes, parton 4 that of the second. With q1, q2 the momenta of the W bosons into the vertex and
-G0 = 165.2 TeV^-2, the vertex between conserved currents, relative to the Standard Model's g^{mu nu}, is
+**Process.** q(p1) q'(p2) -> q(p3) q'(p4) H through W+ W-, massless left-handed quarks: parton 3 is what the parton of
+the first beam (along +z) becomes, parton 4 that of the second. With q1, q2 the momenta of the W bosons into the vertex
+and G0 = 165.2 TeV^-2, the vertex between conserved currents, relative to the Standard Model's g^{mu nu}, is
 
     V^{mu nu} = g^{mu nu} + G0 [ theta_1/2 (2 q2^mu q1^nu - mH^2 g^{mu nu})
                                  + 2 theta_2 eps^{mu nu alpha beta} q1_alpha q2_beta
                                  + 2 theta_3 (q1.q2 g^{mu nu} - q2^mu q1^nu) ],
 
-for the operators (D Phi)^dag W (D Phi), (D Phi)^dag W~ (D Phi) and Phi^dag W W Phi (C. Degrande et al., arXiv:1205.4231;
-K. Hagiwara et al., Phys. Rev. D 48 (1993) 2182). All coefficients are real, as the Lagrangian is Hermitian.
+for the operators (D Phi)^dag W (D Phi), (D Phi)^dag W~ (D Phi) and Phi^dag W W Phi (C. Degrande et al.,
+arXiv:1205.4231; K. Hagiwara et al., Phys. Rev. D 48 (1993) 2182). All coefficients are real, as the Lagrangian is
+Hermitian.
 
 **Closed form.** The amplitude of the Standard Model factors out, M = A0 (1 + G0 sum_i theta_i v_i). With transverse
 momenta k3, k4, r = exp(eta4 - eta3), Dphi = phi3 - phi4, g = r + 1/r - 2 cos Dphi and the virtualities s13 = -q1^2,
@@ -41,13 +42,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["G0", "HIGGS_MASS", "N0", "OPERATORS", "ROOT_S", "W_MASS", "HardProcess", "amplitude_squared", "fractions"]
+__all__ = [
+    "G0",
+    "HIGGS_MASS",
+    "LEAST_K",
+    "MOST_K",
+    "N0",
+    "OPERATORS",
+    "ROOT_S",
+    "W_MASS",
+    "HardProcess",
+    "amplitude_squared",
+    "fractions",
+]
 
 ROOT_S = 13_000.0
 """Energy of the collision, GeV."""
 
 HIGGS_MASS, W_MASS = 125.0, 80.4
 """GeV."""
+
+LEAST_K, MOST_K = 4.0, 6500.0
+"""Limits of the transverse momenta of partons 3 and 4, GeV; the lower one is far below what the selection accepts."""
 
 FERMI = 1.16637e-5
 """Fermi's constant, GeV^-2."""
@@ -78,7 +94,7 @@ class HardProcess(NamedTuple):
     vertices: Tensor
 
     @classmethod
-    def at(  # noqa: PLR0913 - what the kinematics consist of
+    def at(
         cls, k3: Tensor, eta3: Tensor, k4: Tensor, eta4: Tensor, delta_phi: Tensor, x1: Tensor, x2: Tensor
     ) -> "HardProcess":
         """Return the matrix element of partons with these momenta, all of shape `(*)`.
@@ -112,7 +128,9 @@ class HardProcess(NamedTuple):
         return cls(standard_model, torch.stack(vertices, dim=-1).unflatten(-1, (4, 2)))
 
 
-def fractions(k3: Tensor, eta3: Tensor, k4: Tensor, eta4: Tensor, delta_phi: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def fractions(
+    k3: Tensor, eta3: Tensor, k4: Tensor, eta4: Tensor, delta_phi: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the momentum fractions x1, x2 of the partons that make these and a Higgs boson, all of shape `(*)`.
 
     x1 sqrt(s) = k3 exp(eta3) + k4 exp(eta4) + mT exp(y) and its mirror, with mT^2 = mH^2 + |k3 + k4|^2.

@@ -116,9 +116,7 @@ def decode(chart: Tensor) -> Tensor:
     energy = ((pt * eta.cosh()).square() + mass.square()).sqrt()
     objects = torch.stack([energy, px, py, pz, pt, eta], dim=-1)
     momenta = objects[..., :4]
-    pairs = [
-        _system(momenta[..., at, :] + momenta[..., at + 1, :], eta[..., at] - eta[..., at + 1]) for at in (0, 2)
-    ]
+    pairs = [_system(momenta[..., at, :] + momenta[..., at + 1, :], eta[..., at] - eta[..., at + 1]) for at in (0, 2)]
     return torch.cat([objects.flatten(-2), *pairs], dim=-1)
 
 

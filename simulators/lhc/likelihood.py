@@ -10,7 +10,8 @@ over the energy split t = ln(k_a/k_b)/2 of the photons. With
 
 for the jets 1, 2, and Theta = (1, theta), the density in the chart xi of `simulators.lhc.detector` is
 
-    p(xi|theta) = e^{c(x)} sum_pq Theta_p Theta_q I_pq(x) / sigma(theta),    sigma(theta) = sum_pq Theta_p Theta_q Sigma_pq,
+    p(xi|theta) = e^{c(x)} sum_pq Theta_p Theta_q I_pq(x) / sigma(theta),
+    sigma(theta) = sum_pq Theta_p Theta_q Sigma_pq,
 
     I_pq = int dt  k_1 k_2/(s_1 s_2)  exp{-(t - t0)^2/s_g^2 - sum_j [ln(pT'_j/(R k_j))]^2/(2 s_j^2)}
            sum over both assignments of jets to partons 3 and 4 of  w Re(conj(V_p) V_q),
@@ -36,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simulators.lhc.amplitude import HIGGS_MASS, N0, ROOT_S, HardProcess
+from simulators.lhc.amplitude import HIGGS_MASS, LEAST_K, MOST_K, N0, ROOT_S, HardProcess
 from simulators.lhc.detector import (
     ETA,
     JET_MASS,
@@ -51,10 +52,7 @@ from simulators.lhc.detector import (
 )
 from simulators.lhc.partons import flux
 
-__all__ = ["LEAST_K", "MOST_K", "SIGMA", "QuadraticForm", "cross_section", "quadratic_form"]
-
-LEAST_K, MOST_K = 4.0, 6500.0
-"""Transverse momenta of partons, GeV."""
+__all__ = ["SIGMA", "QuadraticForm", "cross_section", "log_gradient", "quadratic_form"]
 
 SIGMA = 2.66809e10 * torch.tensor(
     [
@@ -112,6 +110,15 @@ def cross_section(theta: Tensor) -> Tensor:
     return N0 * _form(_of(SIGMA, theta), _extended(theta.double()))
 
 
+def log_gradient(theta: Tensor) -> Tensor:
+    """Return d ln sigma / d theta of the accepted cross-section, shape `(*, parameter)`.
+
+    Arguments:
+        theta: shape `(*, 3)` or `(*, 2)`
+    """
+    return _log_gradient(_of(SIGMA, theta), _extended(theta.double()))
+
+
 def quadratic_form(chart: Tensor, nodes: int = 48) -> QuadraticForm:
     """Return the likelihood of events as a quadratic form in theta.
 
@@ -155,10 +162,8 @@ def _quadratic_form(chart: Tensor, nodes: int) -> QuadraticForm:
     )
     k_a, k_b = scale[:, None] * grow, scale[:, None] * shrink
     columns = [value[:, None] for value in (eta_1, eta_2, eta_a, eta_b)]
-    x1, x2 = (
-        sum(k * (sign * eta).exp() for k, eta in zip((k_1, k_2, k_a, k_b), columns, strict=True)) / ROOT_S
-        for sign in (1, -1)
-    )
+    momenta, etas = torch.stack([k_1, k_2, k_a, k_b]), torch.stack(columns)
+    x1, x2 = (momenta * etas.exp()).sum(0) / ROOT_S, (momenta * (-etas).exp()).sum(0) / ROOT_S
     possible = (x1 < 1) & (x2 < 1)
     x1, x2 = (torch.where(possible, x, 0.5) for x in (x1, x2))
 
@@ -171,10 +176,8 @@ def _quadratic_form(chart: Tensor, nodes: int) -> QuadraticForm:
     turn = (phi_1 - phi_2)[:, None]
     first = HardProcess.at(k_1, columns[0], k_2, columns[1], turn, x1, x2)
     second = HardProcess.at(k_2, columns[1], k_1, columns[0], -turn, x1, x2)
-    matrix = sum(
-        torch.einsum("rn,rnpc,rnqc->rpq", weight * part.standard_model, part.vertices, part.vertices)
-        for part in (first, second)
-    )
+    matrix = _gram(weight * first.standard_model, first.vertices)
+    matrix = matrix + _gram(weight * second.standard_model, second.vertices)
     norm = matrix[:, 0, 0]
     inside = inside & (norm > 0)
     mass = torch.stack([chart[:, at] / pt for at, pt in zip(JET_MASSES, (pt_1, pt_2), strict=True)])
@@ -193,12 +196,18 @@ def _quadratic_form(chart: Tensor, nodes: int) -> QuadraticForm:
     )
 
 
+def _gram(weight: Tensor, vertices: Tensor) -> Tensor:
+    """Return sum_n w_n Re(conj(V_np) V_nq), shape `(rows, 4, 4)`."""
+    real = (weight.sqrt()[..., None, None] * vertices).movedim(2, 1).flatten(2)
+    return real @ real.mT
+
+
 def _within(low: Tensor, high: Tensor, rising: Tensor, falling: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Return the part of (low, high) in which k_j(t) = rising e^t + falling e^-t is near k, which may be empty.
 
     Near is `WIDTHS` standard deviations of the response; the ends are roots of rising u^2 - k u + falling = 0, u = e^t.
     """
-    least = (k * math.exp(-WIDTHS * float(jet_spread(torch.zeros(())))) ).clamp(min=LEAST_K)
+    least = (k * math.exp(-WIDTHS * float(jet_spread(torch.zeros(()))))).clamp(min=LEAST_K)
     most = (k * (WIDTHS * jet_spread(k)).exp()).clamp(max=MOST_K)
     grows, falls = rising > 0, falling > 0
     product = 4 * rising * falling

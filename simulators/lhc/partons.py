@@ -1,7 +1,8 @@
 r"""Parton densities of the proton: GRV94 LO in closed form, at one factorisation scale of 250 GeV.
 
-With s = ln[ln(mu^2/L^2) / ln(0.23 GeV^2/L^2)] and L = 0.2322 GeV, all densities are functions of the momentum fraction x
-alone (M. Glueck, E. Reya, A. Vogt, Z. Phys. C 67 (1995) 433). Valence quarks and the difference dbar - ubar have the form
+With s = ln[ln(mu^2/L^2) / ln(0.23 GeV^2/L^2)] and L = 0.2322 GeV, all densities are functions of the momentum fraction
+x alone (M. Glueck, E. Reya, A. Vogt, Z. Phys. C 67 (1995) 433). Valence quarks and the difference dbar - ubar have the
+form
 
     x f(x) = N x^a [1 + A x^b + x (B + C sqrt x)] (1 - x)^D,
 

@@ -1,0 +1,221 @@
+r"""Independent events of the hard process at any theta, one for each row, without weights.
+
+**Coordinates.** A point of the unit cube in six dimensions is an event up to an azimuth and the decay: ln k of the
+harder and the softer parton, delta_3 = eta3 - y and delta_4 = y - eta4 in (-4, 7), Dphi, and Y = ln(x1/x2)/2 within the
+kinematic limit. Parton 3 is the softer one; half of the events are then turned by pi, which exchanges the beams,
+(k3, eta3, k4, eta4, y, Dphi) -> (k4, -eta4, k3, -eta3, -y, Dphi), and leaves the matrix element as it is.
+
+**One component.** For each of w, w|V_1|^2, w|V_2|^2 and w|V_3|^2, the cube is stretched by a separable grid (G. P.
+Lepage, arXiv:2009.05112) and cut into 4^6 cells, each with a ceiling above nearly all weights in it. A cell is chosen
+by its ceiling, a point in it at random, and kept with probability weight/ceiling. Where that ratio rho exceeds 1 the
+point is kept floor(rho + random) times, each copy with its own azimuth, decay and response: every event has the right
+distribution, and few share a configuration of partons.
+
+**Any theta.** With Theta = (1, theta) and component integrals sigma_c, a component is chosen with probability a_c
+proportional to |Theta_c| sqrt(sigma_c), an event of it is drawn, and kept with probability
+
+    |sum_c Theta_c V_c|^2 / sum_c (Theta_c^2 |V_c|^2 / a_c)  <=  1    (Cauchy and Schwarz),
+
+after which events follow w |Theta.V|^2. Grids, ceilings and integrals are in `grids.npz`, made by
+`python -m simulators.lhc.grids`; they fit the constants of the process or are refused.
+"""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from simulators.lhc.amplitude import HIGGS_MASS, LEAST_K, MOST_K, ROOT_S, HardProcess, amplitude_squared
+from simulators.lhc.detector import LARGEST_JET_ETA, LARGEST_PHOTON_ETA, LEAST_DISTANCE
+from simulators.lhc.partons import flux
+
+__all__ = ["COMPONENTS", "CUTS", "Grids", "HardEvents", "draw", "evaluate", "load_grids", "trials"]
+
+LEAST_DELTA, MOST_DELTA = -4.0, 7.0
+COMPONENTS, AXES, CUTS = 4, 6, 4
+BATCH = 16_384
+GRIDS = Path(__file__).with_name("grids.npz")
+
+
+class HardEvents(NamedTuple):
+    """Partons and the Higgs boson before decay and detector, and their vertices.
+
+    Arguments:
+        partons: (k, eta, phi) of partons 3 and 4, GeV and rad, shape `(rows, 2, 3)`; phi of parton 4 is 0
+        rapidity: of the Higgs boson, shape `(rows,)`
+        vertices: V, shape `(rows, 4, 2)`
+    """
+
+    partons: Tensor
+    rapidity: Tensor
+    vertices: Tensor
+
+    def take(self, rows: Tensor) -> "HardEvents":
+        """Return the events of these rows."""
+        return HardEvents(self.partons[rows], self.rapidity[rows], self.vertices[rows])
+
+
+class Grids(NamedTuple):
+    """What the sampling of each component needs.
+
+    Arguments:
+        edges: of the stretched cells of each axis, shape `(components, 6, bins + 1)`
+        ceilings: of the weights in each cell, shape `(components, 4^6)`
+        integrals: sigma_c in units of N0, shape `(components,)`
+    """
+
+    edges: Tensor
+    ceilings: Tensor
+    integrals: Tensor
+
+
+class Evaluated(NamedTuple):
+    """Points of the cube as events; only those inside the region where events can be accepted.
+
+    Arguments:
+        rows: which points they are
+        events: their partons and vertices
+        weight: w times the Jacobian of the cube, in units of N0
+    """
+
+    rows: Tensor
+    events: HardEvents
+    weight: Tensor
+
+
+def evaluate(cube: Tensor) -> Evaluated:
+    """Return the events at points of the unit cube, shape `(6, rows)`, float64."""
+    log_range = math.log(MOST_K / LEAST_K)
+    hard = LEAST_K * (log_range * cube[0]).exp()
+    soft = LEAST_K * (log_range * cube[0] * cube[1]).exp()
+    delta_3, delta_4 = LEAST_DELTA + (MOST_DELTA - LEAST_DELTA) * cube[2:4]
+    turn = math.pi * (2 * cube[4] - 1)
+    transverse_mass = (HIGGS_MASS**2 + soft.square() + hard.square() + 2 * soft * hard * turn.cos()).sqrt()
+    up_3, up_4 = delta_3.exp(), delta_4.exp()
+    plus = (soft * up_3 + hard / up_4 + transverse_mass) / ROOT_S
+    minus = (soft / up_3 + hard * up_4 + transverse_mass) / ROOT_S
+    log_limit = -0.5 * (plus * minus).log()
+    total = (2 * cube[5] - 1) * log_limit
+    y = total - 0.5 * (plus / minus).log()
+    eta_3, eta_4 = y + delta_3, y - delta_4
+    inside = (log_limit > 0) & (y.abs() < LARGEST_PHOTON_ETA)
+    inside = inside & (eta_3.abs() < LARGEST_JET_ETA) & (eta_4.abs() < LARGEST_JET_ETA)
+    inside = inside & ((eta_3 - eta_4).square() + turn.square() > LEAST_DISTANCE**2)
+
+    rows = inside.nonzero()[:, 0]
+    columns = torch.stack([soft, eta_3, hard, eta_4, turn, y, plus, minus, log_limit, cube[0]])[:, rows]
+    soft, eta_3, hard, eta_4, turn, y, plus, minus, log_limit, u = columns
+    x1, x2 = plus * y.exp(), minus * (-y).exp()
+    process = HardProcess.at(soft, eta_3, hard, eta_4, turn, x1, x2)
+    jacobian = 2 * (soft * hard * log_range).square() * u * (MOST_DELTA - LEAST_DELTA) ** 2 * 4 * math.pi * log_limit
+    partons = torch.stack([soft, eta_3, turn, hard, eta_4, torch.zeros_like(turn)], dim=-1).unflatten(-1, (2, 3))
+    weight = flux(x1, x2) * process.standard_model * jacobian
+    return Evaluated(rows, HardEvents(partons, y, process.vertices), weight)
+
+
+def trials(grids: Grids, component: int, count: int, generator: Generator) -> tuple[Evaluated, Tensor]:
+    """Return events at random points, chosen by the ceilings of a component, and rho = weight/ceiling of them."""
+    ceilings = grids.ceilings[component]
+    share = ceilings.cumsum(0)
+    chosen = torch.searchsorted(share, share[-1] * torch.rand(count, generator=generator, dtype=torch.float64))
+    chosen.clamp_(max=len(ceilings) - 1)
+    corner = torch.stack([chosen // CUTS**axis % CUTS for axis in range(AXES)])
+    flat = (corner + torch.rand(AXES, count, generator=generator, dtype=torch.float64)) / CUTS
+    cube, stretch = stretched(grids.edges[component], flat)
+    points = evaluate(cube)
+    weight = component_weight(points, component) * stretch[points.rows]
+    return points, weight / ceilings[chosen[points.rows]]
+
+
+def stretched(edges: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Return points of the cube at places of the flat one, shape `(6, rows)`, and the Jacobian, shape `(rows,)`."""
+    bins = edges.shape[1] - 1
+    place = flat * bins
+    at = place.long().clamp(max=bins - 1)
+    low, high = edges.gather(1, at), edges.gather(1, at + 1)
+    return low + (place - at) * (high - low), (bins * (high - low)).prod(0)
+
+
+def component_weight(points: Evaluated, component: int) -> Tensor:
+    """Return w |V_c|^2 times the Jacobian of the cube, shape `(rows,)`."""
+    return points.weight * points.events.vertices[:, component].square().sum(-1)
+
+
+def draw(theta: Tensor, grids: Grids, generator: Generator) -> tuple[Tensor, HardEvents]:
+    """Try one event for each row of theta, and return the rows that got one with their events.
+
+    Which rows do depends on chance and theta alone: those without start again here.
+
+    Arguments:
+        theta: shape `(rows, 3)`, float64
+        grids: as `load_grids` returns them
+        generator: of everything random
+    """
+    extended = torch.cat([torch.ones_like(theta[:, :1]), theta], dim=-1)
+    chance = extended.abs() * grids.integrals.sqrt()
+    chance = chance / chance.sum(-1, keepdim=True)
+    pick = torch.rand(len(theta), 1, generator=generator, dtype=torch.float64)
+    component = (chance.cumsum(-1) < pick).sum(-1).clamp(max=COMPONENTS - 1)
+    rows, parts = [], []
+    for which in range(COMPONENTS):
+        mine = (component == which).nonzero()[:, 0]
+        if len(mine) > 0:
+            rows.append(mine)
+            parts.append(_of_component(which, len(mine), grids, generator))
+    order = torch.cat(rows)
+    events = HardEvents(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    extended, chance = extended[order], chance[order]
+    squares = events.vertices.square().sum(-1)
+    bound = torch.where(chance > 0, extended.square() * squares / chance, 0).sum(-1)
+    keep = amplitude_squared(events.vertices, theta[order]) > bound * torch.rand(
+        len(order), generator=generator, dtype=torch.float64
+    )
+    return order[keep], events.take(keep)
+
+
+def _of_component(component: int, count: int, grids: Grids, generator: Generator) -> HardEvents:
+    """Return so many events of one component, half of them turned."""
+    parts: list[HardEvents] = []
+    found, efficiency = 0, 0.1
+    while found < count:
+        batch = min(BATCH, math.ceil((count - found) / efficiency * 1.05) + 32)
+        points, rho = trials(grids, component, batch, generator)
+        copies = (rho + torch.rand(len(rho), generator=generator, dtype=torch.float64)).long()
+        kept = torch.repeat_interleave(copies)
+        parts.append(points.events.take(kept))
+        found += len(kept)
+    partons, rapidity, vertices = (torch.cat(column)[:count] for column in zip(*parts, strict=True))
+    turned = torch.rand(count, generator=generator, dtype=torch.float64) < 0.5
+    other = partons.flip(1) * torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
+    # phi_3 - phi_4 stays as it is: only the entry of parton 3 is not zero
+    other[..., 2] = partons[..., 2]
+    partons = torch.where(turned[:, None, None], other, partons)
+    return HardEvents(partons, torch.where(turned, -rapidity, rapidity), vertices)
+
+
+@cache
+def load_grids() -> Grids:
+    """Return the grids that ship with the process.
+
+    Raises:
+        RuntimeError: if they were made for other constants
+    """
+    with np.load(GRIDS) as stored:
+        grids = Grids(*(torch.from_numpy(stored[name].astype(np.float64)) for name in Grids._fields))
+        if not np.allclose(fingerprint(), stored["fingerprint"], rtol=1e-9, atol=0):
+            raise RuntimeError(
+                f"{GRIDS.name} was made for other constants of the process: run `python -m simulators.lhc.grids`."
+            )
+    return grids
+
+
+def fingerprint() -> np.ndarray:
+    """Return weights at fixed points: they change with any constant that the grids depend on."""
+    points = torch.rand(AXES, 512, generator=Generator().manual_seed(0), dtype=torch.float64)
+    evaluated = evaluate(0.25 + 0.5 * points)
+    columns = [component_weight(evaluated, which).sum() for which in range(COMPONENTS)]
+    return torch.stack(columns).numpy()
