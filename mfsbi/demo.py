@@ -18,6 +18,7 @@ from torch import Tensor
 from mfsbi import plots
 from mfsbi.checks import require_positive
 from mfsbi.inference.grid import GridPosterior, grid_posterior
+from mfsbi.inference.potential import exact_potential
 from mfsbi.inference.to_arviz import Diagnostics, diagnose, plot_rank, plot_trace, to_arviz, write
 from mfsbi.metrics import total_variation
 from mfsbi.models import AbstractModel
@@ -143,7 +144,7 @@ def run_demo(
     write(data, out / "posterior.nc")
 
     tell("Comparing with the exact posterior ...")
-    exact = grid_posterior(lambda grid: _exact_potential(surface, x_o, grid), [-1], [1])
+    exact = grid_posterior(exact_potential(surface, x_o), [-1], [1])
     learned = grid_posterior(lambda grid: posterior.potential_fn(grid, track_gradients=False), [-1], [1])
     samples, points = _samples(surface, estimator.model, derived(seed, 104))
     result = DemoResult(
@@ -173,11 +174,6 @@ def run_demo(
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png", dpi=130)
     return result
-
-
-def _exact_potential(surface: KnownTruth, x: Tensor, theta: Tensor) -> Tensor:
-    """Return log p(x_1, ..., x_m|theta) + log p(theta) of the simulator, shape `(rows,)`."""
-    return surface.log_prob(x, theta[:, None, :]).double().sum(-1) + surface.prior.log_prob(theta)
 
 
 @torch.no_grad()

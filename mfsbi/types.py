@@ -16,7 +16,10 @@ __all__ = [
     "Directions",
     "HasLikelihood",
     "HasManifold",
+    "HasQuickLikelihood",
+    "KnownLikelihood",
     "KnownTruth",
+    "LikelihoodOfEvents",
     "Parameters",
     "Prior",
     "Scalars",
@@ -79,6 +82,25 @@ class HasLikelihood(Protocol):
 
 
 @runtime_checkable
+class LikelihoodOfEvents(Protocol):
+    """The likelihood of given observations, ready for any theta."""
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """Return log p(x_j|theta) of each observation, theta broadcast against them, shape `(*)`."""
+
+    def log_likelihood(self, theta: Tensor) -> Tensor:
+        """Return sum_j log p(x_j|theta) at each row of theta, shape `(rows,)`."""
+
+
+@runtime_checkable
+class HasQuickLikelihood(HasLikelihood, Protocol):
+    """A simulator that can do once for all theta what its likelihood needs of x."""
+
+    def likelihood(self, x: Tensor) -> LikelihoodOfEvents:
+        """Return the likelihood of observations of shape `(*, data)`."""
+
+
+@runtime_checkable
 class HasManifold(Protocol):
     """A simulator whose manifold is known."""
 
@@ -100,6 +122,11 @@ class HasManifold(Protocol):
 
     def out_of_distribution(self, rows: int, *, seed: int | None = None, noise: float = ...) -> Tensor:
         """Draw points near but off the manifold, shape `(rows, data)`."""
+
+
+@runtime_checkable
+class KnownLikelihood(Simulator, HasLikelihood, Protocol):
+    """A simulator with exact likelihood: its posteriors are known."""
 
 
 @runtime_checkable

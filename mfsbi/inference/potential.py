@@ -19,8 +19,9 @@ from torch import Tensor
 
 from mfsbi.checks import require_features
 from mfsbi.models import AbstractModel, DensityModel
+from mfsbi.types import HasQuickLikelihood, KnownLikelihood
 
-__all__ = ["EncodedLikelihood"]
+__all__ = ["EncodedLikelihood", "exact_potential"]
 
 MAX_ROWS = 2**15
 """Rows (theta times observations) at work at a time: bounds the memory of a call with many theta."""
@@ -85,3 +86,31 @@ class EncodedLikelihood:
         rows, events, _ = points.shape
         values = self._log_prob(points.reshape(rows * events, -1), theta.repeat_interleave(events, dim=0))
         return values.view(rows, events).sum(-1)
+
+
+def exact_potential(simulator: KnownLikelihood, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return theta -> log p(x_1, ..., x_m|theta) + log p(theta) by the simulator itself: the truth to compare with.
+
+    `grid_posterior`, `run_emcee` and, where the simulator can be differentiated, `run_pyro` sample it.
+
+    Arguments:
+        simulator: with a prior and `log_prob(x, theta)`; one with `likelihood(x)` does once what does not need theta
+        x: observations that share one theta, shape `(observations, data)`
+
+    Raises:
+        ValueError: if x is not a matrix
+    """
+    if x.ndim != 2:
+        raise ValueError(f"`x` should have shape (observations, data); got {tuple(x.shape)}.")
+    ready = simulator.likelihood(x) if isinstance(simulator, HasQuickLikelihood) else None
+
+    def potential(theta: Tensor) -> Tensor:
+        """Return the log posterior up to a constant, shape `(rows,)`."""
+        if ready is not None:
+            log_likelihood = ready.log_likelihood(theta)
+        else:
+            chunks = theta.split(max(1, MAX_ROWS // len(x)))
+            log_likelihood = torch.cat([simulator.log_prob(x, rows[:, None]).sum(-1) for rows in chunks])
+        return log_likelihood + simulator.prior.log_prob(theta)
+
+    return potential

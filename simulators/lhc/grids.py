@@ -1,6 +1,6 @@
-"""Make `grids.npz`: `python -m simulators.lhc.grids`, a few minutes on one core; needed after a constant has changed.
+"""Make `grids.npz`: `python -m simulators.lhc.grids`, ten minutes on one core; needed after a constant has changed.
 
-Grids are adapted by the squared weights of events that pass detector and selection; ceilings are 1.5 times the largest
+Grids are adapted by the squared weights of events that pass detector and selection; ceilings are 1.2 times the largest
 weight among the trial points of a cell, and at least a tenth of the mean of all cells.
 """
 
@@ -24,7 +24,7 @@ from simulators.lhc.hard_process import (
 )
 
 BINS, ITERATIONS, POINTS = 100, 12, 200_000
-CEILING_POINTS, INTEGRAL_POINTS, BATCH = 3_000_000, 20_000_000, 50_000
+CEILING_POINTS, INTEGRAL_POINTS, BATCH = 40_000_000, 20_000_000, 50_000
 SEED = 20_033_913
 
 
@@ -67,7 +67,7 @@ def _refined(edges: Tensor, importance: Tensor) -> Tensor:
 
 
 def _ceilings(edges: Tensor, component: int, points: int, generator: Generator) -> Tensor:
-    """Return a ceiling for each cell, shape `(4^6,)`."""
+    """Return a ceiling for each cell, shape `(6^6,)`."""
     largest = torch.zeros(CUTS**AXES, dtype=torch.float64)
     strides = torch.tensor([CUTS**axis for axis in range(AXES)])
     total = torch.zeros((), dtype=torch.float64)
@@ -79,7 +79,7 @@ def _ceilings(edges: Tensor, component: int, points: int, generator: Generator) 
         cell = (strides[:, None] * (flat[:, found.rows] * CUTS).long().clamp(max=CUTS - 1)).sum(0)
         largest.scatter_reduce_(0, cell, weight, "amax")
         total += weight.sum()
-    return torch.maximum(1.5 * largest, 0.1 * total / points)
+    return torch.maximum(1.2 * largest, 0.1 * total / points)
 
 
 def _integral(grids: Grids, component: int, points: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ if __name__ == "__main__":
     np.savez_compressed(
         GRIDS,
         edges=made.edges.numpy(),
-        ceilings=made.ceilings.numpy().astype(np.float32),
+        log_ceilings=made.ceilings.log().numpy().astype(np.float16),
         integrals=made.integrals.numpy(),
         fingerprint=fingerprint(),
     )

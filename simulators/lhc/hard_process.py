@@ -6,7 +6,7 @@ kinematic limit. Parton 3 is the softer one; half of the events are then turned 
 (k3, eta3, k4, eta4, y, Dphi) -> (k4, -eta4, k3, -eta3, -y, Dphi), and leaves the matrix element as it is.
 
 **One component.** For each of w, w|V_1|^2, w|V_2|^2 and w|V_3|^2, the cube is stretched by a separable grid (G. P.
-Lepage, arXiv:2009.05112) and cut into 4^6 cells, each with a ceiling above nearly all weights in it. A cell is chosen
+Lepage, arXiv:2009.05112) and cut into 6^6 cells, each with a ceiling above nearly all weights in it. A cell is chosen
 by its ceiling, a point in it at random, and kept with probability weight/ceiling. Where that ratio rho exceeds 1 the
 point is kept floor(rho + random) times, each copy with its own azimuth, decay and response: every event has the right
 distribution, and few share a configuration of partons.
@@ -33,11 +33,11 @@ from simulators.lhc.amplitude import HIGGS_MASS, LEAST_K, MOST_K, ROOT_S, HardPr
 from simulators.lhc.detector import LARGEST_JET_ETA, LARGEST_PHOTON_ETA, LEAST_DISTANCE
 from simulators.lhc.partons import flux
 
-__all__ = ["COMPONENTS", "CUTS", "Grids", "HardEvents", "draw", "evaluate", "load_grids", "trials"]
+__all__ = ["COMPONENTS", "CUTS", "Grids", "HardEvents", "draw", "evaluate", "load_grids", "of_component", "trials"]
 
 LEAST_DELTA, MOST_DELTA = -4.0, 7.0
-COMPONENTS, AXES, CUTS = 4, 6, 4
-BATCH = 16_384
+COMPONENTS, AXES, CUTS = 4, 6, 6
+BATCH = 8192
 GRIDS = Path(__file__).with_name("grids.npz")
 
 
@@ -64,7 +64,7 @@ class Grids(NamedTuple):
 
     Arguments:
         edges: of the stretched cells of each axis, shape `(components, 6, bins + 1)`
-        ceilings: of the weights in each cell, shape `(components, 4^6)`
+        ceilings: of the weights in each cell, shape `(components, 6^6)`
         integrals: sigma_c in units of N0, shape `(components,)`
     """
 
@@ -165,7 +165,7 @@ def draw(theta: Tensor, grids: Grids, generator: Generator) -> tuple[Tensor, Har
         mine = (component == which).nonzero()[:, 0]
         if len(mine) > 0:
             rows.append(mine)
-            parts.append(_of_component(which, len(mine), grids, generator))
+            parts.append(of_component(which, len(mine), grids, generator))
     order = torch.cat(rows)
     events = HardEvents(*(torch.cat(column) for column in zip(*parts, strict=True)))
     extended, chance = extended[order], chance[order]
@@ -177,12 +177,19 @@ def draw(theta: Tensor, grids: Grids, generator: Generator) -> tuple[Tensor, Har
     return order[keep], events.take(keep)
 
 
-def _of_component(component: int, count: int, grids: Grids, generator: Generator) -> HardEvents:
-    """Return so many events of one component, half of them turned."""
+def of_component(component: int, count: int, grids: Grids, generator: Generator) -> HardEvents:
+    """Return so many events that follow w |V_c|^2, half of them turned.
+
+    Arguments:
+        component: c
+        count: how many
+        grids: as `load_grids` returns them
+        generator: of everything random
+    """
     parts: list[HardEvents] = []
-    found, efficiency = 0, 0.1
+    found, efficiency = 0, float(grids.integrals[component] / grids.ceilings[component].mean())
     while found < count:
-        batch = min(BATCH, math.ceil((count - found) / efficiency * 1.05) + 32)
+        batch = min(BATCH, math.ceil(((count - found) + 2 * math.sqrt(count - found)) / efficiency))
         points, rho = trials(grids, component, batch, generator)
         copies = (rho + torch.rand(len(rho), generator=generator, dtype=torch.float64)).long()
         kept = torch.repeat_interleave(copies)
@@ -205,12 +212,14 @@ def load_grids() -> Grids:
         RuntimeError: if they were made for other constants
     """
     with np.load(GRIDS) as stored:
-        grids = Grids(*(torch.from_numpy(stored[name].astype(np.float64)) for name in Grids._fields))
+        edges, log_ceilings, integrals = (
+            torch.from_numpy(stored[name].astype(np.float64)) for name in ("edges", "log_ceilings", "integrals")
+        )
         if not np.allclose(fingerprint(), stored["fingerprint"], rtol=1e-9, atol=0):
             raise RuntimeError(
                 f"{GRIDS.name} was made for other constants of the process: run `python -m simulators.lhc.grids`."
             )
-    return grids
+    return Grids(edges, log_ceilings.exp(), integrals)
 
 
 def fingerprint() -> np.ndarray:

@@ -100,6 +100,19 @@ class QuadraticForm(NamedTuple):
         extended = _extended(theta.double())
         return _log_gradient(matrix, extended) - _log_gradient(sigma, extended)
 
+    def log_likelihood(self, theta: Tensor) -> Tensor:
+        """Return sum_j ln p(x_j|theta) of all events at each theta, shape `(rows,)`.
+
+        Arguments:
+            theta: shape `(rows, 3)` or `(rows, 2)`, shared by all events
+        """
+        extended = _extended(theta.double())
+        size = extended.shape[-1]
+        pairs = (extended[:, :, None] * extended[:, None, :]).flatten(1)
+        matrix = self.matrix.reshape(-1, 4, 4)[:, :size, :size].flatten(1)
+        values = (pairs @ matrix.T).log().sum(-1) + self.log_factor.sum()
+        return values - len(matrix) * (pairs @ SIGMA[:size, :size].flatten()).log()
+
 
 def cross_section(theta: Tensor) -> Tensor:
     """Return the accepted cross-section in pb, shape `(*)`.

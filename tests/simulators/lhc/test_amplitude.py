@@ -55,7 +55,9 @@ def massless(k, eta, phi):
 def left_handed(p):
     """Return the Weyl spinor of helicity -1/2, of norm 2E."""
     direction = p[1:] / p[0]
-    sigma = np.array([[direction[2], direction[0] - 1j * direction[1]], [direction[0] + 1j * direction[1], -direction[2]]])
+    sigma = np.array(
+        [[direction[2], direction[0] - 1j * direction[1]], [direction[0] + 1j * direction[1], -direction[2]]]
+    )
     values, vectors = np.linalg.eigh(sigma)
     return np.sqrt(2 * p[0]) * vectors[:, np.argmin(values)]
 
