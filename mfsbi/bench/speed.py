@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mfsbi.bench import peers
 from mfsbi.bench.duel import Duel, Score, as_markdown, run
+from mfsbi.bench.events import event_rates
 from mfsbi.charts import FlowChart, Standardized
 from mfsbi.flows import AffineCouplings, Flow, SplineCoupling, SplineCouplings
 from mfsbi.models import ManifoldModel
@@ -280,6 +281,7 @@ def _facts(sizes: Sizes, threads: int) -> dict[str, str | float]:
     return {
         "threads": threads,
         "torch": torch.__version__,
+        **event_rates(rows=50 * sizes.rows, points=100 * sizes.rows),
         "MiB at the peak of a process that evaluates 10,000 rows of the exact log_prob, d = 40, n = 14": _peak(sizes),
         **{f"polynomial M-flow from scratch, seed {seed}": learn_surface(sizes, seed) for seed in range(sizes.seeds)},
     }

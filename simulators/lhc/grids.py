@@ -33,7 +33,7 @@ def make(ceiling_points: int = CEILING_POINTS, integral_points: int = INTEGRAL_P
     generator = Generator().manual_seed(SEED)
     edges = torch.stack([_adapted(component, generator) for component in range(COMPONENTS)])
     ceilings = torch.stack([_ceilings(edges[c], c, ceiling_points, generator) for c in range(COMPONENTS)])
-    grids = Grids(edges, ceilings, torch.ones(COMPONENTS, dtype=torch.float64))
+    grids = Grids.of(edges, ceilings, torch.ones(COMPONENTS, dtype=torch.float64))
     integrals, errors = zip(*(_integral(grids, c, integral_points, generator) for c in range(COMPONENTS)), strict=True)
     return grids._replace(integrals=torch.stack(integrals)), torch.stack(errors)
 

@@ -66,11 +66,21 @@ class Grids(NamedTuple):
         edges: of the stretched cells of each axis, shape `(components, 6, bins + 1)`
         ceilings: of the weights in each cell, shape `(components, 6^6)`
         integrals: sigma_c in units of N0, shape `(components,)`
+        lottery: for each component, every cell as many times as its ceiling has units, shape `(tickets,)`
     """
 
     edges: Tensor
     ceilings: Tensor
     integrals: Tensor
+    lottery: list[Tensor]
+
+    @classmethod
+    def of(cls, edges: Tensor, ceilings: Tensor, integrals: Tensor) -> "Grids":
+        """Return grids with ceilings raised to multiples of a unit, an eighth of their mean."""
+        unit = ceilings.mean(-1, keepdim=True) / 8
+        tickets = (ceilings / unit).ceil()
+        lottery = [torch.repeat_interleave(each.long()) for each in tickets]
+        return cls(edges, tickets * unit, integrals, lottery)
 
 
 class Evaluated(NamedTuple):
@@ -119,16 +129,23 @@ def evaluate(cube: Tensor) -> Evaluated:
 
 def trials(grids: Grids, component: int, count: int, generator: Generator) -> tuple[Evaluated, Tensor]:
     """Return events at random points, chosen by the ceilings of a component, and rho = weight/ceiling of them."""
-    ceilings = grids.ceilings[component]
-    share = ceilings.cumsum(0)
-    chosen = torch.searchsorted(share, share[-1] * torch.rand(count, generator=generator, dtype=torch.float64))
-    chosen.clamp_(max=len(ceilings) - 1)
-    corner = torch.stack([chosen // CUTS**axis % CUTS for axis in range(AXES)])
-    flat = (corner + torch.rand(AXES, count, generator=generator, dtype=torch.float64)) / CUTS
+    lottery, ceilings = grids.lottery[component], grids.ceilings[component]
+    chosen = lottery[torch.randint(len(lottery), (count,), generator=generator)]
+    flat = (corners(chosen) + torch.rand(AXES, count, generator=generator, dtype=torch.float64)) / CUTS
     cube, stretch = stretched(grids.edges[component], flat)
     points = evaluate(cube)
     weight = component_weight(points, component) * stretch[points.rows]
     return points, weight / ceilings[chosen[points.rows]]
+
+
+def corners(cells: Tensor) -> Tensor:
+    """Return the lower corners of cells in units of a cell, shape `(6, rows)`: their digits in base 6."""
+    digits, rest = [], cells.double()
+    for _ in range(AXES):
+        above = (rest / CUTS).floor()
+        digits.append(rest - CUTS * above)
+        rest = above
+    return torch.stack(digits)
 
 
 def stretched(edges: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,7 +236,7 @@ def load_grids() -> Grids:
             raise RuntimeError(
                 f"{GRIDS.name} was made for other constants of the process: run `python -m simulators.lhc.grids`."
             )
-    return Grids(edges, log_ceilings.exp(), integrals)
+    return Grids.of(edges, log_ceilings.exp(), integrals)
 
 
 def fingerprint() -> np.ndarray:

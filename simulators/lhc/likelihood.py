@@ -66,7 +66,7 @@ SIGMA = 2.66809e10 * torch.tensor(
 """Accepted cross-section in units of N0: Sigma_pq of 1 and the three operators, to 2e-4 (3e8 weighted events)."""
 
 WIDTHS = 7.0
-ROWS = 512
+ROWS, EVENTS = 4096, 512
 
 
 class QuadraticForm(NamedTuple):
@@ -106,12 +106,14 @@ class QuadraticForm(NamedTuple):
         Arguments:
             theta: shape `(rows, 3)` or `(rows, 2)`, shared by all events
         """
-        extended = _extended(theta.double())
-        size = extended.shape[-1]
-        pairs = (extended[:, :, None] * extended[:, None, :]).flatten(1)
+        size = 1 + theta.shape[-1]
         matrix = self.matrix.reshape(-1, 4, 4)[:, :size, :size].flatten(1)
-        values = (pairs @ matrix.T).log().sum(-1) + self.log_factor.sum()
-        return values - len(matrix) * (pairs @ SIGMA[:size, :size].flatten()).log()
+        sigma = SIGMA[:size, :size].flatten()
+        sums = []
+        for extended in _extended(theta.double()).split(ROWS):
+            pairs = (extended[:, :, None] * extended[:, None, :]).flatten(1)
+            sums.append((pairs @ matrix.T).log().sum(-1) - len(matrix) * (pairs @ sigma).log())
+        return torch.cat(sums) + self.log_factor.sum()
 
 
 def cross_section(theta: Tensor) -> Tensor:
@@ -140,7 +142,7 @@ def quadratic_form(chart: Tensor, nodes: int = 48) -> QuadraticForm:
         nodes: of the quadrature
     """
     rows = chart.reshape(-1, 14)
-    parts = [_quadratic_form(part, nodes) for part in rows.split(ROWS)] or [_quadratic_form(rows, nodes)]
+    parts = [_quadratic_form(part, nodes) for part in rows.split(EVENTS)] or [_quadratic_form(rows, nodes)]
     matrix, log_factor = (torch.cat(column) for column in zip(*parts, strict=True))
     return QuadraticForm(matrix.view(*chart.shape[:-1], 4, 4), log_factor.view(chart.shape[:-1]))
 
