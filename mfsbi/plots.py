@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 __all__ = [
     "bars",
@@ -246,6 +247,51 @@ def roads(draws: Mapping[str, Array], theta: Array, density: Array, name: str = 
     forest.set_yticks(range(len(draws)), list(draws))
     forest.invert_yaxis()
     forest.set(xlabel=name, ylabel="sampler")
+    return figure
+
+
+def corner(posteriors: Mapping[str, Array], names: Sequence[str], truth: Array | None = None) -> Figure:
+    """Return densities of each parameter, and of each pair the regions that hold 50 % and 90 %.
+
+    Arguments:
+        posteriors: draws of each posterior, shape `(rows, parameter)`
+        names: of the parameters
+        truth: where a line is drawn, shape `(parameter,)`
+    """
+    count = len(names)
+    figure = Figure(figsize=(2.3 * count + 0.8, 2.2 * count + 0.6), layout="constrained")
+    grid: Any = figure.subplots(count, count, squeeze=False, sharex="col")
+    every = np.concatenate(list(posteriors.values()))
+    low, high = np.quantile(every, 0.002, axis=0), np.quantile(every, 0.998, axis=0)
+    edges = [np.linspace(a, b, 61) for a, b in zip(low, high, strict=True)]
+    middles = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
+    for number, (title, draws) in enumerate(posteriors.items()):
+        color = (MODEL, OFF, "C2", "C4")[number % 4]
+        for row, column in zip(*np.tril_indices(count), strict=True):
+            if row == column:
+                height = gaussian_filter1d(np.histogram(draws[:, row], edges[row], density=True)[0], 1.2)
+                grid[row, row].plot(middles[row], height, color=color, label=title)
+                continue
+            share = gaussian_filter(
+                np.histogram2d(draws[:, row], draws[:, column], (edges[row], edges[column]))[0], 1.2
+            )
+            order = np.sort(share, axis=None)[::-1]
+            levels = [order[np.searchsorted(np.cumsum(order), part * order.sum())] for part in (0.9, 0.5)]
+            grid[row, column].contour(
+                middles[column], middles[row], share, levels=levels, colors=color, linestyles=["--", "-"]
+            )
+    for row, column in np.ndindex(count, count):
+        axes = grid[row, column]
+        if column > row:
+            axes.remove()
+            continue
+        axes.set(xlabel=names[column], ylabel="density" if row == column else names[row])
+        axes.xaxis.label.set_visible(row == count - 1)
+        if truth is not None:
+            axes.axvline(truth[column], color=TRUTH, linewidth=0.8)
+        if truth is not None and row != column:
+            axes.axhline(truth[row], color=TRUTH, linewidth=0.8)
+    grid[0, 0].legend(frameon=False, fontsize="small")
     return figure
 
 

@@ -20,6 +20,9 @@ FIGURES = {
     ),
     "posteriors": lambda: plots.posteriors(GRID, GRID**2, {"a": GRID**2, "b": GRID**4}),
     "roads": lambda: plots.roads({name: RNG.normal(size=99) for name in "abcd"}, GRID, np.exp(-(GRID**2))),
+    "corner": lambda: plots.corner(
+        {name: RNG.normal(size=(200, 3)) for name in "ab"}, ["one", "two", "three"], np.zeros(3)
+    ),
     "outliers": lambda: plots.outliers({name: RNG.uniform(1, 2, 50) for name in "ab"}, dict.fromkeys("ab", GRID**2)),
     "calibration": lambda: plots.calibration(
         {name: RNG.uniform(size=50) for name in "ab"}, {"highest density": RNG.uniform(size=50)}

@@ -65,7 +65,7 @@ class Grids(NamedTuple):
     Arguments:
         edges: of the stretched cells of each axis, shape `(components, 6, bins + 1)`
         ceilings: of the weights in each cell, shape `(components, 6^6)`
-        integrals: sigma_c in units of N0, shape `(components,)`
+        integrals: sigma_c in units of N0, without the common azimuth, shape `(components,)`
         lottery: for each component, every cell as many times as its ceiling has units, shape `(tickets,)`
     """
 

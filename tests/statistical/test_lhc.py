@@ -125,7 +125,7 @@ def test_features_are_spread_as_specified_and_as_published(parameters):
 
 
 def test_the_cross_section_is_what_unweighted_events_say():
-    """Events of two components are mixed, weighed by both: the weight is bounded."""
+    """Events of two components are mixed, weighed by both: the weight is bounded. 2 pi is the common azimuth."""
     grids, generator, count = load_grids(), torch.Generator().manual_seed(4), 200_000
     events = [of_component(which, count, grids, generator) for which in range(COMPONENTS)]
     seen = [accepted(observe(each, generator)) for each in events]
@@ -135,7 +135,7 @@ def test_the_cross_section_is_what_unweighted_events_say():
             vertices = events[which].vertices
             squares = vertices.square().sum(-1) / grids.integrals
             density = squares[:, p] if p == q else 0.5 * (squares[:, p] + squares[:, q])
-            parts.append((vertices[:, p] * vertices[:, q]).sum(-1) / density * seen[which])
+            parts.append(2 * np.pi * (vertices[:, p] * vertices[:, q]).sum(-1) / density * seen[which])
         values = torch.cat(parts)
         error = 5 * float(values.std()) / len(values) ** 0.5 + 1e-3 * float(values.abs().mean())
         assert float(values.mean()) == pytest.approx(float(SIGMA[p, q]), abs=error)
