@@ -107,7 +107,7 @@ def test_features_are_spread_as_specified_and_as_published(parameters):
     theta = torch.randn(EVENTS, parameters, generator=torch.Generator().manual_seed(1))
     x = process.simulate(theta, seed=2)
     table = Path(__file__).parents[1] / "simulators" / "lhc" / "features.csv"
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["feature"] for row in rows] == list(process.feature_names)
     mean, std = (
         torch.tensor([float(row[f"{name}_{parameters}"]) for row in rows], dtype=torch.float64)
@@ -175,7 +175,7 @@ def charts(y, generator):
 @pytest.mark.parametrize("theta", POINTS[:3], ids=str)
 def test_the_density_is_normalised(theta):
     """E_p[q/p 1(q/p < W)] = P_q(accepted, q/p < W) for a mixture of Gaussians q, and not if a Jacobian is missing."""
-    x = PROCESS.simulate(repeated(theta, 100_000), seed=11)
+    x = PROCESS.simulate(repeated(theta, 300_000), seed=11)
     chart = encode(x)
     y, _ = coordinates(chart)
     mixture = GaussianMixture(40, covariance_type="full", max_iter=60, random_state=0).fit(y[:20_000].numpy())
@@ -188,7 +188,7 @@ def test_the_density_is_normalised(theta):
         across = (chart[:, PHI[3]] - chart[:, PHI[2]]).sin().abs().log()
         return log_q - log_p, log_q - log_p - across
 
-    drawn = torch.from_numpy(mixture.sample(100_000)[0])
+    drawn = torch.from_numpy(mixture.sample(300_000)[0])
     inside = (drawn[:, 6:9].abs() < np.pi).all(-1)
     other = charts(drawn[inside], torch.Generator().manual_seed(5))
     other = other[accepted(other)]
@@ -196,7 +196,7 @@ def test_the_density_is_normalised(theta):
     for bound in (3, 10, 30):
         (right, error), (wrong, _) = (norm(p, q, bound, len(drawn)) for p, q in zip(of_p, of_q, strict=True))
         print(theta, bound, round(right, 4), round(error, 4), round(wrong, 4))  # noqa: T201
-        assert abs(right - 1) < 0.01 + 3 * error
+        assert abs(right - 1) < 0.01 + 2 * error
         assert abs(wrong - 1) > 0.1
 
 
