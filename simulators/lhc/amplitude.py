@@ -87,7 +87,7 @@ class HardProcess(NamedTuple):
 
     Arguments:
         standard_model: |A0|^2 / 4 = s12 s34 / [(s13 + mW^2)^2 (s24 + mW^2)^2], GeV^-4, shape `(*)`
-        vertices: V = (1, G0 v_1, G0 v_2, G0 v_3), complex numbers as pairs, shape `(*, 4, 2)`
+        vertices: V = (1, G0 v_1, G0 v_2, G0 v_3), complex numbers as pairs, shape `(4, 2, *)`
     """
 
     standard_model: Tensor
@@ -125,7 +125,7 @@ class HardProcess(NamedTuple):
             *(-2 * G0 * sin * total, 2 * G0 * a * difference),
             *(2 * sum_re, 2 * sum_im),
         ]
-        return cls(standard_model, torch.stack(vertices, dim=-1).unflatten(-1, (4, 2)))
+        return cls(standard_model, torch.stack(vertices).unflatten(0, (4, 2)))
 
 
 def fractions(

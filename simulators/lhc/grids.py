@@ -47,9 +47,10 @@ def _adapted(component: int, generator: Generator) -> Tensor:
             flat = torch.rand(AXES, BATCH, generator=generator, dtype=torch.float64)
             cube, stretch = stretched(edges, flat)
             points = evaluate(cube)
-            seen = accepted(observe(points.events, generator))
-            weight = component_weight(points, component) * stretch[points.rows] * seen
-            at = (flat[:, points.rows] * BINS).long().clamp(max=BINS - 1)
+            seen = accepted(observe(points.take(points.weight > 0), generator))
+            weight = component_weight(points, component) * stretch
+            weight[weight > 0] *= seen
+            at = (flat * BINS).long().clamp(max=BINS - 1)
             importance.scatter_add_(1, at, weight.square().expand(AXES, -1))
         edges = torch.stack([_refined(*axis) for axis in zip(edges, importance, strict=True)])
     return edges
@@ -75,8 +76,8 @@ def _ceilings(edges: Tensor, component: int, points: int, generator: Generator) 
         flat = torch.rand(AXES, BATCH, generator=generator, dtype=torch.float64)
         cube, stretch = stretched(edges, flat)
         found = evaluate(cube)
-        weight = component_weight(found, component) * stretch[found.rows]
-        cell = (strides[:, None] * (flat[:, found.rows] * CUTS).long().clamp(max=CUTS - 1)).sum(0)
+        weight = component_weight(found, component) * stretch
+        cell = (strides[:, None] * (flat * CUTS).long().clamp(max=CUTS - 1)).sum(0)
         largest.scatter_reduce_(0, cell, weight, "amax")
         total += weight.sum()
     return torch.maximum(1.2 * largest, 0.1 * total / points)

@@ -36,8 +36,9 @@ from simulators.lhc.partons import flux
 __all__ = ["COMPONENTS", "CUTS", "Grids", "HardEvents", "draw", "evaluate", "load_grids", "of_component", "trials"]
 
 LEAST_DELTA, MOST_DELTA = -4.0, 7.0
+LARGEST_X = 1 - 1e-9
 COMPONENTS, AXES, CUTS = 4, 6, 6
-BATCH = 8192
+BATCH = 16384
 GRIDS = Path(__file__).with_name("grids.npz")
 
 
@@ -84,17 +85,23 @@ class Grids(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """Points of the cube as events; only those inside the region where events can be accepted.
+    """Points of the cube as events.
 
     Arguments:
-        rows: which points they are
-        events: their partons and vertices
-        weight: w times the Jacobian of the cube, in units of N0
+        kinematics: k3, eta3, Dphi, k4, eta4 and y, shape `(6, rows)`
+        vertices: V, shape `(4, 2, rows)`
+        weight: w times the Jacobian of the cube, in units of N0; 0 where no event can be accepted
     """
 
-    rows: Tensor
-    events: HardEvents
+    kinematics: Tensor
+    vertices: Tensor
     weight: Tensor
+
+    def take(self, rows: Tensor) -> HardEvents:
+        """Return the events of these rows."""
+        k_3, eta_3, turn, k_4, eta_4, y = self.kinematics[:, rows]
+        partons = torch.stack([k_3, eta_3, turn, k_4, eta_4, torch.zeros_like(turn)], dim=-1).unflatten(-1, (2, 3))
+        return HardEvents(partons, y, self.vertices[..., rows].permute(2, 0, 1))
 
 
 def evaluate(cube: Tensor) -> Evaluated:
@@ -109,22 +116,19 @@ def evaluate(cube: Tensor) -> Evaluated:
     plus = (soft * up_3 + hard / up_4 + transverse_mass) / ROOT_S
     minus = (soft / up_3 + hard * up_4 + transverse_mass) / ROOT_S
     log_limit = -0.5 * (plus * minus).log()
-    total = (2 * cube[5] - 1) * log_limit
-    y = total - 0.5 * (plus / minus).log()
+    y = (2 * cube[5] - 1) * log_limit - 0.5 * (plus / minus).log()
     eta_3, eta_4 = y + delta_3, y - delta_4
     inside = (log_limit > 0) & (y.abs() < LARGEST_PHOTON_ETA)
-    inside = inside & (eta_3.abs() < LARGEST_JET_ETA) & (eta_4.abs() < LARGEST_JET_ETA)
-    inside = inside & ((eta_3 - eta_4).square() + turn.square() > LEAST_DISTANCE**2)
+    inside &= (eta_3.abs() < LARGEST_JET_ETA) & (eta_4.abs() < LARGEST_JET_ETA)
+    inside &= (eta_3 - eta_4).square() + turn.square() > LEAST_DISTANCE**2
 
-    rows = inside.nonzero()[:, 0]
-    columns = torch.stack([soft, eta_3, hard, eta_4, turn, y, plus, minus, log_limit, cube[0]])[:, rows]
-    soft, eta_3, hard, eta_4, turn, y, plus, minus, log_limit, u = columns
-    x1, x2 = plus * y.exp(), minus * (-y).exp()
+    boost = y.exp()
+    x1, x2 = (plus * boost).clamp(max=LARGEST_X), (minus / boost).clamp(max=LARGEST_X)
     process = HardProcess.at(soft, eta_3, hard, eta_4, turn, x1, x2)
-    jacobian = 2 * (soft * hard * log_range).square() * u * (MOST_DELTA - LEAST_DELTA) ** 2 * 4 * math.pi * log_limit
-    partons = torch.stack([soft, eta_3, turn, hard, eta_4, torch.zeros_like(turn)], dim=-1).unflatten(-1, (2, 3))
-    weight = flux(x1, x2) * process.standard_model * jacobian
-    return Evaluated(rows, HardEvents(partons, y, process.vertices), weight)
+    constant = 8 * math.pi * (log_range * (MOST_DELTA - LEAST_DELTA)) ** 2
+    jacobian = constant * (soft * hard).square() * cube[0] * log_limit
+    weight = torch.where(inside, flux(x1, x2) * process.standard_model * jacobian, 0)
+    return Evaluated(torch.stack([soft, eta_3, turn, hard, eta_4, y]), process.vertices, weight)
 
 
 def trials(grids: Grids, component: int, count: int, generator: Generator) -> tuple[Evaluated, Tensor]:
@@ -134,8 +138,7 @@ def trials(grids: Grids, component: int, count: int, generator: Generator) -> tu
     flat = (corners(chosen) + torch.rand(AXES, count, generator=generator, dtype=torch.float64)) / CUTS
     cube, stretch = stretched(grids.edges[component], flat)
     points = evaluate(cube)
-    weight = component_weight(points, component) * stretch[points.rows]
-    return points, weight / ceilings[chosen[points.rows]]
+    return points, component_weight(points, component) * stretch / ceilings[chosen]
 
 
 def corners(cells: Tensor) -> Tensor:
@@ -159,7 +162,7 @@ def stretched(edges: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
 
 def component_weight(points: Evaluated, component: int) -> Tensor:
     """Return w |V_c|^2 times the Jacobian of the cube, shape `(rows,)`."""
-    return points.weight * points.events.vertices[:, component].square().sum(-1)
+    return points.weight * points.vertices[component].square().sum(0)
 
 
 def draw(theta: Tensor, grids: Grids, generator: Generator) -> tuple[Tensor, HardEvents]:
@@ -210,7 +213,7 @@ def of_component(component: int, count: int, grids: Grids, generator: Generator)
         points, rho = trials(grids, component, batch, generator)
         copies = (rho + torch.rand(len(rho), generator=generator, dtype=torch.float64)).long()
         kept = torch.repeat_interleave(copies)
-        parts.append(points.events.take(kept))
+        parts.append(points.take(kept))
         found += len(kept)
     partons, rapidity, vertices = (torch.cat(column)[:count] for column in zip(*parts, strict=True))
     turned = torch.rand(count, generator=generator, dtype=torch.float64) < 0.5

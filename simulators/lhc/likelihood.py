@@ -212,8 +212,8 @@ def _quadratic_form(chart: Tensor, nodes: int) -> QuadraticForm:
 
 
 def _gram(weight: Tensor, vertices: Tensor) -> Tensor:
-    """Return sum_n w_n Re(conj(V_np) V_nq), shape `(rows, 4, 4)`."""
-    real = (weight.sqrt()[..., None, None] * vertices).movedim(2, 1).flatten(2)
+    """Return sum_n w_n Re(conj(V_pn) V_qn) of vertices of shape `(4, 2, rows, nodes)`, shape `(rows, 4, 4)`."""
+    real = (weight.sqrt() * vertices).permute(2, 0, 1, 3).flatten(2)
     return real @ real.mT
 
 

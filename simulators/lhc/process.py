@@ -30,7 +30,7 @@ from simulators.lhc.likelihood import QuadraticForm, cross_section, log_gradient
 
 __all__ = ["Gold", "WBFHiggs"]
 
-ROWS = 16_384
+ROWS = 65_536
 FARTHEST = 10.0
 
 

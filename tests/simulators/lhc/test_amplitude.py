@@ -91,12 +91,12 @@ def test_the_closed_form_is_that_of_spinors_and_the_epsilon_tensor():
     points = random_points(100)
     process, _, _ = evaluated(points)
     theta = torch.randn(100, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    ours = 4 * process.standard_model * amplitude_squared(process.vertices, theta)
+    ours = 4 * process.standard_model * amplitude_squared(process.vertices.permute(2, 0, 1), theta)
     for row, point in enumerate(points.numpy()):
         amplitude = by_spinors(point)
         theirs = abs(np.array([1, *theta[row].numpy()]) @ amplitude) ** 2
         assert float(ours[row]) == pytest.approx(theirs, rel=1e-10)
-        vertices = torch.view_as_complex(process.vertices[row]).numpy()
+        vertices = torch.view_as_complex(process.vertices[..., row].contiguous()).numpy()
         np.testing.assert_allclose(vertices, amplitude / amplitude[0], rtol=1e-9, atol=1e-9 * abs(vertices).max())
 
 
@@ -105,7 +105,7 @@ def test_an_i_in_the_vertex_that_violates_cp_would_show():
     amplitude = by_spinors(point.numpy())
     process, _, _ = evaluated(point[None])
     theta = torch.tensor([[0.5, 0.5, 0.5]], dtype=torch.float64)
-    ours = float(4 * process.standard_model * amplitude_squared(process.vertices, theta))
+    ours = float(4 * process.standard_model * amplitude_squared(process.vertices.permute(2, 0, 1), theta))
     wrong = abs(np.array([1, 0.5, 0.5j, 0.5]) @ amplitude) ** 2
     assert abs(wrong / ours - 1) > 1e-3
 
@@ -115,7 +115,9 @@ def test_tabulated_points():
     torch.testing.assert_close(torch.stack([x1, x2]), torch.tensor(FRACTIONS, dtype=torch.float64), rtol=1e-9, atol=0)
     weights = flux(x1, x2) * process.standard_model
     torch.testing.assert_close(weights, torch.tensor(WEIGHTS, dtype=torch.float64), rtol=1e-9, atol=0)
-    np.testing.assert_allclose(torch.view_as_complex(process.vertices)[:, 1:].numpy(), VERTICES, rtol=1e-7)
+    np.testing.assert_allclose(
+        torch.view_as_complex(process.vertices.permute(2, 0, 1).contiguous())[:, 1:].numpy(), VERTICES, rtol=1e-7
+    )
     assert pytest.approx(2.18188869e-11, rel=1e-8) == N0
 
 
