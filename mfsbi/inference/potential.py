@@ -98,19 +98,21 @@ def exact_potential(simulator: KnownLikelihood, x: Tensor) -> Callable[[Tensor],
         x: observations that share one theta, shape `(observations, data)`
 
     Raises:
-        ValueError: if x is not a matrix
+        ValueError: if x is not a matrix or empty; the potential raises it if theta does not have the simulator's shape
     """
-    if x.ndim != 2:
-        raise ValueError(f"`x` should have shape (observations, data); got {tuple(x.shape)}.")
+    if x.ndim != 2 or len(x) == 0:
+        raise ValueError(f"`x` should have shape (observations, data), with an observation; got {tuple(x.shape)}.")
+    parameters = len(simulator.parameter_names)
     ready = simulator.likelihood(x) if isinstance(simulator, HasQuickLikelihood) else None
 
     def potential(theta: Tensor) -> Tensor:
         """Return the log posterior up to a constant, shape `(rows,)`."""
+        require_features("theta", theta, parameters, "the simulator")
         if ready is not None:
             log_likelihood = ready.log_likelihood(theta)
         else:
             chunks = theta.split(max(1, MAX_ROWS // len(x)))
-            log_likelihood = torch.cat([simulator.log_prob(x, rows[:, None]).sum(-1) for rows in chunks])
+            log_likelihood = torch.cat([simulator.log_prob(x, rows[:, None]).double().sum(-1) for rows in chunks])
         return log_likelihood + simulator.prior.log_prob(theta)
 
     return potential

@@ -52,7 +52,7 @@ __all__ = [
     "ROOT_S",
     "W_MASS",
     "HardProcess",
-    "amplitude_squared",
+    "amplitude_of",
     "fractions",
 ]
 
@@ -149,12 +149,11 @@ def fractions(
     return plus / ROOT_S, minus / ROOT_S
 
 
-def amplitude_squared(vertices: Tensor, theta: Tensor) -> Tensor:
-    """Return |M/A0|^2 = |1 + G0 theta.v|^2, shape `(*)`.
+def amplitude_of(vertices: Tensor, theta: Tensor) -> Tensor:
+    """Return M/A0 = 1 + G0 theta.v, a complex number as a pair, shape `(*, 2)`.
 
     Arguments:
         vertices: V, shape `(*, 4, 2)`
         theta: shape `(*, 3)`, or `(*, 2)` without the third operator
     """
-    amplitude = vertices[..., 0, :] + (theta[..., None] * vertices[..., 1 : 1 + theta.shape[-1], :]).sum(-2)
-    return torch.sum(amplitude.square(), dim=-1)
+    return vertices[..., 0, :] + (theta[..., None] * vertices[..., 1 : 1 + theta.shape[-1], :]).sum(-2)

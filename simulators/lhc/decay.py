@@ -13,17 +13,22 @@ import torch
 from torch import Generator, Tensor
 
 from simulators.lhc.amplitude import HIGGS_MASS
-from simulators.lhc.detector import measure
+from simulators.lhc.detector import measure, wrapped
 from simulators.lhc.hard_process import HardEvents
 
 __all__ = ["decay", "observe"]
 
 
 def observe(events: HardEvents, generator: Generator) -> Tensor:
-    """Return the chart of each event, with a random azimuth, decay and response, shape `(rows, 14)`."""
+    """Return the chart of what the detector sees of each event, selected or not, shape `(rows, 14)`.
+
+    Arguments:
+        events: of the hard process
+        generator: of azimuth, decay and response
+    """
     partons = events.partons.clone()
     azimuth = 2 * math.pi * torch.rand(len(partons), 1, generator=generator, dtype=torch.float64) - math.pi
-    partons[..., 2] = _wrapped(partons[..., 2] + azimuth)
+    partons[..., 2] = wrapped(partons[..., 2] + azimuth)
     return measure(decay(partons, events.rapidity, generator), partons, generator)
 
 
@@ -49,8 +54,3 @@ def decay(partons: Tensor, rapidity: Tensor, generator: Generator) -> Tensor:
     momenta = torch.stack([first, higgs - first], dim=1)
     pt = torch.hypot(momenta[..., 0], momenta[..., 1])
     return torch.stack([pt, (momenta[..., 2] / pt).asinh(), torch.atan2(momenta[..., 1], momenta[..., 0])], dim=-1)
-
-
-def _wrapped(angle: Tensor) -> Tensor:
-    """Return the angle in [-pi, pi)."""
-    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi

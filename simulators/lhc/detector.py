@@ -24,10 +24,17 @@ from torch import Generator, Tensor
 
 __all__ = [
     "CHART",
+    "ETA",
     "FEATURES",
     "JET_MASS",
+    "JET_MASSES",
     "JET_MASS_SPREAD",
+    "LARGEST_JET_ETA",
+    "LARGEST_PHOTON_ETA",
+    "LEAST_DISTANCE",
+    "PHI",
     "PHOTON_SPREAD",
+    "PT",
     "RESPONSE",
     "accepted",
     "closure",
@@ -35,15 +42,20 @@ __all__ = [
     "encode",
     "jet_spread",
     "measure",
+    "wrapped",
 ]
 
 PHOTON_SPREAD, RESPONSE = 0.03, 0.93
+"""Spread of ln pT' of a photon, and median of pT'/k of a jet."""
+
 JET_MASS, JET_MASS_SPREAD = 0.12, 0.40
+"""Median of m'/pT' of a jet, and the spread of its logarithm."""
 
 LEAST_JET_PT, LEAST_PHOTON_PT = 20.0, 10.0
 """GeV."""
 
 LARGEST_JET_ETA, LARGEST_PHOTON_ETA, LEAST_DISTANCE = 5.0, 2.5, 0.5
+"""Pseudorapidities, and Delta R of every pair."""
 
 OBJECTS = ("a1", "a2", "j1", "j2")
 CHART = tuple(
@@ -57,6 +69,7 @@ FEATURES = (
 )
 """Names of the 40 observables."""
 
+# columns of the chart
 PT, ETA, PHI = [0, 3, 6, 10], [1, 4, 7, 11], [2, 5, 8, 12]
 JET_MASSES = [9, 13]
 
@@ -99,9 +112,14 @@ def accepted(chart: Tensor) -> Tensor:
     good = good & (pt[..., 0] >= pt[..., 1]) & (pt[..., 2] >= pt[..., 3])
     good = good & (eta[..., :2].abs().amax(-1) < LARGEST_PHOTON_ETA) & (eta[..., 2:].abs().amax(-1) < LARGEST_JET_ETA)
     for one, two in combinations(range(4), 2):
-        turn = torch.remainder(phi[..., one] - phi[..., two] + torch.pi, 2 * torch.pi) - torch.pi
+        turn = wrapped(phi[..., one] - phi[..., two])
         good = good & ((eta[..., one] - eta[..., two]).square() + turn.square() > LEAST_DISTANCE**2)
     return good & (chart[..., JET_MASSES].amin(-1) > 0)
+
+
+def wrapped(angle: Tensor) -> Tensor:
+    """Return the same angle in [-pi, pi), rad, shape `(*)`."""
+    return torch.remainder(angle + torch.pi, 2 * torch.pi) - torch.pi
 
 
 def decode(chart: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 r"""Independent events of the hard process at any theta, one for each row, without weights.
 
 **Coordinates.** A point of the unit cube in six dimensions is an event up to an azimuth and the decay: ln k of the
-harder and the softer parton, delta_3 = eta3 - y and delta_4 = y - eta4 in (-4, 7), Dphi, and Y = ln(x1/x2)/2 within the
+harder and the softer parton, delta_3 = eta3 - y and delta_4 = y - eta4, Dphi, and Y = ln(x1/x2)/2 within the
 kinematic limit. Parton 3 is the softer one; half of the events are then turned by pi, which exchanges the beams,
 (k3, eta3, k4, eta4, y, Dphi) -> (k4, -eta4, k3, -eta3, -y, Dphi), and leaves the matrix element as it is.
 
@@ -16,8 +16,14 @@ proportional to |Theta_c| sqrt(sigma_c), an event of it is drawn, and kept with 
 
     |sum_c Theta_c V_c|^2 / sum_c (Theta_c^2 |V_c|^2 / a_c)  <=  1    (Cauchy and Schwarz),
 
-after which events follow w |Theta.V|^2. Grids, ceilings and integrals are in `grids.npz`, made by
-`python -m simulators.lhc.grids`; they fit the constants of the process or are refused.
+after which events follow w |Theta.V|^2.
+
+Measured: of the points 10, 9, 11 and 13 % are kept, and 0.07, 0.12, 0.06 and 0.04 % of the weight lies above
+ceilings. An accepted event takes 4.1 tries of theta, with 40 points, where theta comes from the prior, and 1.5 at
+theta = 0.
+
+Grids, ceilings and integrals are in `grids.npz`, made by `python -m simulators.lhc.grids`; they fit the constants of
+the process or are refused.
 """
 
 import math
@@ -29,16 +35,38 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from simulators.lhc.amplitude import HIGGS_MASS, LEAST_K, MOST_K, ROOT_S, HardProcess, amplitude_squared
+from simulators.lhc.amplitude import LEAST_K, MOST_K, HardProcess, amplitude_of, fractions
 from simulators.lhc.detector import LARGEST_JET_ETA, LARGEST_PHOTON_ETA, LEAST_DISTANCE
 from simulators.lhc.partons import flux
 
-__all__ = ["COMPONENTS", "CUTS", "Grids", "HardEvents", "draw", "evaluate", "load_grids", "of_component", "trials"]
+__all__ = [
+    "AXES",
+    "COMPONENTS",
+    "CUTS",
+    "GRIDS",
+    "Evaluated",
+    "Grids",
+    "HardEvents",
+    "component_weight",
+    "draw",
+    "evaluate",
+    "fingerprint",
+    "load_grids",
+    "of_component",
+    "stretched",
+    "trials",
+]
 
-LEAST_DELTA, MOST_DELTA = -4.0, 7.0
+LARGEST_DELTA = LARGEST_JET_ETA + LARGEST_PHOTON_ETA
+"""Largest distance in pseudorapidity of a parton from the Higgs boson, whose y lies between those of its photons."""
+
 LARGEST_X = 1 - 1e-9
+"""Momentum fractions beyond it have no partons."""
+
 COMPONENTS, AXES, CUTS = 4, 6, 6
-BATCH = 16384
+BATCH = 16_384
+"""Points of the cube at a time."""
+
 GRIDS = Path(__file__).with_name("grids.npz")
 
 
@@ -109,23 +137,20 @@ def evaluate(cube: Tensor) -> Evaluated:
     log_range = math.log(MOST_K / LEAST_K)
     hard = LEAST_K * (log_range * cube[0]).exp()
     soft = LEAST_K * (log_range * cube[0] * cube[1]).exp()
-    delta_3, delta_4 = LEAST_DELTA + (MOST_DELTA - LEAST_DELTA) * cube[2:4]
+    delta_3, delta_4 = LARGEST_DELTA * (2 * cube[2:4] - 1)
     turn = math.pi * (2 * cube[4] - 1)
-    transverse_mass = (HIGGS_MASS**2 + soft.square() + hard.square() + 2 * soft * hard * turn.cos()).sqrt()
-    up_3, up_4 = delta_3.exp(), delta_4.exp()
-    plus = (soft * up_3 + hard / up_4 + transverse_mass) / ROOT_S
-    minus = (soft / up_3 + hard * up_4 + transverse_mass) / ROOT_S
+    plus, minus = fractions(soft, delta_3, hard, -delta_4, turn, torch.zeros_like(turn))
     log_limit = -0.5 * (plus * minus).log()
     y = (2 * cube[5] - 1) * log_limit - 0.5 * (plus / minus).log()
     eta_3, eta_4 = y + delta_3, y - delta_4
-    inside = (log_limit > 0) & (y.abs() < LARGEST_PHOTON_ETA)
+    inside = (log_limit > 0) & (y.abs() < LARGEST_PHOTON_ETA)  # y lies between the photons
     inside &= (eta_3.abs() < LARGEST_JET_ETA) & (eta_4.abs() < LARGEST_JET_ETA)
     inside &= (eta_3 - eta_4).square() + turn.square() > LEAST_DISTANCE**2
 
     boost = y.exp()
     x1, x2 = (plus * boost).clamp(max=LARGEST_X), (minus / boost).clamp(max=LARGEST_X)
     process = HardProcess.at(soft, eta_3, hard, eta_4, turn, x1, x2)
-    constant = 8 * math.pi * (log_range * (MOST_DELTA - LEAST_DELTA)) ** 2
+    constant = 32 * math.pi * (log_range * LARGEST_DELTA) ** 2
     jacobian = constant * (soft * hard).square() * cube[0] * log_limit
     weight = torch.where(inside, flux(x1, x2) * process.standard_model * jacobian, 0)
     return Evaluated(torch.stack([soft, eta_3, turn, hard, eta_4, y]), process.vertices, weight)
@@ -191,7 +216,7 @@ def draw(theta: Tensor, grids: Grids, generator: Generator) -> tuple[Tensor, Har
     extended, chance = extended[order], chance[order]
     squares = events.vertices.square().sum(-1)
     bound = torch.where(chance > 0, extended.square() * squares / chance, 0).sum(-1)
-    keep = amplitude_squared(events.vertices, theta[order]) > bound * torch.rand(
+    keep = amplitude_of(events.vertices, theta[order]).square().sum(-1) > bound * torch.rand(
         len(order), generator=generator, dtype=torch.float64
     )
     return order[keep], events.take(keep)
@@ -215,7 +240,8 @@ def of_component(component: int, count: int, grids: Grids, generator: Generator)
         kept = torch.repeat_interleave(copies)
         parts.append(points.take(kept))
         found += len(kept)
-    partons, rapidity, vertices = (torch.cat(column)[:count] for column in zip(*parts, strict=True))
+    order = torch.randperm(found, generator=generator)[:count]  # copies of one point need not stay together
+    partons, rapidity, vertices = (torch.cat(column)[order] for column in zip(*parts, strict=True))
     turned = torch.rand(count, generator=generator, dtype=torch.float64) < 0.5
     other = partons.flip(1) * torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
     # phi_3 - phi_4 stays as it is: only the entry of parton 3 is not zero

@@ -31,6 +31,7 @@ standard deviations. Its ends are roots of quadratic equations in e^t.
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,10 @@ SIGMA = 2.66809e10 * torch.tensor(
 """Accepted cross-section in units of N0: Sigma_pq of 1 and the three operators, to 2e-4 (3e8 weighted events)."""
 
 WIDTHS = 7.0
+"""Standard deviations of the response that the quadrature covers on each side."""
+
 ROWS, EVENTS = 4096, 512
+"""Thetas, and events, at work at a time."""
 
 
 class QuadraticForm(NamedTuple):
@@ -91,14 +95,15 @@ class QuadraticForm(NamedTuple):
         return self.log_factor + _form(matrix, extended).log() - _form(sigma, extended).log()
 
     def score(self, theta: Tensor) -> Tensor:
-        """Return d ln p / d theta, shape `(*, parameter)`.
+        """Return d ln p / d theta, shape `(*, parameter)`; NaN where p is zero.
 
         Arguments:
             theta: shape `(*, 3)` or `(*, 2)`, which broadcasts against the events
         """
         matrix, sigma = _of(self.matrix, theta), _of(SIGMA, theta)
         extended = _extended(theta.double())
-        return _log_gradient(matrix, extended) - _log_gradient(sigma, extended)
+        score = _log_gradient(matrix, extended) - _log_gradient(sigma, extended)
+        return torch.where(self.log_factor[..., None] > -torch.inf, score, torch.nan)
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
         """Return sum_j ln p(x_j|theta) of all events at each theta, shape `(rows,)`.
@@ -142,7 +147,7 @@ def quadratic_form(chart: Tensor, nodes: int = 48) -> QuadraticForm:
         nodes: of the quadrature
     """
     rows = chart.reshape(-1, 14)
-    parts = [_quadratic_form(part, nodes) for part in rows.split(EVENTS)] or [_quadratic_form(rows, nodes)]
+    parts = [_quadratic_form(part, nodes) for part in rows.split(EVENTS)]
     matrix, log_factor = (torch.cat(column) for column in zip(*parts, strict=True))
     return QuadraticForm(matrix.view(*chart.shape[:-1], 4, 4), log_factor.view(chart.shape[:-1]))
 
@@ -244,6 +249,7 @@ def _within(low: Tensor, high: Tensor, rising: Tensor, falling: Tensor, k: Tenso
     return low, torch.where(never, low, high)
 
 
+@cache
 def _legendre(nodes: int) -> tuple[Tensor, Tensor]:
     """Return places and weights on (0, 1)."""
     places, weights = np.polynomial.legendre.leggauss(nodes)

@@ -1,6 +1,6 @@
 r"""Weak-boson fusion p p -> j j H, H -> gamma gamma at 13 TeV: forty observables on a manifold of fourteen dimensions.
 
-The hard process of J. Brehmer and K. Cranmer (arXiv:2003.13913, section 4.2) at tree level, with a detector that
+The hard process of J. Brehmer and K. Cranmer (arXiv:2003.13913) at tree level, with a detector that
 measures directions exactly and smears energies, so that the likelihood of an observation is known
 (`simulators.lhc.likelihood`). theta are Wilson coefficients of dimension-six operators in units of 165.2 TeV^-2, with a
 standard normal prior: (C_W, C_Wtilde, C_WW), or the first two.
@@ -22,16 +22,22 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from simulators.base import generator_from, require_last_axis
-from simulators.lhc.amplitude import OPERATORS, amplitude_squared
+from simulators.lhc.amplitude import OPERATORS, amplitude_of
 from simulators.lhc.decay import observe
-from simulators.lhc.detector import CHART, FEATURES, accepted, closure, decode, encode
+from simulators.lhc.detector import CHART, FEATURES, accepted, decode, encode
 from simulators.lhc.hard_process import draw, load_grids
 from simulators.lhc.likelihood import QuadraticForm, cross_section, log_gradient, quadratic_form
 
 __all__ = ["Gold", "WBFHiggs"]
 
 ROWS = 65_536
+"""Events drawn at a time."""
+
+VOLUMES = 4096
+"""Jacobians at a time."""
+
 FARTHEST = 10.0
+"""Largest |theta|: ten standard deviations of the prior."""
 
 
 class Gold(NamedTuple):
@@ -56,13 +62,13 @@ class WBFHiggs:
         tolerance: how far x may lie off the manifold and still count as on it, in units of its largest feature
 
     Raises:
-        ValueError: if parameters is neither 2 nor 3
+        ValueError: if parameters is neither 2 nor 3, or the tolerance is not positive
 
     Example:
         >>> process = WBFHiggs()
         >>> theta = process.prior.sample((4,))
         >>> x = process.simulate(theta, seed=1)
-        >>> x.shape, process.log_prob(x, theta).shape, bool((process.distance(x) < 1e-9).all())
+        >>> x.shape, process.log_prob(x, theta).shape, bool((process.distance(x) < 1e-6).all())
         (torch.Size([4, 40]), torch.Size([4]), True)
     """
 
@@ -74,12 +80,14 @@ class WBFHiggs:
     def __init__(self, parameters: int = 3, tolerance: float = 1e-9) -> None:
         if parameters not in (2, 3):
             raise ValueError(f"`parameters` should be 2 or 3; got {parameters!r}.")
+        if not tolerance > 0:
+            raise ValueError(f"`tolerance` should be positive; got {tolerance!r}.")
         self.parameter_dim = parameters
         self.parameter_names = OPERATORS[:parameters]
         self.tolerance = tolerance
 
     def __repr__(self) -> str:
-        return f"WBFHiggs(parameters={self.parameter_dim})"
+        return f"WBFHiggs(parameters={self.parameter_dim}, tolerance={self.tolerance})"
 
     @property
     def prior(self) -> Distribution:
@@ -108,43 +116,65 @@ class WBFHiggs:
 
         Arguments:
             theta: shape `(*, parameter)`, entries within (-10, 10)
-            theta_ref: the other side of the ratio, broadcast against theta; the Standard Model, 0, if not given
+            theta_ref: the other side of the ratio, broadcast to the shape of theta; the Standard Model, 0, if not given
             seed: an integer or a generator for a repeatable draw; a random one if not given
 
         Raises:
             ValueError: if theta has another number of features, is not finite, or lies outside its range
         """
-        reference = torch.zeros_like(theta) if theta_ref is None else theta_ref.expand_as(theta)
+        self._require_theta("theta", theta)
+        reference = torch.zeros_like(theta) if theta_ref is None else theta_ref
         self._require_theta("theta_ref", reference)
+        try:
+            reference = reference.expand_as(theta)
+        except RuntimeError as error:
+            raise ValueError(
+                f"`theta_ref` should broadcast to the shape of theta, {tuple(theta.shape)}; "
+                f"got {tuple(reference.shape)}."
+            ) from error
         chart, vertices = self._events(theta, seed)
         at, other = (each.reshape(-1, self.parameter_dim).double() for each in (theta, reference))
         shape = theta.shape[:-1]
         return Gold(
             decode(chart).view(*shape, self.data_dim),
             self._joint_score(vertices, at).view(*shape, self.parameter_dim),
-            (self._log_density(vertices, at) - self._log_density(vertices, other)).view(shape),
+            (self._log_rate(vertices, at) - self._log_rate(vertices, other)).view(shape),
         )
 
     def decode(self, u: Tensor) -> Tensor:
-        """Return the features of (pT, eta, phi) of two photons and (pT, eta, phi, m) of two jets, shape `(*, 40)`."""
+        """Return the features of a point of the manifold, shape `(*, 40)`, float64.
+
+        Arguments:
+            u: (pT, eta, phi) of two photons and (pT, eta, phi, m) of two jets, GeV and rad, shape `(*, 14)`
+
+        Raises:
+            ValueError: if u has another number of coordinates or is not finite
+        """
         require_last_axis("u", u, self.manifold_dim)
         return decode(u.double())
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return (pT, eta, phi) of two photons and (pT, eta, phi, m) of two jets, shape `(*, 14)`."""
+        """Return (pT, eta, phi) of two photons and (pT, eta, phi, m) of two jets, GeV and rad, shape `(*, 14)`.
+
+        Arguments:
+            x: shape `(*, 40)`, float64; off the manifold, the momenta of its objects count
+
+        Raises:
+            ValueError: if x has another number of features, is not finite or not in float64
+        """
         return encode(self._require_x(x))
 
     def distance(self, x: Tensor) -> Tensor:
-        """Return how badly x violates the constraints: the largest residual over the largest feature, shape `(*)`.
+        """Return |x - decode(encode(x))|, the distance to the point of the manifold that stands for x, shape `(*)`.
 
         Arguments:
-            x: shape `(*, 40)`, float64
+            x: shape `(*, 40)`, float64, in GeV and rad
 
         Raises:
             ValueError: if x has another number of features, is not finite or not in float64
         """
         x = self._require_x(x)
-        return closure(x).abs().amax(-1) / x.abs().amax(-1)
+        return (x - decode(encode(x))).norm(dim=-1)
 
     def likelihood(self, x: Tensor) -> QuadraticForm:
         """Return the exact likelihood of each x as a quadratic form in theta, from which any theta is algebra.
@@ -157,7 +187,8 @@ class WBFHiggs:
         """
         x = self._require_x(x)
         form = quadratic_form(encode(x))
-        return form._replace(log_factor=torch.where(self.distance(x) <= self.tolerance, form.log_factor, -torch.inf))
+        near = self.distance(x) <= self.tolerance * x.abs().amax(-1)
+        return form._replace(log_factor=torch.where(near, form.log_factor, -torch.inf))
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
         """Return ln p(x|theta) in the measure of the chart, prod dpT deta dphi dm in GeV and rad, shape `(*)`.
@@ -176,7 +207,7 @@ class WBFHiggs:
         return self.likelihood(x).log_prob(theta)
 
     def score(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return d ln p(x|theta) / d theta, shape `(*, parameter)`.
+        """Return d ln p(x|theta) / d theta, shape `(*, parameter)`; NaN where p(x|theta) is zero.
 
         Arguments:
             x: shape `(*, 40)`, float64
@@ -198,13 +229,11 @@ class WBFHiggs:
         Raises:
             ValueError: if a shape is wrong, a value is not finite, or x is not in float64
         """
-        chart = self.encode(x).reshape(-1, self.manifold_dim)
-        jacobian = torch.func.vmap(torch.func.jacfwd(decode))(chart)
         if scale is not None:
-            jacobian = jacobian / scale[:, None]
-        norms = jacobian.norm(dim=1, keepdim=True)  # columns differ by orders of magnitude
-        upper = torch.linalg.qr(jacobian / norms).R.diagonal(dim1=-2, dim2=-1)
-        return (upper.abs().log() + norms[:, 0].log()).sum(-1).view(x.shape[:-1])
+            require_last_axis("scale", scale, self.data_dim)
+        chart = self.encode(x).reshape(-1, self.manifold_dim)
+        parts = [_log_volume(part, scale) for part in chart.split(VOLUMES)] if len(chart) > 0 else [chart[:, 0]]
+        return torch.cat(parts).view(x.shape[:-1])
 
     def cross_section(self, theta: Tensor) -> Tensor:
         """Return the accepted cross-section in pb, without the branching ratio to photons, shape `(*)`."""
@@ -233,13 +262,13 @@ class WBFHiggs:
         return chart, vertices
 
     def _joint_score(self, vertices: Tensor, theta: Tensor) -> Tensor:
-        used = vertices[:, 1 : 1 + self.parameter_dim]
-        amplitude = vertices[:, 0] + (theta[..., None] * used).sum(1)
-        along = (used * amplitude[:, None]).sum(-1) / amplitude.square().sum(-1, keepdim=True)
-        return 2 * along - log_gradient(theta)
+        amplitude = amplitude_of(vertices, theta)
+        along = (vertices[:, 1 : 1 + self.parameter_dim] * amplitude[:, None]).sum(-1)
+        return 2 * along / amplitude.square().sum(-1, keepdim=True) - log_gradient(theta)
 
-    def _log_density(self, vertices: Tensor, theta: Tensor) -> Tensor:
-        return (amplitude_squared(vertices, theta) / cross_section(theta)).log()
+    def _log_rate(self, vertices: Tensor, theta: Tensor) -> Tensor:
+        """Return ln(|M/A0|^2 / sigma), what depends on theta of the density of x and z."""
+        return (amplitude_of(vertices, theta).square().sum(-1) / cross_section(theta)).log()
 
     def _require_theta(self, name: str, theta: Tensor) -> None:
         require_last_axis(name, theta, self.parameter_dim)
@@ -256,3 +285,13 @@ class WBFHiggs:
                 f"`x` should be float64, as `simulate` returns it; got {x.dtype}, which has lost the jet masses."
             )
         return x
+
+
+def _log_volume(chart: Tensor, scale: Tensor | None) -> Tensor:
+    """Return 1/2 ln det J^T J of each row, with features in units of `scale`."""
+    jacobian = torch.func.vmap(torch.func.jacfwd(decode))(chart)
+    if scale is not None:
+        jacobian = jacobian / scale[:, None]
+    norms = jacobian.norm(dim=1, keepdim=True)  # columns differ by orders of magnitude
+    upper = torch.linalg.qr(jacobian / norms).R.diagonal(dim1=-2, dim2=-1)
+    return (upper.abs().log() + norms[:, 0].log()).sum(-1)

@@ -47,7 +47,7 @@ def test_every_event_has_a_likelihood(sample):
     theta, gold, form = sample
     assert torch.isfinite(form.log_prob(theta)).all()
     assert accepted(encode(gold.x)).all()
-    assert PROCESS.distance(gold.x).max() < 1e-12
+    assert (PROCESS.distance(gold.x) / gold.x.abs().amax(-1)).max() < 1e-12
 
 
 def test_scores_are_zero_on_average(sample):
@@ -126,7 +126,7 @@ def test_features_are_spread_as_specified_and_as_published(parameters):
 
 def test_the_cross_section_is_what_unweighted_events_say():
     """Events of two components are mixed, weighed by both: the weight is bounded. 2 pi is the common azimuth."""
-    grids, generator, count = load_grids(), torch.Generator().manual_seed(4), 200_000
+    grids, generator, count = load_grids(), torch.Generator().manual_seed(4), 500_000
     events = [of_component(which, count, grids, generator) for which in range(COMPONENTS)]
     seen = [accepted(observe(each, generator)) for each in events]
     for p, q in itertools.combinations_with_replacement(range(4), 2):
@@ -178,7 +178,9 @@ def test_the_density_is_normalised(theta):
     x = PROCESS.simulate(repeated(theta, 300_000), seed=11)
     chart = encode(x)
     y, _ = coordinates(chart)
-    mixture = GaussianMixture(40, covariance_type="full", max_iter=60, random_state=0).fit(y[:20_000].numpy())
+    mixture = GaussianMixture(40, covariance_type="full", max_iter=300, tol=0.01, random_state=0).fit(
+        y[:20_000].numpy()
+    )
 
     def log_ratios(chart):
         """Return ln q/p and, of the same with |sin(phi_j1 - phi_j2)| left out of p, ln q/p."""
@@ -196,7 +198,7 @@ def test_the_density_is_normalised(theta):
     for bound in (3, 10, 30):
         (right, error), (wrong, _) = (norm(p, q, bound, len(drawn)) for p, q in zip(of_p, of_q, strict=True))
         print(theta, bound, round(right, 4), round(error, 4), round(wrong, 4))  # noqa: T201
-        assert abs(right - 1) < 0.01 + 2 * error
+        assert abs(right - 1) < 0.01
         assert abs(wrong - 1) > 0.1
 
 
@@ -216,8 +218,8 @@ def flipped(form):
 
 @pytest.mark.parametrize("parameters", [2, 3])
 def test_exact_posteriors_are_calibrated_and_wrong_ones_are_not(parameters):
-    """600 sets of 20 events, posteriors by importance sampling from a prior with more points near zero."""
-    process, sets, points = WBFHiggs(parameters), 600, 100_000
+    """Hundreds of sets of 20 events, posteriors by importance sampling from a prior with more points near zero."""
+    process, sets, points = WBFHiggs(parameters), {2: 1000, 3: 600}[parameters], 100_000
     generator = torch.Generator().manual_seed(6)
     theta = torch.randn(sets, parameters, generator=generator, dtype=torch.float64)
     form = process.likelihood(process.simulate(theta[:, None].expand(-1, 20, -1), seed=8))
@@ -242,3 +244,4 @@ def test_exact_posteriors_are_calibrated_and_wrong_ones_are_not(parameters):
             assert covered == [pytest.approx(0.5, abs=0.05), pytest.approx(0.9, abs=0.05)]
         else:
             assert min(p_values) < 1e-3
+            assert covered[1] < 0.5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from simulators.lhc.amplitude import G0, HIGGS_MASS, N0, ROOT_S, W_MASS, HardProcess, amplitude_squared, fractions
+from simulators.lhc.amplitude import G0, HIGGS_MASS, N0, ROOT_S, W_MASS, HardProcess, amplitude_of, fractions
 from simulators.lhc.partons import flux
 
 METRIC = np.diag([1.0, -1.0, -1.0, -1.0])
@@ -34,6 +34,10 @@ VERTICES = [
 def evaluated(points):
     x1, x2 = fractions(*points.T)
     return HardProcess.at(*points[:, :5].T, x1, x2), x1, x2
+
+
+def squared(process, theta):
+    return amplitude_of(process.vertices.permute(2, 0, 1), theta).square().sum(-1)
 
 
 def random_points(rows, seed=0):
@@ -91,7 +95,7 @@ def test_the_closed_form_is_that_of_spinors_and_the_epsilon_tensor():
     points = random_points(100)
     process, _, _ = evaluated(points)
     theta = torch.randn(100, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    ours = 4 * process.standard_model * amplitude_squared(process.vertices.permute(2, 0, 1), theta)
+    ours = 4 * process.standard_model * squared(process, theta)
     for row, point in enumerate(points.numpy()):
         amplitude = by_spinors(point)
         theirs = abs(np.array([1, *theta[row].numpy()]) @ amplitude) ** 2
@@ -105,7 +109,7 @@ def test_an_i_in_the_vertex_that_violates_cp_would_show():
     amplitude = by_spinors(point.numpy())
     process, _, _ = evaluated(point[None])
     theta = torch.tensor([[0.5, 0.5, 0.5]], dtype=torch.float64)
-    ours = float(4 * process.standard_model * amplitude_squared(process.vertices.permute(2, 0, 1), theta))
+    ours = float(4 * process.standard_model * squared(process, theta))
     wrong = abs(np.array([1, 0.5, 0.5j, 0.5]) @ amplitude) ** 2
     assert abs(wrong / ours - 1) > 1e-3
 
