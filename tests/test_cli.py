@@ -61,7 +61,7 @@ def test_an_unknown_simulator_is_refused_by_name(tmp_path):
     result = run("demo", "nonsense", "--out", tmp_path)
     assert result.exit_code == 2
     assert (
-        "there is no simulator 'nonsense'; registered are circle, lorenz, polynomial, sphere"
+        "there is no simulator 'nonsense'; registered are circle, lhc, lorenz, polynomial, sphere"
         in result.stderr.replace("\n", " ")
     )
 
