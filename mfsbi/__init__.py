@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "ALICES": "mfsbi.plugin.ratio",
     "AF": "mfsbi.plugin.specs",
     "AffineCouplings": "mfsbi.flows",
     "Chains": "mfsbi.inference.chains",

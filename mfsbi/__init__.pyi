@@ -8,6 +8,7 @@ from mfsbi.manifold import outlier_p_value as outlier_p_value
 from mfsbi.plugin.calibrating import calibrate as calibrate
 from mfsbi.plugin.dimension import dimension_scan as dimension_scan
 from mfsbi.plugin.likelihood import ManifoldNLE as ManifoldNLE
+from mfsbi.plugin.ratio import ALICES as ALICES
 from mfsbi.plugin.sampling import sample_chains as sample_chains
 from mfsbi.plugin.saving import load as load
 from mfsbi.plugin.saving import load_trainer as load_trainer

@@ -14,10 +14,12 @@ __all__ = [
     "Coordinates",
     "Data",
     "Directions",
+    "HasGold",
     "HasLikelihood",
     "HasManifold",
     "HasQuickLikelihood",
     "KnownLikelihood",
+    "KnownOfRuns",
     "KnownTruth",
     "LikelihoodOfEvents",
     "Parameters",
@@ -71,6 +73,25 @@ class Simulator(Protocol):
 
     def simulate(self, theta: Tensor, *, seed: int | None = None) -> Tensor:
         """Draw one x for each row of theta, shape `(rows, data)`."""
+
+
+@runtime_checkable
+class KnownOfRuns(Protocol):
+    """Simulations with what their simulator knows of each run."""
+
+    x: Tensor
+    joint_score: Tensor
+    joint_log_ratio: Tensor
+
+
+@runtime_checkable
+class HasGold(Protocol):
+    """A simulator that knows the density of its whole run, latents included (see `mfsbi.gold`)."""
+
+    def simulate_with_gold(
+        self, theta: Tensor, *, theta_ref: Tensor | None = None, seed: int | None = None
+    ) -> KnownOfRuns:
+        """Draw one x for each row of theta, with joint score and joint log ratio against theta_ref."""
 
 
 @runtime_checkable

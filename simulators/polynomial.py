@@ -18,6 +18,9 @@ The area does not depend on theta: the score d/dtheta log p(x|theta) is that of 
 
     score = w_2 0.4 (|z - (-1, 1)|^2 / s^3 - 2 / s),    w_2 the posterior weight of the second component.
 
+A run knows its component k, so its joint score is the same without w_2 where k = 2, and zero where k = 1; averaged over
+k given x that is the score.
+
 The surface is that of J. Brehmer, K. Cranmer, arXiv:2003.13913, section 4.2, whose frozen constants stand below.
 Everything is computed in float64 and returned in the type of the arguments. Quantities have no units.
 """
@@ -28,7 +31,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution, Independent, Uniform
 
-from simulators.base import generator_from, require_last_axis
+from simulators.base import Gold, generator_from, reference_for, require_last_axis
 
 __all__ = ["PolynomialSurface"]
 
@@ -98,14 +101,27 @@ class PolynomialSurface:
         Raises:
             ValueError: if theta has not one feature, is not finite, or makes the width 0.6 + 0.4 theta negative
         """
-        require_last_axis("theta", theta, self.parameter_dim)
+        return self.decode(self._runs(theta, seed)[0]).to(theta.dtype)
+
+    def simulate_with_gold(
+        self, theta: Tensor, *, theta_ref: Tensor | None = None, seed: int | Generator | None = None
+    ) -> Gold:
+        """Draw the points of `simulate` with their joint score and joint log ratio.
+
+        Arguments:
+            theta: shape `(*, 1)`
+            theta_ref: the other side of the ratio, broadcast to the shape of theta; 0 if not given
+            seed: an integer or a generator for a repeatable draw; a random one if not given
+
+        Raises:
+            ValueError: if theta has another number of features, is not finite, or makes a width negative
+        """
+        z, component = self._runs(theta, seed)
         widths = _widths(theta)
-        generator = generator_from(seed)
-        second = torch.rand(theta.shape[:-1], generator=generator, dtype=torch.float64) >= WEIGHTS[0]
-        noise = torch.randn(*theta.shape[:-1], 2, generator=generator, dtype=torch.float64)
-        component = second.long()
-        width = widths.gather(-1, component[..., None])
-        return self.decode(MEANS[component] + width * noise).to(theta.dtype)
+        score = component[..., None] * _score_of_second(z, widths)
+        of_reference = _log_components(z, _widths(reference_for(theta, theta_ref)))
+        ratio = (_log_components(z, widths) - of_reference).gather(-1, component[..., None])[..., 0]
+        return Gold(self.decode(z).to(theta.dtype), score.to(theta.dtype), ratio.to(theta.dtype))
 
     def decode(self, u: Tensor) -> Tensor:
         """Return the point x = R (u_0, u_1, f(u)) of the surface, shape `(*, 3)`."""
@@ -147,9 +163,7 @@ class PolynomialSurface:
         require_last_axis("theta", theta, self.parameter_dim)
         widths = _widths(theta)
         weight = _log_components(z, widths).softmax(-1)[..., 1:]
-        width = widths[..., 1:]
-        squared = (z - MEANS[1]).square().sum(-1, keepdim=True)
-        return (weight * 0.4 * (squared / width**3 - 2 / width)).to(x.dtype)
+        return (weight * _score_of_second(z, widths)).to(x.dtype)
 
     def vertical_distance(self, x: Tensor) -> Tensor:
         """Return |(R^T x)_3 - f|, the offset along the third rotated axis, shape `(*)`.
@@ -180,6 +194,16 @@ class PolynomialSurface:
         x = self.simulate(torch.zeros(rows, 1), seed=generator)
         return x + noise * torch.randn(rows, 3, generator=generator)
 
+    def _runs(self, theta: Tensor, seed: int | Generator | None) -> tuple[Tensor, Tensor]:
+        """Return z, shape `(*, 2)`, and the component each was drawn from, 0 or 1, shape `(*)`."""
+        require_last_axis("theta", theta, self.parameter_dim)
+        widths = _widths(theta)
+        generator = generator_from(seed)
+        second = torch.rand(theta.shape[:-1], generator=generator, dtype=torch.float64) >= WEIGHTS[0]
+        noise = torch.randn(*theta.shape[:-1], 2, generator=generator, dtype=torch.float64)
+        component = second.long()
+        return MEANS[component] + widths.gather(-1, component[..., None]) * noise, component
+
     def _unrotate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the coordinates z, shape `(*, 2)`, and the height, shape `(*)`, of x in float64."""
         require_last_axis("x", x, self.data_dim)
@@ -199,6 +223,13 @@ def _log_components(z: Tensor, widths: Tensor) -> Tensor:
     """Return log(weight_k N(z; mean_k, width_k^2 I)) of both components, shape `(*, 2)`."""
     squared = (z[..., None, :] - MEANS).square().sum(-1)
     return WEIGHTS.log() - squared / (2 * widths**2) - 2 * widths.log() - math.log(2 * math.pi)
+
+
+def _score_of_second(z: Tensor, widths: Tensor) -> Tensor:
+    """Return d/dtheta log N(z; mean_2, s^2 I), shape `(*, 1)`."""
+    width = widths[..., 1:]
+    squared = (z - MEANS[1]).square().sum(-1, keepdim=True)
+    return 0.4 * (squared / width**3 - 2 / width)
 
 
 def _monomials(z: Tensor, derivative: Tensor) -> Tensor:

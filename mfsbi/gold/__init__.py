@@ -13,6 +13,6 @@ and at the same x they average to what is wanted:
 (Brehmer, Louppe, Pavez, Cranmer, arXiv:1805.12244; 1805.00020). So they are unbiased, if noisy, labels for regression.
 """
 
-from mfsbi.gold.simulate import Gold
+from mfsbi.gold.simulate import Gold, simulate
 
-__all__ = ["Gold"]
+__all__ = ["Gold", "simulate"]

@@ -2,9 +2,13 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Gold"]
+from mfsbi.checks import require_matching_rows
+from mfsbi.types import HasGold, Simulator
+
+__all__ = ["Gold", "simulate"]
 
 
 class Gold(NamedTuple):
@@ -14,8 +18,55 @@ class Gold(NamedTuple):
         x: shape `(rows, data)`
         joint_score: t(x, z|theta), shape `(rows, parameter)`; None if it is not known
         joint_log_ratio: log r(x, z|theta, theta_ref), shape `(rows,)`; None if it is not known
+        from_theta: whether x was drawn at theta, or else at theta_ref, shape `(rows,)`; None if all were at theta
     """
 
     x: Tensor
     joint_score: Tensor | None = None
     joint_log_ratio: Tensor | None = None
+    from_theta: Tensor | None = None
+
+
+def simulate(
+    simulator: Simulator,
+    theta: Tensor,
+    *,
+    theta_ref: Tensor | None = None,
+    from_theta: Tensor | None = None,
+    seed: int | None = None,
+) -> Gold:
+    """Draw one x for each row of theta, with the joint score and the joint log ratio if the simulator knows them.
+
+    Arguments:
+        simulator: any; one with `simulate_with_gold` brings gold
+        theta: shape `(rows, parameter)`
+        theta_ref: the reference of the log ratio, shape `(parameter,)` or that of theta; the simulator's own if None
+        from_theta: whether to draw x at theta, or else at theta_ref, shape `(rows,)`; everything at theta if None.
+            Where x is drawn at theta_ref the joint score is zero, and nobody asks for it
+        seed: for a repeatable draw
+
+    Raises:
+        ValueError: if shapes do not fit, or rows at a reference are asked for and none is given
+
+    Example:
+        >>> from simulators.polynomial import PolynomialSurface
+        >>> gold = simulate(PolynomialSurface(), torch.zeros(5, 1), seed=0)
+        >>> gold.x.shape, gold.joint_score.shape
+        (torch.Size([5, 3]), torch.Size([5, 1]))
+    """
+    if from_theta is None:
+        if not isinstance(simulator, HasGold):
+            return Gold(simulator.simulate(theta, seed=seed))
+        found = simulator.simulate_with_gold(theta, theta_ref=theta_ref, seed=seed)
+        return Gold(found.x, found.joint_score, found.joint_log_ratio)
+    if theta_ref is None:
+        raise ValueError("Rows drawn at the reference need one: pass `theta_ref`.")
+    require_matching_rows("theta", theta, "from_theta", from_theta)
+    at_theta, reference = from_theta.bool(), theta_ref.expand_as(theta)
+    drawn_at = torch.where(at_theta[:, None], theta, reference)
+    if not isinstance(simulator, HasGold):
+        return Gold(simulator.simulate(drawn_at, seed=seed), from_theta=at_theta)
+    other = torch.where(at_theta[:, None], reference, theta)
+    found = simulator.simulate_with_gold(drawn_at, theta_ref=other, seed=seed)
+    ratio = torch.where(at_theta, found.joint_log_ratio, -found.joint_log_ratio)
+    return Gold(found.x, found.joint_score * at_theta[:, None], ratio, at_theta)

@@ -17,8 +17,11 @@ with undisturbed():
         RejectionPosteriorParameters,
         VIPosteriorParameters,
     )
+    from sbi.inference.potentials.base_potential import BasePotential
     from sbi.inference.potentials.likelihood_based_potential import LikelihoodBasedPotential
+    from sbi.inference.potentials.ratio_based_potential import RatioBasedPotential
     from sbi.neural_nets.estimators import ConditionalDensityEstimator
+    from sbi.neural_nets.ratio_estimators import RatioEstimator
     from sbi.samplers.importance.importance_sampling import importance_sample
     from sbi.samplers.rejection.rejection import rejection_sample
     from sbi.utils import mcmc_transform, process_prior, within_support
@@ -26,6 +29,7 @@ with undisturbed():
 
 __all__ = [
     "NLE_A",
+    "BasePotential",
     "ConditionalDensityEstimator",
     "ImportanceSamplingPosterior",
     "ImportanceSamplingPosteriorParameters",
@@ -33,6 +37,8 @@ __all__ = [
     "MCMCPosterior",
     "MCMCPosteriorParameters",
     "NeuralPosterior",
+    "RatioBasedPotential",
+    "RatioEstimator",
     "RejectionPosterior",
     "RejectionPosteriorParameters",
     "VIPosterior",

@@ -11,69 +11,27 @@ their meaning are sbi's where sbi has them.
 """
 
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
-from hashlib import sha256
-from typing import NamedTuple, TypeAlias
+from functools import partial
 
-import numpy as np
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_features, require_finite, require_matching_rows
 from mfsbi.plugin.estimator import ManifoldEstimator
-from mfsbi.plugin.host import (
-    ImportanceSamplingPosterior,
-    ImportanceSamplingPosteriorParameters,
-    MCMCPosterior,
-    MCMCPosteriorParameters,
-    NeuralPosterior,
-    RejectionPosterior,
-    RejectionPosteriorParameters,
-    VIPosterior,
-    VIPosteriorParameters,
-    mcmc_transform,
-    move_distribution_to_device,
-    process_prior,
-    within_support,
-)
+from mfsbi.plugin.host import NeuralPosterior, process_prior
+from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.potential import ManifoldPotential
+from mfsbi.plugin.simulations import Simulations
 from mfsbi.plugin.specs import Spec
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.data import Batch, joined, split
+from mfsbi.train.data import Batch
 from mfsbi.train.guard import ChartGuard
 from mfsbi.train.loop import History, Settings, fit
-from mfsbi.train.schedules import Schedule
+from mfsbi.train.schedules import Schedule, with_score
 from mfsbi.types import Prior
 
 __all__ = ["ManifoldNLE"]
-
-PosteriorParameters: TypeAlias = (
-    MCMCPosteriorParameters
-    | RejectionPosteriorParameters
-    | VIPosteriorParameters
-    | ImportanceSamplingPosteriorParameters
-)
-
-DEFAULTS: dict[str, Callable[[], PosteriorParameters]] = {
-    "mcmc": lambda: MCMCPosteriorParameters(init_strategy_parameters={"num_candidate_samples": 1000}),
-    "rejection": RejectionPosteriorParameters,
-    "vi": VIPosteriorParameters,
-    "importance": ImportanceSamplingPosteriorParameters,
-}
-"""sbi's settings, but for chain starts drawn from 1,000 candidates each instead of 10,000."""
-
-MINIMUM_ROWS = 20
-
-
-class Round(NamedTuple):
-    """Simulations appended together."""
-
-    theta: Tensor
-    x: Tensor
-    number: int
 
 
 class ManifoldNLE:
@@ -122,49 +80,41 @@ class ManifoldNLE:
         self.show_progress_bars = show_progress_bars
         self.estimator: ManifoldEstimator | None = None
         self.history = History()
-        self.simulations: list[Round] = []
+        self.simulations = Simulations(self.prior, self.parameter_dim)
 
     def __repr__(self) -> str:
-        rows = sum(len(part.theta) for part in self.simulations)
-        return (
-            f"ManifoldNLE({self.spec!r}, seed={self.seed}, simulations={rows:,}, trained={self.estimator is not None})"
-        )
+        rows, trained = self.simulations.rows, self.estimator is not None
+        return f"ManifoldNLE({self.spec!r}, seed={self.seed}, simulations={rows:,}, trained={trained})"
 
     def append_simulations(
-        self, theta: Tensor, x: Tensor, *, exclude_invalid_x: bool = False, from_round: int = 0
+        self,
+        theta: Tensor,
+        x: Tensor,
+        *,
+        joint_score: Tensor | None = None,
+        joint_log_ratio: Tensor | None = None,
+        exclude_invalid_x: bool = False,
+        from_round: int = 0,
     ) -> "ManifoldNLE":
         """Keep simulations for training and return the trainer.
 
         Arguments:
             theta: shape `(rows, parameter)`, inside the prior's support
             x: shape `(rows, data)`; both are converted to torch's default type
-            exclude_invalid_x: drop rows whose x holds NaN or infinity, with a warning, instead of refusing them;
-                the likelihood is then that of the valid data
+            joint_score: d/dtheta log p(x, z|theta) of each run, shape `(rows, parameter)`, in the units of theta; with
+                it training minimises the SCANDAL loss (see `mfsbi.train.losses`)
+            joint_log_ratio: log r(x, z|theta, theta_ref) of each run, shape `(rows,)`; kept with the simulations, but a
+                likelihood does not learn from it: `ALICES` does
+            exclude_invalid_x: drop rows whose x holds NaN or infinity, with their gold and a warning, instead of
+                refusing them; the likelihood is then that of the valid data
             from_round: the round they were drawn in; 0 for the prior
 
         Raises:
             ValueError: if rows do not match, feature counts differ from the prior's or from earlier simulations,
-                a value is NaN or infinite, or theta lies outside the prior
+                a value is NaN or infinite, theta lies outside the prior, or the joint score does not average to zero
         """
-        theta, x = _as_default_type("theta", theta), _as_default_type("x", x)
-        require_features("theta", theta, self.parameter_dim, "the prior")
-        features = self.simulations[0].x.shape[1] if self.simulations else (x.shape[1] if x.ndim == 2 else 0)
-        require_features("x", x, features, "earlier simulations" if self.simulations else "the data")
-        require_matching_rows("theta", theta, "x", x)
-        require_finite("theta", theta, "A simulator's parameters are known: look for the cause.")
-        if exclude_invalid_x:
-            theta, x = _drop_invalid(theta, x)
-        require_finite("x", x, "Remove these rows with their theta, or pass exclude_invalid_x=True.")
-        outside = (
-            torch.zeros(len(theta), dtype=torch.bool) if self.prior is None else ~within_support(self.prior, theta)
-        )
-        if outside.any():
-            first = int(outside.nonzero()[0])
-            raise ValueError(
-                f"`theta` should lie inside the prior; {int(outside.sum())} of {len(theta)} rows do not, the first of "
-                f"them row {first}: {theta[first].tolist()}. Draw theta from the prior, or widen it."
-            )
-        self.simulations.append(Round(theta, x, from_round))
+        batch = Batch(theta, x, joint_score=joint_score, joint_log_ratio=joint_log_ratio)
+        self.simulations.append(batch, from_round, exclude_invalid_x=exclude_invalid_x)
         return self
 
     def train(  # noqa: PLR0913 - sbi's signature
@@ -178,6 +128,7 @@ class ManifoldNLE:
         max_num_epochs: int = 50,
         clip_max_norm: float | None = 5.0,
         weight_decay: float = 0.1,
+        score_weight: float | None = None,
         restarts: int = 2,
         retrain_from_scratch: bool = False,
         discard_prior_samples: bool = False,
@@ -197,6 +148,8 @@ class ManifoldNLE:
             max_num_epochs: passes over the data of the default schedule
             clip_max_norm: largest norm of the gradient; None for no such limit
             weight_decay: of densities on a manifold, decoupled as in AdamW; phases that move a chart have none
+            score_weight: where simulations have joint scores, nats per squared standardised score; measured from the
+                noise of the scores if None, and zero for likelihood alone
             restarts: how often to start again if the chart collapsed (see `mfsbi.train.guard`)
             retrain_from_scratch: start from new weights although the trainer has trained before
             discard_prior_samples: leave out round 0 once later rounds are there
@@ -221,9 +174,14 @@ class ManifoldNLE:
             seed=derived(self.seed, 1),
             show_progress_bars=self.show_progress_bars,
         )
-        training, validation = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
+        held_out = self.simulations.split(
+            validation_fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
+        )
+        training, validation = (part.to(self.device) for part in held_out)
         if schedule is None:
             schedule = self.spec.suited(training.x.shape[1]).schedule(max_num_epochs)
+        if training.joint_score is not None and score_weight != 0:
+            schedule = with_score(schedule, score_weight)
         if self.estimator is None or retrain_from_scratch:
             estimator = self._train_anew(training, validation, schedule, settings, restarts)
         else:
@@ -269,47 +227,9 @@ class ManifoldNLE:
         estimator = self.estimator if density_estimator is None else density_estimator
         if estimator is None:
             raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
-        if sample_with not in DEFAULTS:
-            raise ValueError(f"`sample_with` should be one of {sorted(DEFAULTS)}; got {sample_with!r}.")
+        potential_with = partial(ManifoldPotential, estimator, device=self.device)
         processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
-        if processed is None:
-            raise ValueError(
-                "A posterior needs a `prior`; this trainer was made without one, for data without parameters."
-            )
-        own_prior = move_distribution_to_device(deepcopy(processed), self.device)
-        parameters = DEFAULTS[sample_with]() if posterior_parameters is None else posterior_parameters
-        shared = {"potential_fn": ManifoldPotential(estimator, own_prior, device=self.device), "device": self.device}
-        transform = mcmc_transform(own_prior, device=self.device)
-        match parameters:
-            case MCMCPosteriorParameters():
-                return MCMCPosterior(proposal=own_prior, theta_transform=transform, **shared, **asdict(parameters))
-            case RejectionPosteriorParameters():
-                return RejectionPosterior(proposal=own_prior, theta_transform=transform, **shared, **asdict(parameters))
-            case VIPosteriorParameters():
-                return VIPosterior(prior=own_prior, theta_transform=transform, **shared, **asdict(parameters))
-            case ImportanceSamplingPosteriorParameters():
-                settings = asdict(parameters) | {"theta_transform": parameters.theta_transform or transform}
-                return ImportanceSamplingPosterior(proposal=own_prior, **shared, **settings)
-        raise TypeError(
-            "`posterior_parameters` should be MCMC-, Rejection-, VI- or ImportanceSamplingPosteriorParameters of sbi; "
-            f"got {type(parameters).__name__}."
-        )
-
-    def _split(self, fraction: float, *, discard_prior_samples: bool) -> tuple[Batch, Batch]:
-        """Return the simulations to train on and those held out; the fate of a row never changes."""
-        if not self.simulations:
-            raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")
-        parts = [Batch(part.theta, part.x) for part in self.simulations]
-        later = max(part.number for part in self.simulations) > 0
-        kept = [part.number > 0 or not (discard_prior_samples and later) for part in self.simulations]
-        rows = sum(part.size for part, keep in zip(parts, kept, strict=True) if keep)
-        if rows < MINIMUM_ROWS:
-            raise ValueError(
-                f"Training needs at least {MINIMUM_ROWS} simulations (thousands to learn something); got {rows}."
-            )
-        pairs = split(parts, fraction, Generator().manual_seed(derived(self.seed, 2)))
-        training, validation = zip(*(pair for pair, keep in zip(pairs, kept, strict=True) if keep), strict=True)
-        return joined(training).to(self.device), joined(validation).to(self.device)
+        return posterior_of(potential_with, processed, sample_with, posterior_parameters, self.device)
 
     def _train_anew(
         self, training: Batch, validation: Batch, schedule: Schedule, settings: Settings, restarts: int
@@ -353,35 +273,7 @@ class ManifoldNLE:
                 self.estimator = estimator
                 estimator.training_record = {
                     **asdict(self.history),
-                    "simulations": sum(len(part.theta) for part in self.simulations),
-                    "sha256": _digest(self.simulations),
+                    "simulations": self.simulations.rows,
+                    "sha256": self.simulations.digest(),
                 }
         return estimator
-
-
-def _digest(rounds: list[Round]) -> str:
-    """Return a hash of all simulations, by which a result can be told to be from the same data."""
-    digest = sha256()
-    for part in rounds:
-        for value in (part.theta, part.x):
-            digest.update(np.ascontiguousarray(value.cpu()).data)
-    return digest.hexdigest()
-
-
-def _as_default_type(name: str, value: Tensor) -> Tensor:
-    """Return a tensor in torch's default type, which the weights have."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"`{name}` should be a torch tensor; got {type(value).__name__}. Try torch.from_numpy.")
-    return value.detach().to(torch.get_default_dtype())
-
-
-def _drop_invalid(theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows with finite x, warning about the others."""
-    valid = torch.isfinite(x).all(-1)
-    if not valid.all():
-        warnings.warn(
-            f"Dropped {int((~valid).sum())} of {len(x)} simulations with NaN or infinity in x. The likelihood will be "
-            "that of valid data only; if validity depends on theta, the posterior is biased.",
-            stacklevel=3,
-        )
-    return theta[valid], x[valid]

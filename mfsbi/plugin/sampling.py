@@ -29,7 +29,15 @@ from mfsbi.inference.grid import grid_posterior
 from mfsbi.inference.run_emcee import run_emcee
 from mfsbi.inference.run_pyro import run_pyro
 from mfsbi.inference.to_arviz import diagnose
-from mfsbi.plugin.host import MCMCPosterior, NeuralPosterior, VIPosterior, importance_sample, rejection_sample
+from mfsbi.plugin.host import (
+    BasePotential,
+    MCMCPosterior,
+    NeuralPosterior,
+    RatioBasedPotential,
+    VIPosterior,
+    importance_sample,
+    rejection_sample,
+)
 from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.seeds import derived, seeded
 
@@ -82,7 +90,7 @@ def sample_chains(
 
     Raises:
         ValueError: if there is no such sampler, draws is not positive, or the sampler refuses its settings
-        TypeError: if the posterior is not one of a `ManifoldNLE`, or for `slice` not sampled by MCMC
+        TypeError: if the posterior is not one of a `ManifoldNLE` or of `ALICES`, or for `slice` not sampled by MCMC
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"`sampler` should be one of {sorted(SAMPLERS)}; got {sampler!r}.")
@@ -274,20 +282,20 @@ SAMPLERS: dict[str, Callable[..., Chains]] = {
 """The roads by name."""
 
 
-def _potential(posterior: NeuralPosterior, x: Tensor, draws: int) -> ManifoldPotential:
+def _potential(posterior: NeuralPosterior, x: Tensor, draws: int) -> BasePotential:
     """Return the posterior's potential with these observations, which share one theta."""
     require_positive("draws", draws)
     potential = posterior.potential_fn
-    if not isinstance(potential, ManifoldPotential):
+    if not isinstance(potential, ManifoldPotential | RatioBasedPotential):
         raise TypeError(
-            f"`posterior` should come from a ManifoldNLE's build_posterior(); its potential is a "
+            "`posterior` should come from build_posterior() of a ManifoldNLE or of ALICES; its potential is a "
             f"{type(potential).__name__}."
         )
     potential.set_x(x, x_is_iid=True)
     return potential
 
 
-def _starts(potential: ManifoldPotential, count: int, seed: int) -> Tensor:
+def _starts(potential: BasePotential, count: int, seed: int) -> Tensor:
     """Return draws of the prior at which the posterior is not zero."""
     require_positive("chains", count)
     with seeded(seed), torch.no_grad():

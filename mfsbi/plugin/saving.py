@@ -25,6 +25,7 @@ from mfsbi.flows import AffineCouplings, Couplings, SplineCouplings
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
+from mfsbi.train.data import Batch
 from mfsbi.train.loop import EpochRecord, History
 from mfsbi.types import Prior
 
@@ -53,7 +54,8 @@ def save(trained: ManifoldEstimator | ManifoldNLE, path: str | Path) -> None:
     if isinstance(trained, ManifoldNLE):
         description["trainer"] = {"seed": trained.seed, "rounds": [part.number for part in trained.simulations]}
         for number, part in enumerate(trained.simulations):
-            tensors |= {f"{SIMULATIONS}{number}.theta": part.theta, f"{SIMULATIONS}{number}.x": part.x}
+            fields = part.batch._asdict().items()
+            tensors |= {f"{SIMULATIONS}{number}.{name}": value for name, value in fields if value is not None}
     estimator = trained.estimator if isinstance(trained, ManifoldNLE) else trained
     if estimator is None:
         raise RuntimeError("This trainer has no trained estimator yet: call `train()` before `save`.")
@@ -101,7 +103,7 @@ def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None
     estimator = _estimator(Path(path), tensors, description, spec)
     try:
         about, record = description["trainer"], estimator.training_record
-        parts = [[tensors[f"{SIMULATIONS}{i}.{name}"] for name in ("theta", "x")] for i in range(len(about["rounds"]))]
+        parts = [_simulations(tensors, f"{SIMULATIONS}{number}.") for number in range(len(about["rounds"]))]
         epochs = [EpochRecord(*epoch) for epoch in record["epochs"]]
         history, seed = History(epochs, record["interrupted"], record["collapses"]), about["seed"]
     except (KeyError, TypeError) as error:
@@ -109,8 +111,8 @@ def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None
             f"{path} should hold a trainer; it lacks {error}. For an estimator alone there is `load`."
         ) from error
     trainer = ManifoldNLE(prior, cast(Spec, estimator.spec), seed=seed)
-    for (theta, x), number in zip(parts, about["rounds"], strict=True):
-        trainer.append_simulations(theta, x, from_round=number)
+    for part, number in zip(parts, about["rounds"], strict=True):
+        trainer.simulations.append(part, number)
     trainer.estimator, trainer.history = estimator, history
     return trainer
 
@@ -143,6 +145,11 @@ def _estimator(
         raise ValueError(f"{path} does not fit the spec it names, {spec!r}: {error}") from error
     estimator.training_record = description.get("training", {})
     return estimator.eval()
+
+
+def _simulations(tensors: dict[str, Tensor], prefix: str) -> Batch:
+    """Return the simulations whose tensors' names begin like this."""
+    return Batch(**{name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
 
 
 def _fields(spec: Spec) -> dict[str, Any]:

@@ -16,11 +16,17 @@ class Batch(NamedTuple):
         theta: shape `(rows, parameter)`
         x: shape `(rows, data)`
         u: coordinates of x on a chart that stands still, shape `(rows, manifold)`; None while the chart moves
+        joint_score: t(x, z|theta), shape `(rows, parameter)`; None without such gold
+        joint_log_ratio: log r(x, z|theta, reference), shape `(rows,)`; None without such gold
+        from_theta: 1 where x was drawn at theta, 0 where at the reference, shape `(rows,)`; None if all were at theta
     """
 
     theta: Tensor
     x: Tensor
     u: Tensor | None = None
+    joint_score: Tensor | None = None
+    joint_log_ratio: Tensor | None = None
+    from_theta: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -29,11 +35,16 @@ class Batch(NamedTuple):
 
     def rows(self, index: Tensor | slice) -> "Batch":
         """Return the chosen rows of every field."""
-        return Batch(self.theta[index], self.x[index], None if self.u is None else self.u[index])
+        return self.map(lambda field: field[index])
 
     def to(self, device: str | torch.device) -> "Batch":
         """Return the same rows on another device."""
-        return Batch(self.theta.to(device), self.x.to(device), None if self.u is None else self.u.to(device))
+        return self.map(lambda field: field.to(device))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with a function applied to every field that is there."""
+        fields = self._asdict().items()
+        return self._replace(**{name: function(field) for name, field in fields if field is not None})
 
 
 def split(parts: Sequence[Batch], fraction: float, generator: Generator) -> list[tuple[Batch, Batch]]:
@@ -61,8 +72,9 @@ def split(parts: Sequence[Batch], fraction: float, generator: Generator) -> list
 
 
 def joined(parts: Sequence[Batch]) -> Batch:
-    """Return all rows of several parts, theta and x, as one batch."""
-    return Batch(torch.cat([part.theta for part in parts]), torch.cat([part.x for part in parts]))
+    """Return all rows of several parts as one batch; parts have the same fields."""
+    there = [name for name, field in parts[0]._asdict().items() if field is not None]
+    return parts[0]._replace(**{name: torch.cat([getattr(part, name) for part in parts]) for name in there})
 
 
 def minibatches(data: Batch, size: int, generator: Generator) -> Iterator[Batch]:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -30,12 +30,12 @@ from mfsbi.checks import require_positive, require_positive_integer
 from mfsbi.models import AbstractModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, minibatches, steps_per_epoch
+from mfsbi.train.losses import Adaptive
 from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.schedules import Phase, Schedule
 
 __all__ = ["EpochRecord", "History", "Settings", "fit"]
 
-PARTS = ("chart", "latent")
 SMOOTH = 5  # epochs whose validation losses are averaged to decide when to stop
 
 
@@ -146,7 +146,7 @@ class _Patience:
 
 
 def fit(
-    model: AbstractModel,
+    model: nn.Module,
     training: Batch,
     validation: Batch,
     schedule: Schedule,
@@ -159,7 +159,7 @@ def fit(
     Ctrl-C ends the training, not the program: the best weights so far are in place and a warning says so.
 
     Arguments:
-        model: both parts on the device and in the type of the data
+        model: its parts, such as chart and latent, are its children; on the device and in the type of the data
         training: rows to learn from
         validation: rows to judge by
         schedule: phases in order, as `sequential()` returns them
@@ -171,7 +171,7 @@ def fit(
         ValueError: if the schedule is empty, or a phase has no epochs or rows or names parts that models do not have
         ArithmeticError: if a loss becomes NaN or infinite; the best weights before that are in place
     """
-    _require_phases(schedule)
+    _require_phases(schedule, model)
     settings = Settings() if settings is None else settings
     history = History() if history is None else history
     generator = Generator().manual_seed(settings.seed)
@@ -196,14 +196,18 @@ def fit(
     return history
 
 
-class _PhaseRun(NamedTuple):
-    """One phase at work."""
+@dataclass
+class _PhaseRun:
+    """One phase at work; its loss may adapt to the held-out rows before each epoch."""
 
-    model: AbstractModel
+    model: nn.Module
     number: int
     phase: Phase
     optimizer: PartsOptimizer
     settings: Settings
+
+    def __post_init__(self) -> None:
+        self.loss = self.phase.loss
 
     def epochs(
         self, training: Batch, validation: Batch, generator: Generator, bar: tqdm, history: History, best: _Best
@@ -259,24 +263,27 @@ class _PhaseRun(NamedTuple):
             best.keep(loss, epoch)
 
     def _held_out(self, validation: Batch) -> Tensor:
-        """Return the mean loss of the validation rows."""
-        return in_chunks(lambda rows: self.phase.loss(self.model, rows), validation).mean()
+        """Return the mean loss of the validation rows, to which it has adapted if it can."""
+        if isinstance(self.loss, Adaptive):
+            self.loss = self.loss.adapted(self.model, validation)
+        return in_chunks(lambda rows: self.loss(self.model, rows), validation).mean()
 
     def _step(self, batch: Batch) -> Tensor:
         """Move the weights once along the gradient of the mean loss and return that."""
         self.optimizer.parts.zero_grad(set_to_none=True)
-        loss = self.phase.loss(self.model, batch).mean()
+        loss = self.loss(self.model, batch).mean()
         loss.backward()
         self.optimizer.step(self.settings.clip_max_norm)
         return loss.detach()
 
     def _with_coordinates(self, data: Batch) -> Batch:
         """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
-        return data._replace(u=None if "chart" in self.phase.trains else self._encode(data))
+        moving = "chart" in self.phase.trains or not isinstance(self.model, AbstractModel)
+        return data._replace(u=None if moving else self._encode(data))
 
     def _measure_coordinates(self, training: Batch, validation: Batch) -> None:
         """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
-        if "latent" in self.phase.trains:
+        if "latent" in self.phase.trains and isinstance(self.model, AbstractModel):
             latent, before = self.model.latent, self._held_out(validation)
             old = latent.u_mean.clone(), latent.u_std.clone()
             latent.measure(self._encode(training) if training.u is None else training.u)
@@ -285,11 +292,12 @@ class _PhaseRun(NamedTuple):
                 latent.u_std.copy_(old[1])
 
     def _encode(self, data: Batch) -> Tensor:
-        return in_chunks(lambda rows: self.model.encode(rows.x, rows.theta), data)
+        model = cast(AbstractModel, self.model)
+        return in_chunks(lambda rows: model.encode(rows.x, rows.theta), data)
 
 
 def _optimizer(
-    model: AbstractModel, trains: tuple[str, ...], schedule: Schedule, training: Batch, settings: Settings
+    model: nn.Module, trains: tuple[str, ...], schedule: Schedule, training: Batch, settings: Settings
 ) -> PartsOptimizer | None:
     """Return what moves some parts through the whole schedule, or None if they have nothing to train."""
     parts = nn.ModuleList([getattr(model, name) for name in trains])
@@ -317,7 +325,8 @@ def _progress_bar(steps: int, settings: Settings) -> Iterator[tqdm]:
         yield bar
 
 
-def _require_phases(schedule: Schedule) -> None:
+def _require_phases(schedule: Schedule, model: nn.Module) -> None:
+    parts = tuple(name for name, _ in model.named_children())
     if not schedule:
         raise ValueError("`schedule` should have at least one phase; it is empty.")
     for phase in schedule:
@@ -325,8 +334,8 @@ def _require_phases(schedule: Schedule) -> None:
             raise ValueError(f"A phase should have at least 1 epoch; got {phase}.")
         if phase.rows is not None:
             require_positive_integer("Phase.rows", phase.rows)
-        if not isinstance(phase.trains, tuple) or not set(phase.trains) <= set(PARTS):
-            raise ValueError(f"A phase should train a tuple of parts out of {PARTS}; got {phase.trains!r}.")
+        if not isinstance(phase.trains, tuple) or not set(phase.trains) <= set(parts):
+            raise ValueError(f"A phase should train a tuple of parts out of {parts}; got {phase.trains!r}.")
 
 
 def _number(loss: Tensor, what: str) -> float:

@@ -5,26 +5,82 @@ r"""Losses: one number for each row, from a model and a batch.
     joint          = 1000 reconstruction + latent_nll               moves both, each by its own term
     nll            = -log p(x|theta) in data space                  moves both: pseudo-invertible encoders
     joint_nll      = 1000 reconstruction - log p(x|theta)           moves both: simultaneous training, a cautionary tale
+    Scandal(base)  = base, and the joint score as a second label    moves what base moves
+    Alices()       = cross-entropy, and the joint score             moves a ratio
 
 Likelihood alone cannot find a manifold: one that crosses the data instead of following them projects all of them to
 one place, where the density grows without bound. So the chart learns from reconstruction and the density from
 likelihood (Brehmer & Cranmer, arXiv:2003.13913, §2.3). In `joint` the coordinates are detached for that
 reason; its weight matters only to what looks at the sum: early stopping, and the clipping of gradients. In `joint_nll`
 they are not, and likelihood pulls the chart towards places where the data are dense.
+
+**The joint score as a second label.** Where the joint score t(x, z|theta) of each run is known (`mfsbi.gold`), the
+score of the model, s(x|theta) = d/dtheta log p(x|theta), is fitted to it as well (SCANDAL: Brehmer, Louppe, Pavez,
+Cranmer, arXiv:1805.12244),
+
+    L = -log p(x|theta) + alpha |t - s|^2,    minimal in the mean at the true density, for any alpha > 0,
+
+with both scores for standardised theta: theta -> (theta - mean)/std takes t to std * t. How much a label is worth is
+said by its noise. If t were Gaussian about the true score with the variance V_i of parameter i, then the likelihood of
+what was simulated, x and t together, would be
+
+    L = -log p(x|theta) + 1/2 sum_i [(t_i - s_i)^2 / V_i + log V_i],    so    alpha_i = 1 / (2 V_i)  nats.
+
+That is the automatic weight, with V_i the mean of (t_i - s_i)^2 over held-out rows, measured again before each pass:
+what the model cannot yet explain counts as noise, too, so the weight is small at first and grows as scores are
+learned, to a limit set by Var(t|x, theta). On training rows it would grow without bound as they are learned by heart.
+
+**Ratios.** ALICES (Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv:1808.00973) classifies whether x was drawn at theta
+(y = 1) or at a reference (y = 0) by the logit log r(x|theta) + log w, w the prior odds, but with the chance s(x, z) of
+y given the whole run for the label,
+
+    L = -s log sigmoid(logit) - (1 - s) log sigmoid(-logit) + alpha y |t - d/dtheta log r(x|theta)|^2.
+
+E[s|x, theta] is the chance of y given x alone, with less noise than y has. All in logits: no ratio is exponentiated.
+Without the ratios s is y (NRE, or CARL), without t it is ALICE. Where all rows were drawn at theta, y = 0 is made by
+handing each x the theta of another row: the reference then is the distribution of all x.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast, runtime_checkable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from mfsbi.models import AbstractModel, AmbientModel, DensityModel, ManifoldModel
-from mfsbi.train.data import Batch
+from mfsbi.ratio import RatioModel
+from mfsbi.train.data import Batch, in_chunks
 
-__all__ = ["RECONSTRUCTION_WEIGHT", "Loss", "joint", "joint_nll", "latent_nll", "nll", "reconstruction"]
+__all__ = [
+    "RECONSTRUCTION_WEIGHT",
+    "Adaptive",
+    "Alices",
+    "Loss",
+    "Scandal",
+    "joint",
+    "joint_nll",
+    "latent_nll",
+    "nll",
+    "reconstruction",
+]
 
 Loss = Callable[[Any, Batch], Tensor]
 """(model, batch) -> (rows,)"""
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """A loss with settings that it takes from held-out rows as training goes on."""
+
+    def adapted(self, model: Any, held_out: Batch) -> "Adaptive":  # noqa: ANN401 - whatever it is a loss of
+        """Return the same loss with settings for the model as it is."""
+
+    def __call__(self, model: Any, batch: Batch) -> Tensor:  # noqa: ANN401
+        """Return the loss of each row, shape `(rows,)`."""
+
 
 RECONSTRUCTION_WEIGHT = 1000.0
 """Nats for a squared distance of one standard deviation; the paper's setting for the polynomial surface."""
@@ -72,3 +128,125 @@ def joint(model: AbstractModel, batch: Batch) -> Tensor:
     if isinstance(model, AmbientModel):
         return nll(model, batch)
     return RECONSTRUCTION_WEIGHT * reconstruction(model, batch) + latent_nll(model, batch)
+
+
+LEAST_NOISE = 1e-6
+"""Of the score's own mean square: what float32 leaves of a residual."""
+
+
+@dataclass(frozen=True)
+class _ScoreLoss(ABC):
+    """A loss with the joint score as a second label, where the batch has one."""
+
+    weight: float | None = None
+    noise: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not self.weight >= 0:
+            raise ValueError(f"The weight of the score should not be negative; got {self.weight}.")
+
+    @abstractmethod
+    def _values(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss without score, and what the score is the gradient of, each of shape `(rows,)`."""
+
+    @abstractmethod
+    def _scale(self, model: nn.Module) -> Tensor:
+        """Return the spreads of theta that standardise it, shape `(parameter,)`."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss of each row, shape `(rows,)`."""
+        if batch.joint_score is None or self.weight == 0:
+            return self._values(model, batch)[0]
+        loss, squared = self._with_errors(model, batch)
+        if self.weight is not None:
+            return loss + self.weight * _of_theta(batch) * squared.sum(-1)
+        noise = self._noise(squared.detach(), batch) if self.noise is None else self.noise
+        return loss + 0.5 * _of_theta(batch) * (squared / noise + noise.log()).sum(-1)
+
+    def adapted(self, model: nn.Module, held_out: Batch) -> "_ScoreLoss":
+        """Return the loss with the noise as it is on rows the model has not seen."""
+        if held_out.joint_score is None or self.weight is not None:
+            return self
+        squared = in_chunks(lambda rows: self._with_errors(model, rows)[1], held_out)
+        least = LEAST_NOISE * self._noise((held_out.joint_score * self._scale(model)).square(), held_out)
+        return replace(self, noise=torch.maximum(self._noise(squared, held_out), least))
+
+    def _with_errors(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss without score, and the squared errors of the standardised score, `(rows, parameter)`."""
+        learning = torch.is_grad_enabled()
+        with torch.enable_grad():
+            theta = batch.theta.detach().requires_grad_()
+            loss, log_density = self._values(model, batch._replace(theta=theta))
+            (score,) = torch.autograd.grad(log_density.sum(), theta, create_graph=learning)
+        errors = (cast(Tensor, batch.joint_score) - score) * self._scale(model)
+        return (loss if learning else loss.detach()), errors.square()
+
+    @staticmethod
+    def _noise(squared: Tensor, batch: Batch) -> Tensor:
+        """Return the mean square of each parameter's error over rows drawn at theta."""
+        at_theta = _of_theta(batch).expand(len(squared))[:, None]
+        return (squared * at_theta).sum(0) / at_theta.sum(0)
+
+
+@dataclass(frozen=True)
+class Scandal(_ScoreLoss):
+    """-log p with the joint score as a second label; see above.
+
+    Arguments:
+        weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
+        noise: V, shape `(parameter,)`; measured on the batch itself if None
+        base: a loss that is -log p(x|theta) but for terms without theta
+
+    Raises:
+        ValueError: if the weight is negative
+    """
+
+    base: Loss = latent_nll
+
+    @property
+    def __name__(self) -> str:
+        return f"scandal({self.base.__name__})"
+
+    def _values(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        loss = self.base(model, batch)
+        return loss, -loss
+
+    def _scale(self, model: nn.Module) -> Tensor:
+        return cast(AbstractModel, model).latent.theta_std
+
+
+@dataclass(frozen=True)
+class Alices(_ScoreLoss):
+    """The cross-entropy of a ratio with as much gold as the batch has; see above.
+
+    Arguments:
+        weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
+        noise: V, shape `(parameter,)`; measured on the batch itself if None
+        log_odds: log w, of how many rows were drawn at theta for each one drawn at the reference
+
+    Raises:
+        ValueError: if the weight is negative
+    """
+
+    log_odds: float = 0.0
+    __name__ = "alices"
+
+    def _values(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        ratio = cast(RatioModel, model)
+        log_ratio = ratio.log_ratio(batch.x, batch.theta)
+        if batch.from_theta is None:
+            other = ratio.log_ratio(batch.x, batch.theta.detach().roll(1, 0))  # rows come in random order
+            return 0.5 * (functional.softplus(-log_ratio) + functional.softplus(other)), log_ratio
+        label = batch.from_theta
+        if batch.joint_log_ratio is not None:
+            label = (batch.joint_log_ratio + self.log_odds).sigmoid()
+        logit = log_ratio + self.log_odds
+        return functional.binary_cross_entropy_with_logits(logit, label, reduction="none"), log_ratio
+
+    def _scale(self, model: nn.Module) -> Tensor:
+        return cast(RatioModel, model).theta_std
+
+
+def _of_theta(batch: Batch) -> Tensor:
+    """Return 1 for rows drawn at theta and 0 for others, shape `(rows,)`, or one 1 for all."""
+    return batch.theta.new_ones(()) if batch.from_theta is None else batch.from_theta

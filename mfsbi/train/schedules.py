@@ -51,9 +51,9 @@ cannot throw them.
 
 from typing import NamedTuple
 
-from mfsbi.train.losses import Loss, joint_nll, latent_nll, nll, reconstruction
+from mfsbi.train.losses import Loss, Scandal, joint_nll, latent_nll, nll, reconstruction
 
-__all__ = ["Phase", "Schedule", "alternating", "ambient", "density_only", "sequential", "simultaneous"]
+__all__ = ["Phase", "Schedule", "alternating", "ambient", "density_only", "sequential", "simultaneous", "with_score"]
 
 
 class Phase(NamedTuple):
@@ -132,6 +132,24 @@ def density_only(epochs: int = 50) -> Schedule:
     if epochs < 1:
         raise ValueError(f"`epochs` should be at least 1; got {epochs}.")
     return [Phase(latent_nll, ("latent",), epochs)]
+
+
+def with_score(schedule: Schedule, weight: float | None = None) -> Schedule:
+    """Return the schedule with the joint score as a second label wherever the density is trained by likelihood.
+
+    Arguments:
+        schedule: any
+        weight: of the score, as `Scandal` has it; by the noise of the scores if None
+
+    Raises:
+        ValueError: if the weight is negative
+    """
+    return [
+        phase._replace(loss=Scandal(weight, base=phase.loss))
+        if "latent" in phase.trains and not isinstance(phase.loss, Scandal)
+        else phase
+        for phase in schedule
+    ]
 
 
 def _passes_for_each_part(epochs: int) -> int:

@@ -15,20 +15,18 @@ Parton densities, detector and selection cancel. E[t|x, theta] is the score of x
 Features are in GeV and rad, all numbers in float64.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from simulators.base import generator_from, require_last_axis
+from simulators.base import Gold, generator_from, reference_for, require_last_axis
 from simulators.lhc.amplitude import OPERATORS, amplitude_of
 from simulators.lhc.decay import observe
 from simulators.lhc.detector import CHART, FEATURES, accepted, decode, encode
 from simulators.lhc.hard_process import draw, load_grids
 from simulators.lhc.likelihood import QuadraticForm, cross_section, log_gradient, quadratic_form
 
-__all__ = ["Gold", "WBFHiggs"]
+__all__ = ["WBFHiggs"]
 
 ROWS = 65_536
 """Events drawn at a time."""
@@ -38,20 +36,6 @@ VOLUMES = 4096
 
 FARTHEST = 10.0
 """Largest |theta|: ten standard deviations of the prior."""
-
-
-class Gold(NamedTuple):
-    """Events with what the simulator knows of them.
-
-    Arguments:
-        x: features, shape `(rows, 40)`
-        joint_score: t(x, z|theta), shape `(rows, parameter)`
-        joint_log_ratio: ln r(x, z|theta, theta_ref), shape `(rows,)`
-    """
-
-    x: Tensor
-    joint_score: Tensor
-    joint_log_ratio: Tensor
 
 
 class WBFHiggs:
@@ -123,15 +107,8 @@ class WBFHiggs:
             ValueError: if theta has another number of features, is not finite, or lies outside its range
         """
         self._require_theta("theta", theta)
-        reference = torch.zeros_like(theta) if theta_ref is None else theta_ref
+        reference = reference_for(theta, theta_ref)
         self._require_theta("theta_ref", reference)
-        try:
-            reference = reference.expand_as(theta)
-        except RuntimeError as error:
-            raise ValueError(
-                f"`theta_ref` should broadcast to the shape of theta, {tuple(theta.shape)}; "
-                f"got {tuple(reference.shape)}."
-            ) from error
         chart, vertices = self._events(theta, seed)
         at, other = (each.reshape(-1, self.parameter_dim).double() for each in (theta, reference))
         shape = theta.shape[:-1]

@@ -125,11 +125,11 @@ def test_bad_arguments_are_refused():
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_the_inverse_density_of_samples_averages_to_the_area(n):
     """E[1/p] over the samples in a cap is the cap's area: a wrong volume, or a lost preimage, would show."""
-    sphere, theta = Sphere(n), torch.tensor([0.9, 0.4], dtype=torch.float64).expand(400_000, 2)
+    sphere, theta = Sphere(n), torch.tensor([0.9, 0.4], dtype=torch.float64).expand(100_000, 2)
     x = sphere.simulate(theta, seed=8)
     cap = (x[:, 0].abs() < 0.5) & (x[:, 1].abs() < 0.5)  # away from the poles of both first angles
     inverse = torch.where(cap, (-sphere.log_prob(x, theta)).exp(), 0.0)
-    uniform = torch.nn.functional.normalize(torch.randn(400_000, n + 1, dtype=torch.float64), dim=-1)
+    uniform = torch.nn.functional.normalize(torch.randn(100_000, n + 1, dtype=torch.float64), dim=-1)
     share = ((uniform[:, 0].abs() < 0.5) & (uniform[:, 1].abs() < 0.5)).double().mean()
     area = float(share) * 2 * math.pi ** ((n + 1) / 2) / math.gamma((n + 1) / 2)
     error = float(inverse.std()) / len(x) ** 0.5

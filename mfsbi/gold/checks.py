@@ -1,0 +1,101 @@
+r"""Free checks of gold, before anything is trained on it.
+
+At fixed theta the joint score averages to zero, whatever the simulator,
+
+    E[t | theta] = int dx dz p(x, z|theta) d/dtheta log p(x, z|theta) = d/dtheta 1 = 0,
+
+and so it does over any region of theta. With labels y of whether x was drawn at theta or at the reference, and prior
+odds w of the two, the joint log ratio says the chance of y given the whole run,
+
+    E[y | x, z, theta] = s = sigmoid(log r + log w),    so    E[y - s | theta] = 0,
+
+which unlike E[1/r] = 1 has no tails to wait for. Regions are the deciles of each parameter. A mean that is six standard
+errors off has a chance of 2e-9: a wrong sign, a wrong normalisation or rows out of order are found, and so is a score
+for other units of theta where it is not zero on average. What cannot be found is a factor on all of t.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["log_odds", "require_centred_labels", "require_centred_score", "soft_labels"]
+
+LARGEST_Z = 6.0
+BINS = 10
+LEAST_ROWS = 100
+"""In a bin: with fewer, means of skewed scores are not yet normal."""
+
+
+def require_centred_score(theta: Tensor, joint_score: Tensor) -> None:
+    """Raise unless the joint score averages to zero, over all rows and in every region of theta.
+
+    Arguments:
+        theta: shape `(rows, parameter)`, where x was drawn
+        joint_score: shape `(rows, parameter)`
+
+    Raises:
+        ValueError: if it does not; the message names the component, the region and the z-value
+    """
+    for region, rows in _regions(theta):
+        z = _z_values(joint_score[rows])
+        worst = int(z.abs().argmax())
+        if z[worst].abs() > LARGEST_Z:
+            raise ValueError(
+                f"`joint_score` should average to zero at any theta. For parameter {worst}, over {region}, the mean of "
+                f"{len(rows)} rows is {float(joint_score[rows, worst].double().mean()):.4g}, z = {z[worst]:.1f}. Is it "
+                "the gradient of log p(x, z|theta) with its normalisation, at the theta each x was drawn at?"
+            )
+
+
+def require_centred_labels(theta: Tensor, joint_log_ratio: Tensor, from_theta: Tensor) -> None:
+    """Raise unless the joint log ratio predicts how many rows were drawn at theta, in every region of theta.
+
+    Arguments:
+        theta: shape `(rows, parameter)`
+        joint_log_ratio: log r(x, z|theta, reference), shape `(rows,)`
+        from_theta: 1 where x was drawn at theta and 0 where at the reference, shape `(rows,)`
+
+    Raises:
+        ValueError: if it does not; the message names the region and the z-value
+    """
+    surprise = (from_theta - soft_labels(joint_log_ratio, log_odds(from_theta)))[:, None]
+    for region, rows in _regions(theta):
+        z = float(_z_values(surprise[rows]))
+        if abs(z) > LARGEST_Z:
+            raise ValueError(
+                "`joint_log_ratio` should be log p(x, z|theta) - log p(x, z|reference), also where x was drawn at the "
+                f"reference. Over {region} it predicts {float((from_theta - surprise[:, 0])[rows].mean()):.1%} of "
+                f"{len(rows)} rows to be drawn at theta; {float(from_theta[rows].mean()):.1%} were, z = {z:.1f}."
+            )
+
+
+def log_odds(from_theta: Tensor) -> float:
+    """Return the log of how many rows were drawn at theta for each one drawn at the reference."""
+    share = from_theta.double().mean()
+    return float((share / (1 - share)).log())
+
+
+def soft_labels(joint_log_ratio: Tensor, odds: float) -> Tensor:
+    """Return the chance that x was drawn at theta given the whole run, shape `(rows,)`."""
+    return (joint_log_ratio + odds).sigmoid()
+
+
+def _regions(theta: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield a name and the rows of all of theta, and of up to ten bins of each parameter."""
+    everything = torch.arange(len(theta), device=theta.device)
+    yield "all theta", everything
+    bins = min(BINS, len(theta) // LEAST_ROWS)
+    if bins < 2:
+        return
+    for number, column in enumerate(theta.unbind(-1)):
+        order = column.argsort()
+        for rows in order.tensor_split(bins):
+            yield f"theta_{number} in [{column[rows[0]]:.4g}, {column[rows[-1]]:.4g}]", rows
+
+
+def _z_values(values: Tensor) -> Tensor:
+    """Return mean over standard error of each column; infinite where all rows agree on another value than zero."""
+    mean, error = values.double().mean(0), values.double().std(0, correction=0) / len(values) ** 0.5
+    return torch.where(mean == 0, mean, mean / functional.relu(error))

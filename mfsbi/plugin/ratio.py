@@ -1,0 +1,283 @@
+"""Neural ratio estimation with gold, in sbi's three verbs.
+
+    trainer = ALICES(prior, seed=0)
+    trainer.append_simulations(theta, x, joint_log_ratio=r, joint_score=t, from_theta=y)
+    estimator = trainer.train()
+    posterior = trainer.build_posterior()
+
+It learns log p(x|theta) - log p(x|reference), which is all that a posterior needs, for data of any kind: nothing is
+said about a manifold, and no x can be drawn. How much gold comes decides what it is:
+
+| rows bring | name |
+|---|---|
+| joint_log_ratio, joint_score, from_theta | ALICES |
+| joint_log_ratio, from_theta | ALICE |
+| from_theta | NRE, or CARL |
+| nothing: all drawn at theta | NRE against the distribution of all x, as sbi's |
+
+(Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv:1808.00973). sbi's trainers form pairs within the batch and have no
+place for labels of single pairs; its estimator, potential and posteriors are used as they are.
+"""
+
+from copy import deepcopy
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution
+from tqdm.auto import tqdm
+
+from mfsbi.checks import require_positive_integer
+from mfsbi.gold.checks import log_odds
+from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimator, process_prior
+from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
+from mfsbi.plugin.simulations import Simulations
+from mfsbi.ratio import RatioModel
+from mfsbi.seeds import derived, seeded
+from mfsbi.train.data import Batch
+from mfsbi.train.loop import History, Settings, fit
+from mfsbi.train.losses import Alices
+from mfsbi.train.schedules import Phase
+from mfsbi.types import Prior
+
+__all__ = ["ALICES", "GoldenRatio"]
+
+
+class GoldenRatio(RatioEstimator):
+    """A `RatioModel` as one of sbi's ratio estimators.
+
+    Arguments:
+        model: the network with its standardisation; also at `estimator.model`
+    """
+
+    training_record: dict[str, Any]
+    """What its `ALICES` did: losses of each epoch, how many simulations and their hash."""
+
+    def __init__(self, model: RatioModel) -> None:
+        super().__init__(model, theta_shape=Size(model.theta_mean.shape), x_shape=Size(model.x_mean.shape))
+        self.training_record = {}
+
+    def __repr__(self) -> str:
+        return f"GoldenRatio({self.model!r})"
+
+    @property
+    def model(self) -> RatioModel:
+        """The network behind this estimator."""
+        return self.net
+
+    def unnormalized_log_ratio(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Return log p(x|theta) - log p(x|reference), shape `(*)`.
+
+        Arguments:
+            theta: shape `(*, parameter)`
+            x: shape `(*, data)`
+
+        Raises:
+            ValueError: if features or leading axes differ from each other's
+        """
+        self._check_theta_shape_suffix(theta)
+        self._check_x_shape_suffix(x)
+        self._get_shape_prefix(theta, x)
+        return self.model.log_ratio(x, theta)
+
+
+class ALICES:
+    """Neural ratio estimation with joint log ratios and joint scores.
+
+    Arguments:
+        prior: distribution of theta, as sbi accepts them
+        width: units in each hidden layer of the network; 100 as in the reference setting
+        depth: hidden layers; 3 as in the reference setting
+        seed: of the split, the first weights and the order of the rows; the same seed gives the same result
+        device: where to train
+        show_progress_bars: True, False, or None for "only on a terminal"
+
+    Example:
+        >>> from mfsbi import ALICES
+        >>> from mfsbi.gold import simulate
+        >>> from simulators.polynomial import PolynomialSurface
+        >>> surface = PolynomialSurface()
+        >>> theta, at_theta = surface.prior.sample((400,)), torch.rand(400) < 0.5
+        >>> gold = simulate(surface, theta, theta_ref=torch.zeros(1), from_theta=at_theta, seed=0)
+        >>> trainer = ALICES(surface.prior, seed=0).append_simulations(theta, **gold._asdict())
+        >>> posterior = trainer.train(max_num_epochs=2) and trainer.build_posterior()
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        *,
+        width: int = 100,
+        depth: int = 3,
+        seed: int = 0,
+        device: str = "cpu",
+        show_progress_bars: bool | None = None,
+    ) -> None:
+        require_positive_integer("width", width)
+        require_positive_integer("depth", depth)
+        if seed < 0:
+            raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
+        with seeded(seed):  # sbi draws from the prior to learn its shape
+            processed, self.parameter_dim, _ = process_prior(deepcopy(prior))
+        self.prior: Distribution = processed
+        self.size = width, depth
+        self.seed = seed
+        self.device = device
+        self.show_progress_bars = show_progress_bars
+        self.estimator: GoldenRatio | None = None
+        self.history = History()
+        self.simulations = Simulations(self.prior, self.parameter_dim)
+
+    def __repr__(self) -> str:
+        rows, trained = self.simulations.rows, self.estimator is not None
+        return f"ALICES(width, depth={self.size}, seed={self.seed}, simulations={rows:,}, trained={trained})"
+
+    def append_simulations(
+        self,
+        theta: Tensor,
+        x: Tensor,
+        *,
+        joint_log_ratio: Tensor | None = None,
+        joint_score: Tensor | None = None,
+        from_theta: Tensor | None = None,
+        exclude_invalid_x: bool = False,
+        from_round: int = 0,
+    ) -> "ALICES":
+        """Keep simulations for training and return the trainer.
+
+        Arguments:
+            theta: shape `(rows, parameter)`, inside the prior's support
+            x: shape `(rows, data)`; both are converted to torch's default type
+            joint_log_ratio: log p(x, z|theta) - log p(x, z|reference) of each run, shape `(rows,)`
+            joint_score: d/dtheta log p(x, z|theta) of each run, shape `(rows, parameter)`, in the units of theta;
+                whatever it is where x was not drawn at theta, it must be finite there
+            from_theta: whether x was drawn at theta, or else at the reference, shape `(rows,)`; all at theta if None.
+                The reference is a point, or a distribution of points, that does not depend on theta
+            exclude_invalid_x: drop rows whose x holds NaN or infinity, with their gold and a warning
+            from_round: the round they were drawn in; 0 for the prior
+
+        Raises:
+            ValueError: as `ManifoldNLE.append_simulations`; if there are joint log ratios and no row was drawn at the
+                reference, or they do not predict how many were
+        """
+        if joint_log_ratio is not None and from_theta is None:
+            raise ValueError(
+                "`joint_log_ratio` needs rows drawn at the reference as well: pass `from_theta`, True for rows drawn "
+                "at theta. `mfsbi.gold.simulate(simulator, theta, theta_ref=..., from_theta=...)` makes both."
+            )
+        batch = Batch(theta, x, None, joint_score, joint_log_ratio, from_theta)
+        self.simulations.append(batch, from_round, exclude_invalid_x=exclude_invalid_x)
+        return self
+
+    def train(  # noqa: PLR0913 - sbi's signature
+        self,
+        *,
+        training_batch_size: int = 500,
+        learning_rate: float = 2e-3,
+        validation_fraction: float = 0.1,
+        stop_after_epochs: int | None = None,
+        max_num_epochs: int = 50,
+        clip_max_norm: float | None = 5.0,
+        weight_decay: float = 0.0,
+        score_weight: float | None = None,
+        retrain_from_scratch: bool = False,
+        discard_prior_samples: bool = False,
+        show_train_summary: bool = False,
+    ) -> GoldenRatio:
+        """Train and return the estimator; the trainer keeps it too, also after an error once an epoch was finished.
+
+        Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so.
+
+        Arguments:
+            training_batch_size: rows per step
+            learning_rate: peak of the learning rate
+            validation_fraction: share of the rows held out
+            stop_after_epochs: epochs without a better validation loss before training stops; by default it does not
+            max_num_epochs: passes over the data
+            clip_max_norm: largest norm of the gradient; None for no such limit
+            weight_decay: decoupled, as in AdamW
+            score_weight: where simulations have joint scores, nats per squared standardised score (the paper's alpha is
+                1); measured from the noise of the scores if None, and zero to leave them out
+            retrain_from_scratch: start from new weights although the trainer has trained before
+            discard_prior_samples: leave out round 0 once later rounds are there
+            show_train_summary: print the summary at the end
+
+        Raises:
+            RuntimeError: if no simulations were appended
+            ValueError: if there are too few of them or an argument is out of range
+            ArithmeticError: if the loss becomes NaN or infinite
+        """
+        settings = Settings(
+            training_batch_size=training_batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            clip_max_norm=clip_max_norm,
+            stop_after_epochs=stop_after_epochs,
+            seed=derived(self.seed, 1),
+            show_progress_bars=self.show_progress_bars,
+        )
+        held_out = self.simulations.split(
+            validation_fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
+        )
+        training, validation = (part.to(self.device) for part in held_out)
+        odds = 0.0 if training.from_theta is None else log_odds(training.from_theta)
+        phase = Phase(Alices(score_weight, log_odds=odds), ("network",), max_num_epochs)
+        estimator = self.estimator
+        if estimator is None or retrain_from_scratch:
+            estimator = self._untrained(training)
+        self.history = History()
+        try:
+            fit(estimator.train().model, training, validation, [phase], settings, history=self.history)
+        finally:
+            estimator.eval()
+            if self.history.epochs or self.history.interrupted:
+                self.estimator = estimator
+                about = {"simulations": self.simulations.rows, "sha256": self.simulations.digest()}
+                estimator.training_record = asdict(self.history) | about
+        if show_train_summary:
+            tqdm.write(str(self.history))
+        return estimator
+
+    def build_posterior(
+        self,
+        density_estimator: GoldenRatio | None = None,
+        prior: Prior | None = None,
+        sample_with: str = "mcmc",
+        posterior_parameters: PosteriorParameters | None = None,
+    ) -> NeuralPosterior:
+        """Return sbi's posterior for the trained ratio; it owns a frozen copy of the estimator.
+
+        Arguments:
+            density_estimator: the trained estimator if not given; sbi calls ratio estimators so, too
+            prior: the trainer's if not given
+            sample_with: "mcmc", "rejection", "vi" or "importance"; what posterior_parameters say if they are given
+            posterior_parameters: settings of the sampler, one of sbi's `...PosteriorParameters`
+
+        Raises:
+            RuntimeError: if nothing was trained
+            ValueError: if sample_with is unknown
+        """
+        estimator = self.estimator if density_estimator is None else density_estimator
+        if estimator is None:
+            raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
+        frozen = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(self.device)
+        processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
+
+        def potential_with(own: Distribution) -> RatioBasedPotential:
+            return RatioBasedPotential(frozen, own, device=self.device)
+
+        return posterior_of(potential_with, processed, sample_with, posterior_parameters, self.device)
+
+    def _untrained(self, training: Batch) -> GoldenRatio:
+        """Return an estimator with new weights, for data like these."""
+        frames = [(value.mean(0), _positive(value.std(0))) for value in (training.x, training.theta)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived(self.seed, 3))
+            model = RatioModel(*frames[0], *frames[1], *self.size)
+        return GoldenRatio(model.to(training.x)).to(self.device)
+
+
+def _positive(std: Tensor) -> Tensor:
+    """Return spreads, one for what never varies."""
+    return torch.where(std > 0, std, torch.ones_like(std))

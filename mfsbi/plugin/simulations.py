@@ -1,0 +1,179 @@
+"""What trainers learn from: simulations in rounds, checked as they come, with their gold."""
+
+import warnings
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.distributions import Distribution
+
+from mfsbi.checks import require_features, require_finite, require_matching_rows
+from mfsbi.gold.checks import require_centred_labels, require_centred_score
+from mfsbi.plugin.host import within_support
+from mfsbi.train.data import Batch, joined, split
+
+__all__ = ["Round", "Simulations"]
+
+MINIMUM_ROWS = 20
+
+
+class Round(NamedTuple):
+    """Simulations appended together."""
+
+    batch: Batch
+    number: int
+
+    @property
+    def theta(self) -> Tensor:
+        """Shape `(rows, parameter)`."""
+        return self.batch.theta
+
+    @property
+    def x(self) -> Tensor:
+        """Shape `(rows, data)`."""
+        return self.batch.x
+
+
+class Simulations:
+    """Rounds of simulations, in order.
+
+    Arguments:
+        prior: of theta, as `process_prior` returns it; None for data without parameters
+        parameter_dim: features of theta
+    """
+
+    def __init__(self, prior: Distribution | None, parameter_dim: int) -> None:
+        self.prior, self.parameter_dim = prior, parameter_dim
+        self.rounds: list[Round] = []
+
+    def __len__(self) -> int:
+        return len(self.rounds)
+
+    def __getitem__(self, number: int) -> Round:
+        return self.rounds[number]
+
+    def __iter__(self) -> Iterator[Round]:
+        return iter(self.rounds)
+
+    @property
+    def rows(self) -> int:
+        """The number of simulations."""
+        return sum(part.batch.size for part in self.rounds)
+
+    def append(self, batch: Batch, number: int, *, exclude_invalid_x: bool = False) -> None:
+        """Keep simulations after checking them; nothing is kept if a check fails.
+
+        Raises:
+            TypeError: if a field is not a tensor
+            ValueError: if shapes do not fit the prior, each other or earlier rounds, a value is NaN or infinite, theta
+                lies outside the prior, or gold contradicts itself (see `mfsbi.gold.checks`)
+        """
+        fields = batch._asdict().items()
+        batch = batch._replace(**{name: _as_default_type(name, value) for name, value in fields if value is not None})
+        self._require_shapes(batch)
+        require_finite("theta", batch.theta, "A simulator's parameters are known: look for the cause.")
+        if exclude_invalid_x:
+            batch = _without_invalid_x(batch)
+        require_finite("x", batch.x, "Remove these rows with their theta, or pass exclude_invalid_x=True.")
+        self._require_inside_prior(batch.theta)
+        _require_gold(batch)
+        self.rounds.append(Round(batch, number))
+
+    def split(self, fraction: float, seed: int, *, discard_prior_samples: bool) -> tuple[Batch, Batch]:
+        """Return the simulations to train on and those held out; the fate of a row never changes.
+
+        Raises:
+            RuntimeError: if there are none
+            ValueError: if there are too few
+        """
+        if not self.rounds:
+            raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")
+        later = max(part.number for part in self.rounds) > 0
+        kept = [part.number > 0 or not (discard_prior_samples and later) for part in self.rounds]
+        rows = sum(part.batch.size for part, keep in zip(self.rounds, kept, strict=True) if keep)
+        if rows < MINIMUM_ROWS:
+            raise ValueError(
+                f"Training needs at least {MINIMUM_ROWS} simulations (thousands to learn something); got {rows}."
+            )
+        pairs = split([part.batch for part in self.rounds], fraction, Generator().manual_seed(seed))
+        training, validation = zip(*(pair for pair, keep in zip(pairs, kept, strict=True) if keep), strict=True)
+        return joined(training), joined(validation)
+
+    def digest(self) -> str:
+        """Return a hash of all simulations, by which a result can be told to be from the same data."""
+        digest = sha256()
+        for part in self.rounds:
+            for value in part.batch:
+                if value is not None:
+                    digest.update(np.ascontiguousarray(value.cpu()).data)
+        return digest.hexdigest()
+
+    def _require_shapes(self, batch: Batch) -> None:
+        theta, x = batch.theta, batch.x
+        require_features("theta", theta, self.parameter_dim, "the prior")
+        features = self.rounds[0].x.shape[1] if self.rounds else (x.shape[1] if x.ndim == 2 else 0)
+        require_features("x", x, features, "earlier simulations" if self.rounds else "the data")
+        for name, value in batch._asdict().items():
+            if value is not None:
+                require_matching_rows("theta", theta, name, value)
+            if self.rounds and (value is None) != (getattr(self.rounds[0].batch, name) is None):
+                there = "came without it" if value is not None else "brought it"
+                raise ValueError(f"`{name}` should come with every round or with none; earlier simulations {there}.")
+        if batch.joint_score is not None:
+            require_features("joint_score", batch.joint_score, self.parameter_dim, "theta")
+        for name in ("joint_log_ratio", "from_theta"):
+            value = getattr(batch, name)
+            if value is not None and value.ndim != 1:
+                raise ValueError(f"`{name}` should have shape (rows,), a number for each; got {tuple(value.shape)}.")
+
+    def _require_inside_prior(self, theta: Tensor) -> None:
+        if self.prior is None:
+            return
+        outside = ~within_support(self.prior, theta)
+        if outside.any():
+            first = int(outside.nonzero()[0])
+            raise ValueError(
+                f"`theta` should lie inside the prior; {int(outside.sum())} of {len(theta)} rows do not, the first of "
+                f"them row {first}: {theta[first].tolist()}. Draw theta from the prior, or widen it."
+            )
+
+
+def _require_gold(batch: Batch) -> None:
+    """Raise ValueError if gold is not finite or cannot be right."""
+    labels = batch.from_theta
+    for name in ("joint_score", "joint_log_ratio"):
+        value = getattr(batch, name)
+        if value is not None:
+            require_finite(name, value, "A run of the simulator with probability zero? Remove it from all arrays.")
+    if labels is not None and not (set(labels.unique().tolist()) == {0, 1}):
+        raise ValueError(
+            "`from_theta` should say True for rows drawn at theta and False for rows drawn at the reference, and have "
+            f"some of either; it holds {labels.unique().tolist()[:5]}."
+        )
+    if batch.joint_score is not None:
+        rows = slice(None) if labels is None else labels > 0
+        require_centred_score(batch.theta[rows], batch.joint_score[rows])
+    if batch.joint_log_ratio is not None and labels is not None:
+        require_centred_labels(batch.theta, batch.joint_log_ratio, labels)
+
+
+def _as_default_type(name: str, value: Tensor) -> Tensor:
+    """Return a tensor in torch's default type, which the weights have."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` should be a torch tensor; got {type(value).__name__}. Try torch.from_numpy.")
+    return value.detach().to(torch.get_default_dtype())
+
+
+def _without_invalid_x(batch: Batch) -> Batch:
+    """Return the rows with finite x, warning about the others."""
+    valid = torch.isfinite(batch.x).all(-1)
+    if not valid.all():
+        warnings.warn(
+            f"Dropped {int((~valid).sum())} of {len(valid)} simulations with NaN or infinity in x. The likelihood will "
+            "be that of valid data only; if validity depends on theta, the posterior is biased.",
+            stacklevel=4,
+        )
+    return batch.rows(valid)

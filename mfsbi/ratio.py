@@ -1,0 +1,64 @@
+r"""A network for the log ratio log r(x|theta) = log p(x|theta) - log p(x|reference), and its score.
+
+The reference is a point or a distribution of theta that does not depend on theta; the network need not know it. As a
+function of theta, log r differs from log p(x|theta) by a constant, so that posteriors need nothing else, and its
+gradient by theta is the score d/dtheta log p(x|theta). Both are smooth: activations are tanh, as in the reference
+setting of ALICES (Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv:1808.00973), since its loss differentiates the network
+twice.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from mfsbi.types import Data, Parameters, Scalars
+
+__all__ = ["RatioModel"]
+
+
+class RatioModel(nn.Module):
+    """A multilayer perceptron for log r(x|theta) on standardised x and theta.
+
+    Arguments:
+        x_mean: shape `(data,)`
+        x_std: shape `(data,)`, positive
+        theta_mean: shape `(parameter,)`
+        theta_std: shape `(parameter,)`, positive
+        width: units in each hidden layer
+        depth: hidden layers
+
+    Example:
+        >>> zeros, ones = torch.zeros(3), torch.ones(3)
+        >>> RatioModel(zeros, ones, zeros[:2], ones[:2]).log_ratio(torch.randn(5, 3), torch.zeros(5, 2)).shape
+        torch.Size([5])
+    """
+
+    x_mean: Tensor
+    x_std: Tensor
+    theta_mean: Tensor
+    theta_std: Tensor
+
+    def __init__(
+        self, x_mean: Tensor, x_std: Tensor, theta_mean: Tensor, theta_std: Tensor, width: int = 100, depth: int = 3
+    ) -> None:
+        super().__init__()
+        for name, value in (("x", (x_mean, x_std)), ("theta", (theta_mean, theta_std))):
+            self.register_buffer(f"{name}_mean", value[0])
+            self.register_buffer(f"{name}_std", value[1])
+        self.network = _perceptron([len(x_mean) + len(theta_mean), *[width] * depth])
+
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for weight in self.parameters())
+        return f"RatioModel(data={len(self.x_mean)}, theta={len(self.theta_mean)}, weights={weights:,})"
+
+    def log_ratio(self, x: Data, theta: Parameters) -> Scalars:
+        """Return log r(x|theta), shape `(*)`."""
+        theta = ((theta - self.theta_mean) / self.theta_std).expand(*x.shape[:-1], -1)
+        return self.network(torch.cat([(x - self.x_mean) / self.x_std, theta], dim=-1)).squeeze(-1)
+
+
+def _perceptron(sizes: Sequence[int]) -> nn.Sequential:
+    hidden = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.Tanh())]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
