@@ -147,3 +147,18 @@ def test_one_seed_gives_one_sample_and_leaves_the_global_generator_alone(surface
 def test_bad_arguments_are_refused(surface, call, message):
     with pytest.raises(ValueError, match=message):
         call(surface)
+
+
+def test_the_joint_log_ratio_grows_by_the_joint_score():
+    theta = torch.linspace(-0.9, 0.9, 40, dtype=torch.float64)[:, None]
+    step = 1e-4
+    below, above = (
+        PolynomialSurface().simulate_with_gold(theta, theta_ref=theta + shift, seed=8) for shift in (-step, step)
+    )
+    slope = (below.joint_log_ratio - above.joint_log_ratio) / (2 * step)
+    torch.testing.assert_close(slope[:, None], below.joint_score, rtol=1e-5, atol=1e-6)
+
+
+def test_the_joint_log_ratio_to_itself_is_zero():
+    theta = torch.linspace(-0.9, 0.9, 40)[:, None]
+    assert (PolynomialSurface().simulate_with_gold(theta, theta_ref=theta, seed=8).joint_log_ratio == 0).all()

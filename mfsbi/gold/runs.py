@@ -1,0 +1,214 @@
+r"""What is left of a program's run, and the comparisons of two runs that make sure that gold is gold.
+
+Two runs on the same values are compared: they must agree in x and, at the same theta, in the log probability of every
+site. A small step h away the log probability must rise by what the gradients t and t' at both ends foretell,
+
+    log p(x, z|theta + h) - log p(x, z|theta) = h . (t + t') / 2 + O(h^3),
+
+which fails whatever the reason for which autograd and the program are at odds. Each row's step is made to change the
+log probability by ten times the cube root of the machine's precision, where rounding and curvature err alike, and may
+err by as much again: 0.0006 of the change in float64, half of it in float32, which still tells a derivative that is
+missing. A kink, such as Laplace's, may lie within a step, but not within all of three that shrink.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import TransformedDistribution
+from torch.distributions.constraints import Constraint
+
+__all__ = [
+    "Run",
+    "Site",
+    "change",
+    "edges_of",
+    "elsewhere",
+    "equal_edges",
+    "misled",
+    "refuse_gradient",
+    "require_fixed_x",
+    "require_same_x",
+    "small_step",
+]
+
+SAME = 1e-5  # relative; sums taken in another order differ by 1e-6 in float32, mistakes by far more
+
+
+class Site(NamedTuple):
+    """A site's value, its axis of rows, its log probability, shape `(rows,)`, and the edges of its support if known."""
+
+    value: Tensor
+    row_axis: int
+    log_prob: Tensor
+    edges: list[Tensor] | None
+
+    def size(self) -> Tensor:
+        """Return the sum of the absolute values in each row, shape `(rows,)`."""
+        sizes = self.value.abs().movedim(self.row_axis, -1)
+        return sizes.reshape(-1, sizes.shape[-1]).sum(0).to(self.log_prob.dtype)
+
+
+class Run(NamedTuple):
+    """A run of a program at theta: x of shape `(rows, data)`, and its sites by name and in order."""
+
+    theta: Tensor
+    x: Tensor
+    sites: dict[str, Site]
+
+    def score(self) -> Tensor:
+        """Return d/dtheta log p(x, z|theta), shape `(rows, parameter)`."""
+        return gradient(self.log_prob(), self.theta)
+
+    def log_prob(self) -> Tensor:
+        """Return log p(x, z|theta), shape `(rows,)`."""
+        return torch.stack([site.log_prob for site in self.sites.values()]).sum(0)
+
+    def log_ratio(self, other: "Run") -> Tensor:
+        """Return the log probability less that of another run on the same values, shape `(rows,)`, summed by sites."""
+        return torch.stack([site.log_prob - other.sites[name].log_prob for name, site in self.sites.items()]).sum(0)
+
+    def of_rows(self, rows: Tensor) -> "Run":
+        """Return the same run as if only the given rows had been asked for."""
+        sites = {
+            name: Site(site.value.index_select(site.row_axis, rows), site.row_axis, site.log_prob[rows], None)
+            for name, site in self.sites.items()
+        }
+        return Run(self.theta[rows], self.x[rows], sites)
+
+
+def gradient(value: Tensor, theta: Tensor) -> Tensor:
+    """Return the gradient of the sum of `value`, zero where theta has no part in it; the graph is kept."""
+    slope = None
+    if value.requires_grad:
+        (slope,) = torch.autograd.grad(value.sum(), theta, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(theta) if slope is None else slope.detach()
+
+
+def elsewhere(theta: Tensor) -> Tensor:
+    """Return other parameters: those of the row before; nearer to zero by a hundredth where these are the same.
+
+    Parameters of another row are ones that the program is meant to be run at, which a step of any size might not be.
+    """
+    other = theta.roll(1, 0)
+    same = (other == theta).all(1, keepdim=True) | (theta == theta[:1]).all(0)
+    return torch.where(same, torch.where(theta == 0, 0.01, 0.99 * theta), other)
+
+
+def require_fixed_x(run: Run) -> None:
+    """Raise ValueError if x still depends on theta when all values are held."""
+    moving = [j for j in range(run.x.shape[1]) if run.x.requires_grad and gradient(run.x[:, j], run.theta).any()]
+    _refuse_moving(moving, run)
+
+
+def require_same_x(run: Run, other: Run) -> None:
+    """Raise ValueError if x is another at other theta, although all values are held."""
+    _refuse_moving(_changed_features(run.x, other.x), run)
+
+
+def change(run: Run, again: Run) -> str | None:
+    """Say what has changed in a run at the same theta on the same values, the first site if there is one."""
+    for name, site in run.sites.items():
+        tolerance = SAME * (1 + site.log_prob.abs())
+        if ((again.sites[name].log_prob - site.log_prob).abs() > tolerance).any():
+            return f"the log probability of site {name!r}"
+    features = _changed_features(run.x, again.x)
+    return f"feature {features[0]} of x, at none of the sites {list(run.sites)}," if features else None
+
+
+def small_step(run: Run, towards: Tensor, shrunk: float = 1.0) -> Tensor:
+    """Return parameters so near on the way to others that log probabilities change by `_budget` times `shrunk`."""
+    way = towards - run.theta.detach()
+    slope = (run.score() * way).abs().sum(1, keepdim=True)
+    return run.theta.detach() + shrunk * _budget(way) * way / slope.clamp(min=1)
+
+
+def misled(run: Run, near: Run) -> Tensor:
+    """Tell the rows, shape `(rows,)`, whose log probability rises in a small step other than its gradients foretell."""
+    step = (near.theta - run.theta).detach()
+    slopes = 0.5 * (run.score() + near.score())
+    error = (near.log_ratio(run) - (slopes * step).sum(1)).detach().abs()
+    summands = torch.stack([1 + site.log_prob.detach().abs() + site.size() for site in run.sites.values()]).sum(0)
+    rounding = torch.finfo(step.dtype).eps * (20 * summands + 4 * (slopes * run.theta.detach()).abs().sum(1))
+    return error > 10 * _budget(step) * (slopes * step).abs().sum(1) + rounding
+
+
+def refuse_gradient(run: Run, near: Run) -> None:
+    """Raise ValueError naming the site whose log probability rises the least as its gradients foretell."""
+    step = (near.theta - run.theta).detach()
+    rises, foretold = {}, {}
+    for name, site in run.sites.items():
+        there = near.sites[name].log_prob
+        rises[name] = (there - site.log_prob).detach()
+        foretold[name] = (0.5 * (gradient(site.log_prob, run.theta) + gradient(there, near.theta)) * step).sum(1)
+    name = max(rises, key=lambda name: float((rises[name] - foretold[name]).abs().sum()))
+    row = int((rises[name] - foretold[name]).abs().argmax())
+    raise ValueError(
+        f"The log probability of site {name!r} should change with theta as its gradient says; a small step of theta in "
+        f"row {row} changes it by {float(rises[name][row]):.3g} where the gradient says "
+        f"{float(foretold[name][row]):.3g}. Theta enters by a way that autograd does not see (`detach`, `item`, numpy, "
+        "a lower precision), or a value kept from another run has a gradient of its own. Theta in float64 makes this "
+        "check sharp."
+    )
+
+
+def edges_of(fn: Any) -> list[Tensor]:  # noqa: ANN401 - one of Pyro's distributions
+    """Return the numbers that bound the support of a distribution, such as those of Uniform.
+
+    What a transformed distribution gives as its support is that of its last transform, the real line for
+    theta * Uniform(0, 1). Hence the edges of what is transformed are followed through the transforms.
+    """
+    while hasattr(fn, "base_dist") and not isinstance(fn, TransformedDistribution):
+        fn = fn.base_dist
+    if isinstance(fn, TransformedDistribution) and type(fn).support is TransformedDistribution.support:
+        edges = edges_of(fn.base_dist)
+        for transform in fn.transforms:
+            if transform.domain.event_dim or transform.codomain.event_dim:
+                return []
+            edges = [transform(edge).detach() for edge in edges]
+        return edges
+    try:
+        return list(_numbers(fn.support))
+    except NotImplementedError:
+        return []
+
+
+def equal_edges(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    """Tell whether two supports have the same edges."""
+    return len(ours) == len(theirs) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _budget(like: Tensor) -> float:
+    return 10 * torch.finfo(like.dtype).eps ** (1 / 3)
+
+
+def _changed_features(x: Tensor, other: Tensor) -> list[int]:
+    """Return the features in which two x differ by more than rounding."""
+    if x.shape != other.shape:
+        return list(range(min(x.shape[1], other.shape[1]), max(x.shape[1], other.shape[1]) + 1))
+    changed = ((x - other).abs() > SAME * x.abs().amax(0)).any(0)
+    return [int(j) for j in changed.nonzero()]
+
+
+def _refuse_moving(features: list[int], run: Run) -> None:
+    if features:
+        raise ValueError(
+            f"`model` should let theta reach x through its sites alone; feature {features[0]} of x depends on theta "
+            f"although the values of the sites {list(run.sites)} are held fixed, so that no joint score exists. Add a "
+            'site of noise: return `pyro.sample("x", dist.Normal(feature, noise))` in its place.'
+        )
+
+
+def _numbers(part: Any) -> Iterator[Tensor]:  # noqa: ANN401 - whatever a constraint is made of
+    """Yield the numbers in a constraint and in the constraints it is made of."""
+    if isinstance(part, Constraint):
+        part = list(vars(part).values())
+    if isinstance(part, list):
+        for item in part:
+            yield from _numbers(item)
+    elif isinstance(part, Tensor | int | float):
+        yield torch.as_tensor(part).detach()

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from mfsbi.gold import simulate
+from mfsbi.gold.checks import log_odds, require_centred_labels, require_centred_score, soft_labels
+from simulators.polynomial import PolynomialSurface
+
+SURFACE = PolynomialSurface()
+
+
+@pytest.fixture(scope="module")
+def gold():
+    theta = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    at_theta = torch.rand(20_000, generator=torch.Generator().manual_seed(1)) < 0.4
+    return theta, simulate(SURFACE, theta, theta_ref=torch.tensor([0.3]), from_theta=at_theta, seed=2)
+
+
+def test_true_gold_passes(gold):
+    theta, (_, score, ratio, at_theta) = gold
+    require_centred_score(theta[at_theta], score[at_theta])
+    require_centred_labels(theta, ratio, at_theta.float())
+
+
+def at_theta_only(gold):
+    theta, (_, score, _, at_theta) = gold
+    return theta[at_theta], score[at_theta]
+
+
+def test_a_score_without_its_normalisation_is_refused_with_component_and_z(gold):
+    theta, score = at_theta_only(gold)
+    wrong = torch.cat([score, score + 0.2], dim=1)
+    with pytest.raises(ValueError, match=r"For parameter 1, over all theta, the mean of \d+ rows is 0\.\d+, z = \d\d"):
+        require_centred_score(theta.repeat(1, 2), wrong)
+
+
+def test_errors_that_cancel_over_theta_are_found_in_its_regions(gold):
+    theta, score = at_theta_only(gold)
+    wrong = score + 0.5 * (theta - theta.mean())
+    with pytest.raises(ValueError, match=r"over theta_0 in \[-0\.\d+, -0\.\d+\]"):
+        require_centred_score(theta, wrong)
+
+
+def test_rows_out_of_order_are_found(gold):
+    theta, score = at_theta_only(gold)
+    with pytest.raises(ValueError, match="`joint_score` should average to zero at any theta"):
+        require_centred_score(theta, SURFACE.score(SURFACE.simulate(theta, seed=9), -theta) + 0 * score)
+
+
+def test_a_score_that_is_a_constant_is_refused():
+    with pytest.raises(ValueError, match="z = inf"):
+        require_centred_score(torch.rand(50, 1), torch.ones(50, 1))
+
+
+def test_a_score_that_is_zero_everywhere_passes_for_nothing_is_wrong_with_it():
+    require_centred_score(torch.rand(50, 1), torch.zeros(50, 1))
+
+
+@pytest.mark.parametrize("wrong", [lambda ratio: -ratio, lambda ratio: ratio + 0.5])
+def test_a_ratio_that_does_not_predict_the_labels_is_refused(gold, wrong):
+    theta, (_, _, ratio, at_theta) = gold
+    with pytest.raises(ValueError, match=r"it predicts \d+.\d% of \d+ rows to be drawn at theta"):
+        require_centred_labels(theta, wrong(ratio), at_theta.float())
+
+
+def test_soft_labels_are_bayes_theorem():
+    ratio, labels = torch.tensor([2.0]), torch.tensor([1.0, 1.0, 1.0, 0.0])
+    expected = 3 * ratio.exp() / (3 * ratio.exp() + 1)
+    torch.testing.assert_close(soft_labels(ratio, log_odds(labels)), expected)
