@@ -18,13 +18,11 @@ class Gold(NamedTuple):
         x: shape `(rows, data)`
         joint_score: t(x, z|theta), shape `(rows, parameter)`; None if it is not known
         joint_log_ratio: log r(x, z|theta, theta_ref), shape `(rows,)`; None if it is not known
-        from_theta: whether x was drawn at theta, or else at theta_ref, shape `(rows,)`; None if all were at theta
     """
 
     x: Tensor
     joint_score: Tensor | None = None
     joint_log_ratio: Tensor | None = None
-    from_theta: Tensor | None = None
 
 
 def simulate(
@@ -65,8 +63,8 @@ def simulate(
     at_theta, reference = from_theta.bool(), theta_ref.expand_as(theta)
     drawn_at = torch.where(at_theta[:, None], theta, reference)
     if not isinstance(simulator, HasGold):
-        return Gold(simulator.simulate(drawn_at, seed=seed), from_theta=at_theta)
+        return Gold(simulator.simulate(drawn_at, seed=seed))
     other = torch.where(at_theta[:, None], reference, theta)
     found = simulator.simulate_with_gold(drawn_at, theta_ref=other, seed=seed)
     ratio = torch.where(at_theta, found.joint_log_ratio, -found.joint_log_ratio)
-    return Gold(found.x, found.joint_score * at_theta[:, None], ratio, at_theta)
+    return Gold(found.x, found.joint_score * at_theta[:, None], ratio)

@@ -100,7 +100,8 @@ class ALICES:
         >>> surface = PolynomialSurface()
         >>> theta, at_theta = surface.prior.sample((400,)), torch.rand(400) < 0.5
         >>> gold = simulate(surface, theta, theta_ref=torch.zeros(1), from_theta=at_theta, seed=0)
-        >>> trainer = ALICES(surface.prior, seed=0).append_simulations(theta, **gold._asdict())
+        >>> trainer = ALICES(surface.prior, seed=0)
+        >>> trainer = trainer.append_simulations(theta, **gold._asdict(), from_theta=at_theta)
         >>> posterior = trainer.train(max_num_epochs=2) and trainer.build_posterior()
     """
 

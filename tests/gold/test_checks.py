@@ -12,17 +12,17 @@ SURFACE = PolynomialSurface()
 def gold():
     theta = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
     at_theta = torch.rand(20_000, generator=torch.Generator().manual_seed(1)) < 0.4
-    return theta, simulate(SURFACE, theta, theta_ref=torch.tensor([0.3]), from_theta=at_theta, seed=2)
+    return theta, *simulate(SURFACE, theta, theta_ref=torch.tensor([0.3]), from_theta=at_theta, seed=2)[1:], at_theta
 
 
 def test_true_gold_passes(gold):
-    theta, (_, score, ratio, at_theta) = gold
+    theta, score, ratio, at_theta = gold
     require_centred_score(theta[at_theta], score[at_theta])
     require_centred_labels(theta, ratio, at_theta.float())
 
 
 def at_theta_only(gold):
-    theta, (_, score, _, at_theta) = gold
+    theta, score, _, at_theta = gold
     return theta[at_theta], score[at_theta]
 
 
@@ -57,7 +57,7 @@ def test_a_score_that_is_zero_everywhere_passes_for_nothing_is_wrong_with_it():
 
 @pytest.mark.parametrize("wrong", [lambda ratio: -ratio, lambda ratio: ratio + 0.5])
 def test_a_ratio_that_does_not_predict_the_labels_is_refused(gold, wrong):
-    theta, (_, _, ratio, at_theta) = gold
+    theta, _, ratio, at_theta = gold
     with pytest.raises(ValueError, match=r"it predicts \d+.\d% of \d+ rows to be drawn at theta"):
         require_centred_labels(theta, wrong(ratio), at_theta.float())
 
