@@ -7,11 +7,11 @@ At fixed theta the joint score averages to zero, whatever the simulator,
 and so it does over any region of theta. With labels y of whether x was drawn at theta or at the reference, and prior
 odds w of the two, the joint log ratio says the chance of y given the whole run,
 
-    E[y | x, z, theta] = s = sigmoid(log r + log w),    so    E[y - s | theta] = 0,
+    E[y | x, z, theta] = s = sigmoid(log r + log w),    so    E[y - s | theta] = 0 = E[(y - s) s | theta],
 
-which unlike E[1/r] = 1 has no tails to wait for. Regions are the deciles of each parameter. A mean that is six standard
-errors off has a chance of 2e-9: a wrong sign, a wrong normalisation or rows out of order are found, and so is a score
-for other units of theta where it is not zero on average. What cannot be found is a factor on all of t.
+which unlike E[1/r] = 1 have no tails to wait for. Regions are the deciles of each parameter. A mean that is six standard
+errors off has a chance of 2e-9: a wrong sign, a wrong normalisation or rows out of order are found, and so is a ratio
+upside down or doubled. What cannot be found is a factor on all of t, such as that of other units of theta.
 """
 
 from collections.abc import Iterator
@@ -60,14 +60,17 @@ def require_centred_labels(theta: Tensor, joint_log_ratio: Tensor, from_theta: T
     Raises:
         ValueError: if it does not; the message names the region and the z-value
     """
-    surprise = (from_theta - soft_labels(joint_log_ratio, log_odds(from_theta)))[:, None]
+    labels = soft_labels(joint_log_ratio, log_odds(from_theta))
+    surprise = from_theta - labels
     for region, rows in _regions(theta):
-        z = float(_z_values(surprise[rows]))
-        if abs(z) > LARGEST_Z:
+        likely = rows[labels[rows] > 0.5]
+        z = _z_values(torch.stack([surprise, surprise * labels], dim=-1)[rows]).abs().max()
+        if z > LARGEST_Z:
             raise ValueError(
                 "`joint_log_ratio` should be log p(x, z|theta) - log p(x, z|reference), also where x was drawn at the "
-                f"reference. Over {region} it predicts {float((from_theta - surprise[:, 0])[rows].mean()):.1%} of "
-                f"{len(rows)} rows to be drawn at theta; {float(from_theta[rows].mean()):.1%} were, z = {z:.1f}."
+                f"reference. Over {region} it says that {float(labels[rows].mean()):.1%} of {len(rows)} rows were drawn "
+                f"at theta, and {float(from_theta[rows].mean()):.1%} were; of the {len(likely)} that it calls likely, "
+                f"{float(labels[likely].mean()):.1%} and {float(from_theta[likely].mean()):.1%}: z = {float(z):.1f}."
             )
 
 

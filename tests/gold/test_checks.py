@@ -55,10 +55,10 @@ def test_a_score_that_is_zero_everywhere_passes_for_nothing_is_wrong_with_it():
     require_centred_score(torch.rand(50, 1), torch.zeros(50, 1))
 
 
-@pytest.mark.parametrize("wrong", [lambda ratio: -ratio, lambda ratio: ratio + 0.5])
+@pytest.mark.parametrize("wrong", [lambda ratio: -ratio, lambda ratio: ratio + 0.5, lambda ratio: 2 * ratio])
 def test_a_ratio_that_does_not_predict_the_labels_is_refused(gold, wrong):
     theta, _, ratio, at_theta = gold
-    with pytest.raises(ValueError, match=r"it predicts \d+.\d% of \d+ rows to be drawn at theta"):
+    with pytest.raises(ValueError, match=r"it says that \d+.\d% of \d+ rows were drawn at theta, and"):
         require_centred_labels(theta, wrong(ratio), at_theta.float())
 
 
