@@ -9,9 +9,9 @@ odds w of the two, the joint log ratio says the chance of y given the whole run,
 
     E[y | x, z, theta] = s = sigmoid(log r + log w),    so    E[y - s | theta] = 0 = E[(y - s) s | theta],
 
-which unlike E[1/r] = 1 have no tails to wait for. Regions are the deciles of each parameter. A mean that is six standard
-errors off has a chance of 2e-9: a wrong sign, a wrong normalisation or rows out of order are found, and so is a ratio
-upside down or doubled. What cannot be found is a factor on all of t, such as that of other units of theta.
+which unlike E[1/r] = 1 have no tails to wait for. Regions are the deciles of each parameter. A mean that is six
+standard errors off has a chance of 2e-9: a wrong sign, a wrong normalisation or rows out of order are found, and so is
+a ratio upside down or doubled. What cannot be found is a factor on all of t, such as that of other units of theta.
 """
 
 from collections.abc import Iterator
@@ -68,9 +68,10 @@ def require_centred_labels(theta: Tensor, joint_log_ratio: Tensor, from_theta: T
         if z > LARGEST_Z:
             raise ValueError(
                 "`joint_log_ratio` should be log p(x, z|theta) - log p(x, z|reference), also where x was drawn at the "
-                f"reference. Over {region} it says that {float(labels[rows].mean()):.1%} of {len(rows)} rows were drawn "
-                f"at theta, and {float(from_theta[rows].mean()):.1%} were; of the {len(likely)} that it calls likely, "
-                f"{float(labels[likely].mean()):.1%} and {float(from_theta[likely].mean()):.1%}: z = {float(z):.1f}."
+                f"reference. Over {region} it says that {float(labels[rows].mean()):.1%} of {len(rows)} rows were "
+                f"drawn at theta, and {float(from_theta[rows].mean()):.1%} were; of the {len(likely)} that it calls "
+                f"likely, {float(labels[likely].mean()):.1%} and {float(from_theta[likely].mean()):.1%}: "
+                f"z = {float(z):.1f}."
             )
 
 
