@@ -1,6 +1,7 @@
 """Simulators by name: packages announce theirs by entry points, so that mfsbi need not import them."""
 
 import importlib.metadata
+from typing import Any
 
 from mfsbi.types import KnownTruth, Simulator
 
@@ -9,8 +10,8 @@ __all__ = ["GROUP", "named", "registered"]
 GROUP = "mfsbi.simulators"
 
 
-def named(name: str) -> Simulator:
-    """Return a new simulator of that name.
+def named(name: str, **options: Any) -> Simulator:  # noqa: ANN401 - the simulator's own
+    """Return a new simulator of that name, made with these options.
 
     Raises:
         ValueError: if there is none, or it has no parameters to infer
@@ -21,7 +22,7 @@ def named(name: str) -> Simulator:
             f"there is no simulator {name!r}; registered are {', '.join(sorted(known)) or 'none'}. "
             f"A package adds its own by an entry point in the group {GROUP!r}."
         )
-    simulator = known[name].load()()
+    simulator = known[name].load()(**options)
     if not isinstance(simulator, Simulator):
         raise ValueError(  # noqa: TRY004 - the word typed was wrong, not a type
             f"the simulator {name!r} has no parameters to infer: it lacks `prior`, `parameter_names` or `simulate`."

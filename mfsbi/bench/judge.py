@@ -16,10 +16,11 @@ from mfsbi.inference.grid import grid_posterior
 from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.models import AbstractModel, AmbientModel, DensityModel, ManifoldModel
 from mfsbi.plugin.host import ConditionalDensityEstimator
+from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived
 from mfsbi.types import KnownTruth
 
-__all__ = ["CIRCLE_THETA", "Candidate", "Ours", "Stock", "judge_circle", "judge_posteriors"]
+__all__ = ["CIRCLE_THETA", "Candidate", "Ours", "Ratio", "Stock", "judge_circle", "judge_posteriors"]
 
 POINTS, SETS, EVENTS, CELLS = 10_000, 10, 20, 400
 TRUTH_SEED = 41  # settings were chosen on the sets of seed 20
@@ -33,14 +34,14 @@ CIRCLE_THETA = (0.0, -1.0)
 class Candidate(Protocol):
     """What can be judged: anything that draws x and says how likely x is."""
 
-    def sample(self, theta: Tensor) -> Tensor:
-        """Draw one x for each row of theta."""
+    def sample(self, theta: Tensor) -> Tensor | None:
+        """Draw one x for each row of theta; None for what cannot."""
 
     def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """Return theta -> sum_j log p(x_j|theta) up to a constant."""
 
-    def distance(self, x: Tensor, theta: Tensor) -> Tensor | None:
-        """Return the reconstruction distance, or None for what has no manifold."""
+    def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:
+        """Return the reconstruction distance, x in units of `scale` if given; None for what has no manifold."""
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:
         """Return log p(x|theta), or None for what has no density in data space."""
@@ -60,10 +61,12 @@ class Ours:
         """Return theta -> sum_j log p(x_j|theta) up to a constant."""
         return EncodedLikelihood(self.model, x).iid
 
-    def distance(self, x: Tensor, theta: Tensor) -> Tensor | None:
-        """Return the reconstruction distance, or None for what has no manifold."""
-        whole = self.model.chart.manifold_dim == self.model.chart.data_dim
-        return None if whole else self.model.distance(x, theta)
+    def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:
+        """Return the reconstruction distance, x in units of `scale` if given; None for what has no manifold."""
+        if self.model.chart.manifold_dim == self.model.chart.data_dim:
+            return None
+        residual = x - self.model.project(x, theta)
+        return (residual if scale is None else residual / scale).norm(dim=-1)
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:
         """Return log p(x|theta), or None for what has no density in data space."""
@@ -91,13 +94,42 @@ class Stock:
 
         return potential
 
-    def distance(self, x: Tensor, theta: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Return the reconstruction distance, or None for what has no manifold."""
+    def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:  # noqa: ARG002
+        """Return None: there is no manifold."""
         return None
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return log p(x|theta), or None for what has no density in data space."""
+        """Return log p(x|theta)."""
         return self.estimator.log_prob(x[None], theta)[0]
+
+
+class Ratio:
+    """A ratio as a candidate: it has no manifold and draws nothing."""
+
+    def __init__(self, model: RatioModel) -> None:
+        self.model = model
+
+    def sample(self, theta: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return None: there is nothing to draw from."""
+        return None
+
+    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return theta -> sum_j log r(x_j|theta)."""
+        x = x.to(self.model.x_mean)
+
+        def potential(theta: Tensor) -> Tensor:
+            rows = self.model.log_ratio(x.repeat(len(theta), 1), theta.repeat_interleave(len(x), 0))
+            return rows.double().view(len(theta), len(x)).sum(-1)
+
+        return potential
+
+    def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:  # noqa: ARG002
+        """Return None: there is no manifold."""
+        return None
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return None: there is no density of x."""
+        return None
 
 
 def judge_circle(candidate: Candidate, circle: KnownTruth) -> dict[str, Any]:
@@ -141,6 +173,7 @@ def _judge_manifold(candidate: Candidate, surface: KnownTruth, theta: Tensor) ->
     noise = torch.randn(inside.shape, generator=Generator().manual_seed(derived(TRUTH_SEED, 4)))
     outside = surface.simulate(theta, seed=derived(TRUTH_SEED, 1)) + 0.1 * noise
     drawn = candidate.sample(theta)
+    assert drawn is not None
     result: dict[str, Any] = {
         "distance": float(surface.vertical_distance(drawn).clamp(max=10).mean()),
         "euclidean_distance": float(surface.distance(drawn).clamp(max=10).mean()),

@@ -5,22 +5,26 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import chdir
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch.distributions import Distribution
 
 from mfsbi.bench.experiment import Experiment
-from mfsbi.bench.judge import Candidate, Ours, Stock
-from mfsbi.bench.tables import HELD_OUT, PRESETS, TABLES, Row
+from mfsbi.bench.judge import Candidate, Ours, Ratio, Stock
+from mfsbi.bench.tables import HELD_OUT, PRESETS, TABLES, RatioNetwork, Row
+from mfsbi.gold import simulate
 from mfsbi.plugin.host import NLE_A
 from mfsbi.plugin.likelihood import ManifoldNLE
+from mfsbi.plugin.ratio import ALICES
 from mfsbi.plugin.specs import Spec
-from mfsbi.registry import registered
 from mfsbi.seeds import derived, seeded
-from mfsbi.types import KnownTruth
+from mfsbi.train.data import Batch
+from mfsbi.train.losses import Scandal
+from mfsbi.types import Simulator
 
 __all__ = ["experiments", "run_table"]
 
@@ -80,39 +84,56 @@ def run_table(
 
 def _run(experiment: Experiment, show_progress_bars: bool | None) -> dict[str, Any]:  # noqa: FBT001
     """Train and judge one row with one seed."""
-    table = TABLES[experiment.table]
-    simulator, rows, seed = registered(table.simulator), experiment.budget.simulations, experiment.seed
-    with seeded(derived(seed, 0)):
-        theta = simulator.prior.sample((rows,)) if table.theta is None else torch.tensor([table.theta]).expand(rows, -1)
-    x = simulator.simulate(theta, seed=derived(seed, 1))
+    table, row, seed = TABLES[experiment.table], experiment.row, experiment.seed
+    data = _simulations(experiment.table, experiment.budget.simulations, seed, isinstance(row.spec, RatioNetwork))
+    simulator = table.truth
     began, cpu = time.perf_counter(), time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if isinstance(experiment.row.spec, Spec):
-            candidate, notes = _train(experiment.row, simulator, theta, x, seed, show_progress_bars)
-        else:
-            candidate, notes = _train_stock(experiment.row, simulator, theta, x, seed)
+        match row.spec:
+            case Spec() as spec:
+                trainer = ManifoldNLE(simulator.prior, spec, seed=seed, show_progress_bars=show_progress_bars)
+                candidate, notes = _train(trainer, row, data)
+            case RatioNetwork() as network:
+                candidate, notes = _train_ratio(ALICES(simulator.prior, seed=seed), network, data)
+            case str() as net:
+                candidate, notes = _train_stock(net, row.cpu_seconds, simulator, data, seed)
     notes |= {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - began}
     notes["warnings"] = sorted({str(warning.message) for warning in caught if warning.category is UserWarning})
     with torch.no_grad(), seeded(derived(seed, 2)):
         return table.judge(candidate, simulator) | notes
 
 
-def _train(
-    row: Row,
-    simulator: KnownTruth,
-    theta: Tensor,
-    x: Tensor,
-    seed: int,
-    show_progress_bars: bool | None,  # noqa: FBT001
-) -> tuple[Candidate, dict[str, Any]]:
-    assert isinstance(row.spec, Spec)
-    trainer = ManifoldNLE(simulator.prior, row.spec, seed=seed, show_progress_bars=show_progress_bars)
-    trainer.append_simulations(theta, x)
+@lru_cache(maxsize=1)
+def _simulations(table: str, rows: int, seed: int, at_reference: bool) -> Batch:  # noqa: FBT001 - a key of the cache
+    """Return simulations with what gold there is; half of them at the mean of the prior if a ratio is to be learned."""
+    simulator, theta = TABLES[table].truth, TABLES[table].theta
+    with seeded(derived(seed, 0)):
+        at = simulator.prior.sample((rows,)) if theta is None else torch.tensor([theta]).expand(rows, -1)
+    reference, from_theta = None, None
+    if at_reference:
+        reference, from_theta = cast(Distribution, simulator.prior).mean, torch.arange(rows) % 2 == 0
+    gold = simulate(simulator, at, theta_ref=reference, from_theta=from_theta, seed=derived(seed, 1))
+    return Batch(at, gold.x, None, gold.joint_score, gold.joint_log_ratio, from_theta)
+
+
+def _train(trainer: ManifoldNLE, row: Row, data: Batch) -> tuple[Candidate, dict[str, Any]]:
+    golden = any(isinstance(phase.loss, Scandal) for phase in row.schedule)
+    trainer.append_simulations(data.theta, data.x, joint_score=data.joint_score if golden else None)
     estimator = trainer.train(row.schedule, validation_fraction=HELD_OUT)
     if trainer.history.interrupted:
         raise KeyboardInterrupt
     return Ours(estimator.model), {"collapses": len(trainer.history.collapses)}
+
+
+def _train_ratio(trainer: ALICES, network: RatioNetwork, data: Batch) -> tuple[Candidate, dict[str, Any]]:
+    gold = {name: getattr(data, name) for name in ("joint_score", "joint_log_ratio", "from_theta")}
+    estimator = trainer.append_simulations(data.theta, data.x, **gold).train(
+        training_batch_size=network.rows, max_num_epochs=network.epochs, validation_fraction=HELD_OUT
+    )
+    if trainer.history.interrupted:
+        raise KeyboardInterrupt
+    return Ratio(estimator.model), {}
 
 
 class _Timed(NLE_A):
@@ -129,11 +150,11 @@ class _Timed(NLE_A):
 
 
 def _train_stock(
-    row: Row, simulator: KnownTruth, theta: Tensor, x: Tensor, seed: int
+    net: str, cpu_seconds: float, simulator: Simulator, data: Batch, seed: int
 ) -> tuple[Candidate, dict[str, Any]]:
     """Train sbi's own network by sbi's own trainer, its settings untouched, until the CPU time is spent."""
     with seeded(derived(seed, 3)), TemporaryDirectory() as folder, chdir(folder):  # sbi writes its logs where it runs
-        trainer = _Timed(simulator.prior, density_estimator=row.spec, show_progress_bars=False)
-        trainer.deadline = time.process_time() + row.cpu_seconds
-        estimator = trainer.append_simulations(theta, x).train()
+        trainer = _Timed(simulator.prior, density_estimator=net, show_progress_bars=False)
+        trainer.deadline = time.process_time() + cpu_seconds
+        estimator = trainer.append_simulations(data.theta, data.x.to(data.theta)).train()
     return Stock(estimator.eval()), {"epochs": int(trainer.summary["epochs_trained"][-1])}

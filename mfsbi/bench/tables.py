@@ -6,19 +6,19 @@ likelihood 1,000; alternating training, which passes over the data for the densi
 our rows take, with sbi's own settings, which nobody tuned.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from mfsbi.bench.judge import CIRCLE_THETA, Candidate, judge_circle, judge_posteriors
 from mfsbi.flows import SplineCouplings
 from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
-from mfsbi.registry import registered
+from mfsbi.registry import named, registered
 from mfsbi.train.losses import reconstruction
 from mfsbi.train.schedules import Phase, Schedule, alternating, ambient, density_only, sequential, simultaneous
-from mfsbi.types import KnownTruth
+from mfsbi.types import KnownLikelihood
 
-__all__ = ["PRESETS", "TABLES", "Budget", "Row", "Table"]
+__all__ = ["PRESETS", "TABLES", "Budget", "RatioNetwork", "Row", "Table"]
 
 CHART_ROWS, DENSITY_ROWS = 500, 1000
 HELD_OUT = 0.1
@@ -55,19 +55,36 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
+class RatioNetwork:
+    """ALICES: half of the events are drawn at the mean of the prior, which is the reference.
+
+    Arguments:
+        epochs: passes over the data
+        rows: per step
+        width: units in each hidden layer
+        depth: hidden layers
+    """
+
+    epochs: int
+    rows: int = DENSITY_ROWS
+    width: int = 100
+    depth: int = 3
+
+
+@dataclass(frozen=True)
 class Row:
     """A row of a table.
 
     Arguments:
         name: as the paper has it
         spec: what is built, or for a peer the name of sbi's network
-        schedule: how it is trained; a peer is given `cpu_seconds` instead
+        schedule: how it is trained, with joint scores where its losses are `Scandal`; a peer is given `cpu_seconds`
         seeds: how often
         cpu_seconds: what a peer may take
     """
 
     name: str
-    spec: Spec | str
+    spec: Spec | RatioNetwork | str
     schedule: Schedule
     seeds: int
     cpu_seconds: float = 0.0
@@ -82,12 +99,19 @@ class Table:
         rows: for a budget
         judge: what is measured, as columns
         theta: where simulations are made; at draws of the prior if not given
+        options: the simulator is made with these
     """
 
     simulator: str
     rows: Callable[[Budget], list[Row]]
-    judge: Callable[[Candidate, KnownTruth], dict[str, Any]]
+    judge: Callable[[Candidate, Any], dict[str, Any]]
     theta: tuple[float, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def truth(self) -> KnownLikelihood:
+        """The simulator, whose likelihood is known."""
+        return cast(KnownLikelihood, named(self.simulator, **self.options))
 
 
 def _polynomial(budget: Budget) -> list[Row]:

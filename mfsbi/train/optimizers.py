@@ -1,7 +1,7 @@
 """How weights are moved: matrices by Muon, vectors by AdamW, gradients kept from spiking, one learning rate for all.
 
-**Optimisers.** Weight matrices are moved by Muon (Jordan 2024; Liu et al., arXiv:2502.16982, whose scale lets it share
-AdamW's learning rate), vectors by AdamW. On the polynomial surface, one thread, against AdamW alone:
+**Optimisers.** Weight matrices are moved by Muon (`mfsbi.train.muon`, whose scale lets it share AdamW's learning
+rate), vectors by AdamW. On the polynomial surface, one thread, against AdamW alone:
 
 | what, 90,000 rows, 0.1 of decay for densities | AdamW | Muon |
 |---|---|---|
@@ -28,6 +28,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+
+from mfsbi.train.muon import Muon
 
 __all__ = ["PartsOptimizer"]
 
@@ -58,8 +60,7 @@ class PartsOptimizer:
         if vectors:
             self.optimizers.append(torch.optim.AdamW(vectors, learning_rate, weight_decay=weight_decay, fused=True))
         if matrices:
-            muon = torch.optim.Muon(matrices, learning_rate, weight_decay, adjust_lr_fn="match_rms_adamw")
-            self.optimizers.append(muon)
+            self.optimizers.append(Muon(matrices, learning_rate, weight_decay))
         warm_up = max(1, int(WARM_UP * steps))
 
         def rate(step: int) -> float:

@@ -161,7 +161,8 @@ def closure(x: Tensor) -> Tensor:
     """Return the 26 residuals that vanish on the manifold, GeV and rad, shape `(*, 26)`.
 
     pT - |(px, py)| and eta - artanh(pz/|p|) of the four objects and the two systems; E - sqrt(p^2 + m^2) of photons and
-    systems; four-momenta of the systems minus the sums of their parts; ||Delta eta| - |eta_1 - eta_2||.
+    systems; four-momenta of the systems minus the sums of their parts, E of both, then px, py, pz; ||Delta eta| - |eta_1
+    - eta_2||. That is the order of the published weights (arXiv:2003.13913, §4.3).
 
     Arguments:
         x: shape `(*, 40)`
@@ -180,7 +181,7 @@ def closure(x: Tensor) -> Tensor:
             pt - transverse,
             eta - torch.asinh(pz / transverse),
             energy - torch.hypot(momentum, mass),
-            sums.flatten(-2),
+            sums.mT.flatten(-2),
             systems[..., 7].abs() - gaps.abs(),
         ],
         dim=-1,

@@ -22,7 +22,7 @@ from torch.distributions import Distribution, Independent, Normal
 from simulators.base import Gold, generator_from, reference_for, require_last_axis
 from simulators.lhc.amplitude import OPERATORS, amplitude_of
 from simulators.lhc.decay import observe
-from simulators.lhc.detector import CHART, FEATURES, accepted, decode, encode
+from simulators.lhc.detector import CHART, FEATURES, accepted, closure, decode, encode
 from simulators.lhc.hard_process import draw, load_grids
 from simulators.lhc.likelihood import QuadraticForm, cross_section, log_gradient, quadratic_form
 
@@ -152,6 +152,17 @@ class WBFHiggs:
         """
         x = self._require_x(x)
         return (x - decode(encode(x))).norm(dim=-1)
+
+    def closure(self, x: Tensor) -> Tensor:
+        """Return the 26 residuals that vanish on the manifold, GeV and rad, shape `(*, 26)`; see `closure` of detector.
+
+        Arguments:
+            x: shape `(*, 40)`, float64
+
+        Raises:
+            ValueError: if x has another number of features, is not finite or not in float64
+        """
+        return closure(self._require_x(x))
 
     def likelihood(self, x: Tensor) -> QuadraticForm:
         """Return the exact likelihood of each x as a quadratic form in theta, from which any theta is algebra.
