@@ -15,6 +15,7 @@ _HOMES = {
     "ALICES": "mfsbi.plugin.ratio",
     "AF": "mfsbi.plugin.specs",
     "AffineCouplings": "mfsbi.flows",
+    "AutoregressiveSplines": "mfsbi.flows",
     "Chains": "mfsbi.inference.chains",
     "FOM": "mfsbi.plugin.specs",
     "MFlow": "mfsbi.plugin.specs",

@@ -1,4 +1,5 @@
 from mfsbi.flows import AffineCouplings as AffineCouplings
+from mfsbi.flows import AutoregressiveSplines as AutoregressiveSplines
 from mfsbi.flows import SplineCouplings as SplineCouplings
 from mfsbi.inference.chains import Chains as Chains
 from mfsbi.inference.predictive import posterior_predictive as posterior_predictive

@@ -13,6 +13,13 @@ Two maps ``s`` are here, both defined and finite on all of R^d.
 * `SplineCoupling`: a rational-quadratic spline with ``bins`` pieces on [-bound, bound] and the identity outside
   (Durkan et al., arXiv:1906.04032). It makes several modes out of one: the map for densities.
 
+A layer may also move every coordinate, given all those before it in an order (`AutoregressiveSpline`; Papamakarios et
+al., arXiv:1705.07057; Durkan et al.),
+
+    y_i = s(x_i; network(x_1, ..., x_{i-1}, theta)),    log|det df/dx| = sum_i log s'(x_i):
+
+one pass of a masked network for the density, d of them for the inverse. It learns densities of many dimensions sooner.
+
 Every flow built here **starts as the identity**: the last layer of each network is zero. Charts depend on it.
 A chart cuts the coordinates after the flow, so whatever stands between the layers decides which directions of
 data space the manifold coordinates begin with; random permutations, as in the original code, draw that choice
@@ -31,12 +38,15 @@ For an affine map that is dx_b = exp(-a) (dy_b - db) - x_b da. For a spline G me
 meets the tangents: that layer is the largest, and n tangents do not go through it.
 """
 
+from mfsbi.flows.autoregressive import AutoregressiveSpline, AutoregressiveSplines
 from mfsbi.flows.couplings import AffineCoupling, AffineCouplings, Couplings, SplineCoupling, SplineCouplings
 from mfsbi.flows.flow import Flow, Layer, Linear
 
 __all__ = [
     "AffineCoupling",
     "AffineCouplings",
+    "AutoregressiveSpline",
+    "AutoregressiveSplines",
     "Couplings",
     "Flow",
     "Layer",

@@ -230,13 +230,18 @@ class Conditioner(nn.Module):
         outputs: features that go out
         width: units in each hidden layer
         depth: hidden layers
+        masks: for each layer which weights there are, booleans of shape `(outputs, inputs)`; all if not given
     """
 
-    def __init__(self, sharpness: Sequence[float], outputs: int, width: int, depth: int) -> None:
+    def __init__(
+        self, sharpness: Sequence[float], outputs: int, width: int, depth: int, masks: Sequence[Tensor] = ()
+    ) -> None:
         super().__init__()
         sizes = [len(sharpness), *[width] * depth] if sharpness else [0]
         self.hidden = cast(Sequence[_Affine], nn.ModuleList(_Affine(*pair) for pair in pairwise(sizes)))
         self.last = _Affine(sizes[-1], outputs)
+        for layer, mask in zip([*self.hidden, self.last], masks, strict=False):
+            layer.mask = mask
         with torch.no_grad():
             for layer in self.hidden[:1]:
                 layer.weight.mul_(torch.tensor(sharpness))
@@ -260,7 +265,7 @@ class Conditioner(nn.Module):
         for layer in self.hidden:
             x = layer(x)
             gate = x.sigmoid()
-            tangents = functional.linear(tangents, layer.weight[:, : tangents.shape[-1]]) * (
+            tangents = functional.linear(tangents, layer.matrix[:, : tangents.shape[-1]]) * (
                 gate * (1 + x * (1 - gate))
             ).T.unsqueeze(1)
             x = x * gate
@@ -270,14 +275,22 @@ class Conditioner(nn.Module):
 class _Affine(nn.Module):
     """An affine map of columns, y = W x + b for x of shape `(features, rows)`; for no features, b itself."""
 
+    mask: Tensor | None
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         scale = max(inputs, 1) ** -0.5
         self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-scale, scale))
         self.bias = nn.Parameter(torch.empty(outputs, 1).uniform_(-scale, scale))
+        self.register_buffer("mask", None)
+
+    @property
+    def matrix(self) -> Tensor:
+        """W, without the weights that a mask takes out."""
+        return self.weight if self.mask is None else self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, self.weight, x)
+        return torch.addmm(self.bias, self.matrix, x)
 
 
 def _bounded(raw: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mfsbi import files
-from mfsbi.flows import AffineCouplings, Couplings, SplineCouplings
+from mfsbi.flows import AffineCouplings, AutoregressiveSplines, Couplings, SplineCouplings
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
@@ -32,7 +32,9 @@ from mfsbi.types import Prior
 __all__ = ["load", "load_trainer", "save"]
 
 SPECS: dict[str, type[Spec]] = {spec.__name__: spec for spec in (AF, FOM, PIE, MFlow, MeFlow, PAE)}
-COUPLINGS: dict[str, type[Couplings]] = {kind.__name__: kind for kind in (AffineCouplings, SplineCouplings)}
+COUPLINGS: dict[str, type[Couplings]] = {
+    kind.__name__: kind for kind in (AffineCouplings, AutoregressiveSplines, SplineCouplings)
+}
 SIMULATIONS = "simulations."
 """How the names of a trainer's simulations begin among the tensors."""
 

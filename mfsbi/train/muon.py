@@ -14,7 +14,7 @@ float32, which is used here, with matrices of one shape multiplied at once.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -56,11 +56,11 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, matrix: Tensor) -> Tensor:
         """Update the momentum of a matrix and return it looked ahead."""
-        state = self.state[matrix]
+        state, gradient = self.state[matrix], cast(Tensor, matrix.grad)
         if not state:
             state["momentum"] = torch.zeros_like(matrix)
-        momentum: Tensor = state["momentum"].lerp_(matrix.grad, 1 - MOMENTUM)
-        return torch.lerp(matrix.grad, momentum, MOMENTUM)
+        momentum: Tensor = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        return torch.lerp(gradient, momentum, MOMENTUM)
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

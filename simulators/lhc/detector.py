@@ -161,8 +161,8 @@ def closure(x: Tensor) -> Tensor:
     """Return the 26 residuals that vanish on the manifold, GeV and rad, shape `(*, 26)`.
 
     pT - |(px, py)| and eta - artanh(pz/|p|) of the four objects and the two systems; E - sqrt(p^2 + m^2) of photons and
-    systems; four-momenta of the systems minus the sums of their parts, E of both, then px, py, pz; ||Delta eta| - |eta_1
-    - eta_2||. That is the order of the published weights (arXiv:2003.13913, §4.3).
+    systems; four-momenta of the systems minus the sums of their parts, E of both, then px, py, pz;
+    ||Delta eta| - |eta_1 - eta_2||. That is the order of the published weights (arXiv:2003.13913, §4.3).
 
     Arguments:
         x: shape `(*, 40)`

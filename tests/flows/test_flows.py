@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mfsbi.flows import AffineCouplings, Flow, Linear, SplineCoupling, SplineCouplings
+from mfsbi.flows import AffineCouplings, AutoregressiveSplines, Flow, Linear, SplineCoupling, SplineCouplings
 from tests.laws import jacobian_by_differences, perturbed
 from tests.problems import Permutation
 
@@ -23,6 +23,9 @@ FLOWS = {
     "one coordinate": lambda: SplineCouplings(layers=2).build(1, 2),
     "3-cycles": with_permutations,
     "lu": lambda: SplineCouplings(layers=3, lu=True).build(5, 2),
+    "autoregressive": lambda: AutoregressiveSplines(layers=3, width=20).build(5, 2),
+    "autoregressive, lu": lambda: AutoregressiveSplines(layers=2, width=10, lu=True).build(3, 2),
+    "autoregressive, one coordinate": lambda: AutoregressiveSplines(layers=2, width=10).build(1, 2),
     "lu layer alone": lambda: Flow([Linear(4)], 4, 2),
 }
 
@@ -121,3 +124,13 @@ def test_derivatives_of_a_flow_pass_gradcheck(kind, check):
     theta = torch.randn(2, 1).requires_grad_()
     assert check(flow.forward_and_log_det, (x, theta))
     assert check(flow.inverse, (x, theta))
+
+
+def test_an_autoregressive_layer_tells_each_coordinate_only_of_those_before_it():
+    torch.manual_seed(0)
+    layer = perturbed(AutoregressiveSplines(layers=1, width=20).build(4, 1)).layers[0]
+    jacobian = jacobian_by_differences(lambda x: layer(x[:, None], torch.zeros(1, 1))[0][:, 0], 0.3 * torch.randn(4))
+    ordered = jacobian[layer.order][:, layer.order]
+    assert (ordered.triu(1) == 0).all()
+    assert (ordered.tril(-1) != 0).sum() == 6
+    assert (ordered.diagonal() > 0).all()
