@@ -5,47 +5,25 @@ import pytest
 import torch
 
 from mfsbi import ALICES, ManifoldNLE
-from mfsbi.gold import read_madminer, simulate
+from mfsbi.gold import read_madminer
 from simulators.polynomial import PolynomialSurface
-from tests.problems import SPECS
+from tests.problems import SPECS, mined_surface, write_madminer, write_mined_surface
 
-SURFACE = PolynomialSurface()
 ROWS = 400
 COLUMNS = {"x": 3, "theta": 2, "t_xz": 2}
 
 
-def write(folder, name="train", **arrays):
-    for word, array in arrays.items():
-        np.save(folder / f"{word}_{name}.npy", array, allow_pickle=True)
-
-
-def mined():
-    """Return theta and gold of the polynomial surface, half of whose rows are drawn at 0."""
-    theta = torch.rand(ROWS, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    at_theta = torch.arange(ROWS) % 2 == 0
-    return theta, at_theta, simulate(SURFACE, theta, theta_ref=torch.zeros(1), from_theta=at_theta, seed=0)
-
-
 @pytest.fixture
 def ratios(tmp_path):
-    """A sample for ratios as MadMiner writes it: y is 1 at the denominator, r is no log, both have an axis of one."""
-    theta, at_theta, gold = mined()
-    write(
-        tmp_path,
-        x=gold.x.numpy(),
-        theta0=theta.numpy(),
-        theta1=np.zeros((ROWS, 1)),
-        y=1.0 - at_theta.numpy()[:, None],
-        r_xz=gold.joint_log_ratio.exp().numpy()[:, None],
-        t_xz=gold.joint_score.numpy(),
-    )
+    """A sample for ratios: theta0, theta1, x, y, the joint ratio and the joint score."""
+    write_mined_surface(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def densities(tmp_path):
     """A sample for densities: x, theta and the joint score there."""
-    write(tmp_path, **{word: np.full((30, columns), 0.5, np.float32) for word, columns in COLUMNS.items()})
+    write_madminer(tmp_path, **{word: np.full((30, columns), 0.5, np.float32) for word, columns in COLUMNS.items()})
     return tmp_path
 
 
@@ -57,12 +35,12 @@ def test_a_sample_for_densities_has_theta_x_and_the_joint_score(densities):
 
 
 def test_a_sample_without_gold_has_theta_and_x_alone(tmp_path):
-    write(tmp_path, "test", x=np.ones((4, 3)), theta=np.zeros((4, 2)))
+    write_madminer(tmp_path, "test", x=np.ones((4, 3)), theta=np.zeros((4, 2)))
     assert read_madminer(tmp_path, "test")[2:] == (None,) * 4
 
 
 def test_a_sample_for_ratios_comes_in_our_words_and_senses(ratios):
-    theta, at_theta, gold = mined()
+    theta, at_theta, gold = mined_surface()
     sample = read_madminer(str(ratios))
     assert (sample.theta == theta).all()
     assert (sample.theta_ref == 0).all()
@@ -75,7 +53,7 @@ def test_a_sample_for_ratios_comes_in_our_words_and_senses(ratios):
 def test_ratios_and_labels_may_come_without_an_axis_of_one(ratios):
     twin = read_madminer(ratios)
     for word in ("y", "r_xz"):
-        write(ratios, **{word: np.load(ratios / f"{word}_train.npy")[:, 0]})
+        write_madminer(ratios, **{word: np.load(ratios / f"{word}_train.npy")[:, 0]})
     sample = read_madminer(ratios)
     assert (sample.from_theta == twin.from_theta).all()
     assert (sample.joint_log_ratio == twin.joint_log_ratio).all()
@@ -84,10 +62,12 @@ def test_ratios_and_labels_may_come_without_an_axis_of_one(ratios):
 def test_both_kinds_of_trainer_learn_from_a_sample_for_ratios(ratios):
     sample = read_madminer(ratios)
     gold = {name: getattr(sample, name) for name in ("joint_score", "joint_log_ratio", "from_theta")}
-    ratio = ALICES(SURFACE.prior, width=8, show_progress_bars=False).append_simulations(sample.theta, sample.x, **gold)
+    ratio = ALICES(PolynomialSurface().prior, width=8, show_progress_bars=False).append_simulations(
+        sample.theta, sample.x, **gold
+    )
     assert ratio.train(max_num_epochs=1).training_record["simulations"] == ROWS
     rows = sample.from_theta
-    flow = ManifoldNLE(SURFACE.prior, SPECS["AF"], show_progress_bars=False)
+    flow = ManifoldNLE(PolynomialSurface().prior, SPECS["AF"], show_progress_bars=False)
     flow.append_simulations(sample.theta[rows], sample.x[rows], joint_score=sample.joint_score[rows])
     assert flow.train(max_num_epochs=1).training_record["simulations"] == ROWS // 2
 
@@ -107,7 +87,7 @@ def without(word):
 
 
 def with_arrays(**arrays):
-    return lambda folder: write(folder, **arrays)
+    return lambda folder: write_madminer(folder, **arrays)
 
 
 def emptied(folder):
