@@ -192,9 +192,6 @@ def calibrate(  # noqa: PLR0913 - options of a command
     sets: Annotated[int, typer.Option(min=2, help="Data sets to draw from a simulator.")] = 200,
     events: Annotated[int, typer.Option(min=1, help="Observations of each.")] = 10,
     draws: Annotated[int, typer.Option(min=10, help="Of the posterior of each.")] = 200,
-    sampler: Annotated[
-        str | None, typer.Option(help="As for `sample`, not grid; the posterior's MCMC if none.")
-    ] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Examine whether the posterior means what it says, on data sets whose theta is known.
@@ -216,9 +213,7 @@ def calibrate(  # noqa: PLR0913 - options of a command
         require_features("theta", theta, len(names), "the prior")
         posterior = trainer_for(load(model), origin.prior).build_posterior()
         bars = Console(stderr=True).is_terminal
-        result = run_calibration(
-            posterior, theta, x, draws, sampler=sampler, seed=derived(seed, 2), show_progress_bars=bars
-        )
+        result = run_calibration(posterior, theta, x, draws, seed=derived(seed, 2), show_progress_bars=bars)
         regions = {"highest density": result.levels, "around a random point": result.closeness}
         figure = calibration(
             {name: column.numpy() for name, column in zip(names, result.ranks.unbind(-1), strict=True)},

@@ -279,11 +279,9 @@ def test_a_ratio_is_sampled_like_a_likelihood(trained, ratio, tmp_path):
     assert read(out)["posterior"]["theta"].shape == (4, 50)
 
 
-@pytest.mark.filterwarnings("ignore:Only", "ignore:The chains")
-@pytest.mark.parametrize("settings", [[], ["--sampler", "importance"]])
-def test_a_ratio_is_calibrated_like_a_likelihood(ratio, tmp_path, short_chains, settings):
+def test_a_ratio_is_calibrated_like_a_likelihood(ratio, tmp_path, short_chains):
     out = tmp_path / "calibration.png"
-    result = run("calibrate", ratio, "polynomial", "--sets", 2, "--events", 2, "--draws", 20, *settings, "--out", out)
+    result = run("calibrate", ratio, "polynomial", "--sets", 2, "--events", 2, "--draws", 20, "--out", out)
     assert result.exit_code in (0, 1), result.output
     assert out.stat().st_size > 5000
 
