@@ -21,13 +21,14 @@ from mfsbi.inference.to_arviz import diagnose, to_arviz, write
 from mfsbi.plots import calibration
 from mfsbi.plugin.calibrating import calibrate as run_calibration
 from mfsbi.plugin.likelihood import ManifoldNLE
+from mfsbi.plugin.ratio import ALICES
 from mfsbi.plugin.sampling import SAMPLERS, sample_chains
-from mfsbi.plugin.saving import SPECS, load, save
+from mfsbi.plugin.saving import SPECS, Trainer, load, save, trainer_for
 from mfsbi.plugin.specs import AF, FOM, Spec
 from mfsbi.registry import registered
 from mfsbi.seeds import derived, seeded
-from mfsbi.sources import bounds_of, box, read_arrays, simulator
-from mfsbi.types import Prior, Simulator
+from mfsbi.sources import Source, bounds_of, box, read_arrays, simulator, source_of
+from mfsbi.types import Simulator
 
 __all__ = ["app"]
 
@@ -99,47 +100,48 @@ def demo(
 @app.command()
 def train(  # noqa: PLR0913 - options of a command
     source: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(help="A registered simulator, MODULE:NAME, or arrays: sims.npz, or theta.npy x.npy."),
-    ],
+    ] = None,
     *,
+    madminer: Annotated[Path | None, typer.Option(help="A folder of MadMiner's samples instead.")] = None,
+    sample_name: Annotated[str, typer.Option("--sample", help="Name of the sample in that folder.")] = "train",
     out: Annotated[Path, typer.Option(help="File for the trained model.")] = Path("model.safetensors"),
-    model: Annotated[str, typer.Option(help="AF, PIE, MFlow, MeFlow or PAE.")] = "MFlow",
+    model: Annotated[str, typer.Option(help="AF, PIE, MFlow, MeFlow or PAE; ALICES for a ratio.")] = "MFlow",
     manifold_dim: Annotated[int | None, typer.Option(min=1, help="The simulator's if it knows.")] = None,
     prior: PriorOption = [],  # noqa: B006 - typer copies it
     simulations: Annotated[int, typer.Option(min=20, help="To draw from a simulator.")] = 100_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the simulations.")] = 50,
+    no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave out joint scores and joint log ratios.")] = False,
     seed: SeedOption = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Learn p(x|theta) from a simulator or from arrays, and save the model with its simulations.
+    """Learn p(x|theta), or by ALICES its ratio to a reference, and save the model with its simulations.
+
+    Where joint scores are known, a likelihood learns from them as well (SCANDAL). ALICES takes joint log ratios, too:
+    a simulator that knows them draws every other x at the mean theta of the prior; others are compared with all x.
 
     mfsbi train polynomial
 
     mfsbi train mymodule:simulate --prior -1:1 --prior 0:10 --manifold-dim 2
 
-    mfsbi train theta.npy x.npy --prior -1:1 --manifold-dim 2
+    mfsbi train --madminer data/samples --prior -1:1 --prior -1:1 --manifold-dim 14
     """
     try:
         _require_folder(out)
-        if _are_files(source):
-            theta, x = read_arrays([Path(word) for word in source], ["theta", "x"])
-            distribution, known = _prior(prior), None
-        else:
-            known = simulator(_single(source), prior)
-            distribution = known.prior
-        spec = _spec(model, manifold_dim, known)
-        if known is not None:
-            with seeded(derived(seed, 0)):
-                theta = distribution.sample((simulations,))
-            x = known.simulate(theta, seed=derived(seed, 1))
-        trainer = ManifoldNLE(distribution, spec, seed=seed, show_progress_bars=False if quiet else None)
-        trainer.append_simulations(theta, x).train(max_num_epochs=epochs)
+        origin = source_of(source or [], prior, madminer, sample_name)
+        trainer = _new_trainer(model, manifold_dim, origin, seed=seed, show_progress_bars=False if quiet else None)
+        rows_of = origin.for_ratio if isinstance(trainer, ALICES) else origin.for_likelihood
+        rows = rows_of(simulations, seed=seed, gold=not no_gold)
+        if origin.rows is not None and len(rows.theta) < len(origin.rows.theta):
+            _say(f"A likelihood learns from what was drawn at theta0 alone, not from all {origin.rows}.")
+        _say(f"Learning from {rows}.")
+        trainer.append_simulations(**rows.fields).train(max_num_epochs=epochs)
         save(trainer, out)
     except MISTAKES as error:
         _fail(error)
-    console.print(str(trainer.history), markup=False, highlight=False)
-    console.print(f"The model is in {escape(str(out))}", highlight=False, soft_wrap=True)
+    _say(str(trainer.history))
+    _say(f"The model is in {out}")
 
 
 @app.command()
@@ -162,9 +164,9 @@ def sample(  # noqa: PLR0913 - options of a command
     try:
         _require_folder(out)
         known = simulator(simulator_name, prior) if simulator_name else None
-        distribution = _prior(prior) if known is None else known.prior
+        distribution = box(prior) if known is None else known.prior
         (observed,) = read_arrays([x], ["x"])
-        posterior = _trainer(model, distribution).build_posterior()
+        posterior = trainer_for(load(model), distribution).build_posterior()
         settings = {"bounds": bounds_of(distribution)} if sampler == "grid" else {}
         chains = sample_chains(
             posterior, observed, draws, sampler=sampler, seed=seed, show_progress_bars=not quiet, **settings
@@ -174,7 +176,7 @@ def sample(  # noqa: PLR0913 - options of a command
     except MISTAKES as error:
         _fail(error)
     console.print(_summary(chains, names))
-    console.print(f"The draws are in {escape(str(out))}", highlight=False, soft_wrap=True)
+    _say(f"The draws are in {out}")
 
 
 @app.command()
@@ -200,19 +202,18 @@ def calibrate(  # noqa: PLR0913 - options of a command
     """
     try:
         _require_folder(out)
-        if _are_files(source):
-            theta, x = read_arrays([Path(word) for word in source], ["theta", "x"])
-            distribution, names = _prior(prior), [f"theta_{i}" for i in range(len(prior))]
+        origin = source_of(source, prior)
+        if origin.rows is not None:
+            theta, x = origin.rows.theta, origin.rows.x
         else:
-            known = simulator(_single(source), prior)
-            distribution, names = known.prior, list(known.parameter_names)
             with seeded(derived(seed, 0)):
-                theta = distribution.sample((sets,))
-            x = known.simulate(theta[:, None].expand(-1, events, -1), seed=derived(seed, 1))
+                theta = origin.prior.sample((sets,))
+            x = cast(Simulator, origin.simulator).simulate(theta[:, None].expand(-1, events, -1), seed=derived(seed, 1))
+        names = origin.parameter_names
         require_features("theta", theta, len(names), "the prior")
-        result = run_calibration(
-            _trainer(model, distribution).build_posterior(), theta, x, draws, seed=derived(seed, 2)
-        )
+        posterior = trainer_for(load(model), origin.prior).build_posterior()
+        bars = Console(stderr=True).is_terminal
+        result = run_calibration(posterior, theta, x, draws, seed=derived(seed, 2), show_progress_bars=bars)
         regions = {"highest density": result.levels, "around a random point": result.closeness}
         figure = calibration(
             {name: column.numpy() for name, column in zip(names, result.ranks.unbind(-1), strict=True)},
@@ -221,8 +222,8 @@ def calibrate(  # noqa: PLR0913 - options of a command
         figure.savefig(out, dpi=130)
     except MISTAKES as error:
         _fail(error)
-    console.print(str(result), markup=False, highlight=False)
-    console.print(f"The figure is in {escape(str(out))}", highlight=False, soft_wrap=True)
+    _say(str(result))
+    _say(f"The figure is in {out}")
     if not result.passed:
         raise typer.Exit(1)
 
@@ -284,14 +285,8 @@ def _run(table: str, preset: str, only: str, out: Path) -> None:
     console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-def _are_files(words: Sequence[str]) -> bool:
-    return any(word.endswith((".npy", ".npz")) for word in words)
-
-
-def _single(words: Sequence[str]) -> str:
-    if len(words) != 1:
-        raise ValueError(f"Expected one simulator, or files of arrays; got {' '.join(words)}.")
-    return words[0]
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _require_folder(out: Path) -> None:
@@ -300,35 +295,27 @@ def _require_folder(out: Path) -> None:
         raise OSError(f"Cannot write {out}: there is no folder {out.resolve().parent}. Choose another place by --out.")
 
 
-def _prior(bounds: Sequence[str]) -> Prior:
-    if not bounds:
-        raise ValueError("The prior is missing: say one --prior LOW:HIGH for each parameter, or name a simulator.")
-    return box(bounds)
+def _new_trainer(
+    model: str, manifold_dim: int | None, origin: Source, *, seed: int, show_progress_bars: bool | None
+) -> Trainer:
+    """Return an untrained trainer of the model of that name."""
+    if model == ALICES.__name__:
+        return ALICES(origin.prior, seed=seed, show_progress_bars=show_progress_bars)
+    spec = _spec(model, manifold_dim, origin.simulator)
+    return ManifoldNLE(origin.prior, spec, seed=seed, show_progress_bars=show_progress_bars)
 
 
 def _spec(model: str, manifold_dim: int | None, known: Simulator | None) -> Spec:
     """Return the spec of that name."""
     names = [name for name in SPECS if name != FOM.__name__]
     if model not in names:
-        raise ValueError(f"`--model` should be one of {', '.join(names)}; got {model!r}.")
+        raise ValueError(f"`--model` should be one of {', '.join([*names, ALICES.__name__])}; got {model!r}.")
     if SPECS[model] is AF:
         return AF()
     dim = manifold_dim if manifold_dim is not None else getattr(known, "manifold_dim", None)
     if dim is None:
         raise ValueError("`--manifold-dim` is missing: how many dimensions x has; `mfsbi.dimension_scan(x)` suggests.")
     return cast(Any, SPECS[model])(manifold_dim=dim)
-
-
-def _trainer(path: Path, prior: Prior) -> ManifoldNLE:
-    """Return a trainer with the estimator of a file, which fits the prior."""
-    estimator = load(path)
-    trainer = ManifoldNLE(prior, cast(Spec, estimator.spec), show_progress_bars=False)
-    if trainer.parameter_dim != estimator.condition_shape[0]:
-        raise ValueError(
-            f"The prior has {trainer.parameter_dim} parameters, the model in {path} {estimator.condition_shape[0]}."
-        )
-    trainer.estimator = estimator
-    return trainer
 
 
 def _summary(chains: Chains, names: Sequence[str]) -> Table:

@@ -47,6 +47,7 @@ class RatioModel(nn.Module):
         for name, value in (("x", (x_mean, x_std)), ("theta", (theta_mean, theta_std))):
             self.register_buffer(f"{name}_mean", value[0])
             self.register_buffer(f"{name}_std", value[1])
+        self.width, self.depth = width, depth
         self.network = _perceptron([len(x_mean) + len(theta_mean), *[width] * depth])
 
     def __repr__(self) -> str:

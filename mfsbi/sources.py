@@ -7,6 +7,8 @@
 | `mymodule:simulate` | a function theta -> x, rows to rows; its prior comes as bounds |
 | `sims.npz` | arrays by name |
 | `theta.npy x.npy` | one array each |
+
+A `Source` is any of these, or a folder of MadMiner's, as something to learn from.
 """
 
 import sys
@@ -14,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,11 +25,100 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Uniform
 
 from mfsbi.checks import require_finite
+from mfsbi.gold import read_madminer, simulate
 from mfsbi.registry import named
-from mfsbi.seeds import seeded
-from mfsbi.types import Prior, Simulator
+from mfsbi.seeds import derived, seeded
+from mfsbi.types import HasGold, Prior, Simulator
 
-__all__ = ["bounds_of", "box", "read_arrays", "simulator"]
+__all__ = ["Rows", "Source", "bounds_of", "box", "read_arrays", "simulator", "source_of"]
+
+
+class Rows(NamedTuple):
+    """Simulations and their gold; see `mfsbi.train.data.Batch` for shapes and meaning."""
+
+    theta: Tensor
+    x: Tensor
+    joint_score: Tensor | None = None
+    joint_log_ratio: Tensor | None = None
+    from_theta: Tensor | None = None
+
+    def __str__(self) -> str:
+        gold = [name.replace("_", " ") for name in ("joint_score", "joint_log_ratio") if name in self.fields]
+        with_gold = f", with {' and '.join(gold)}" if gold else ""
+        if self.from_theta is None:
+            return f"{len(self.theta):,} simulations{with_gold}"
+        elsewhere = int((self.from_theta == 0).sum())
+        return f"{len(self.theta):,} simulations, {elsewhere:,} of them drawn at the reference{with_gold}"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What is there, by the names that `append_simulations` has for it."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def at_theta(self) -> "Rows":
+        """Return the rows drawn at theta, without labels."""
+        if self.from_theta is None:
+            return self
+        kept = self.from_theta > 0
+        return self._replace(**{name: value[kept] for name, value in self.fields.items()})._replace(from_theta=None)
+
+    def without_gold(self) -> "Rows":
+        """Return the rows without what a simulator knows besides theta and x."""
+        return self._replace(joint_score=None, joint_log_ratio=None)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A simulator, or the rows that one has left behind.
+
+    Arguments:
+        prior: of theta
+        parameter_names: one for each parameter
+        simulator: None where rows are there
+        rows: None where a simulator is there
+    """
+
+    prior: Prior
+    parameter_names: Sequence[str]
+    simulator: Simulator | None = None
+    rows: Rows | None = None
+
+    def for_likelihood(self, count: int, *, seed: int, gold: bool = True) -> Rows:
+        """Return the rows drawn at theta, with the joint score if it is known.
+
+        Arguments:
+            count: rows to draw from a simulator
+            seed: of the draws
+            gold: whether to take the joint score along
+        """
+        rows = self._drawn(count, seed, gold=gold) if self.rows is None else self.rows.at_theta()
+        return rows._replace(joint_log_ratio=None) if gold else rows.without_gold()
+
+    def for_ratio(self, count: int, *, seed: int, gold: bool = True) -> Rows:
+        """Return rows with all gold there is; a simulator that has it draws every other x at the mean theta.
+
+        The reference is then a point in the middle of the prior. Without gold every x is drawn at its theta, and the
+        reference is the distribution of all x, which no label needs to know.
+
+        Arguments:
+            count: rows to draw from a simulator
+            seed: of the draws
+            gold: whether to take joint score and joint log ratio along
+        """
+        if self.rows is None:
+            return self._drawn(count, seed, gold=gold, to_reference=True)
+        return self.rows if gold else self.rows.without_gold()
+
+    def _drawn(self, count: int, seed: int, *, gold: bool, to_reference: bool = False) -> Rows:
+        assert self.simulator is not None
+        with seeded(derived(seed, 0)):
+            theta = self.prior.sample((count,))
+        if not (gold and isinstance(self.simulator, HasGold)):
+            return Rows(theta, self.simulator.simulate(theta, seed=derived(seed, 1)))
+        at_theta = torch.arange(count) % 2 == 0 if to_reference else None
+        reference = theta.mean(0) if to_reference else None
+        found = simulate(self.simulator, theta, theta_ref=reference, from_theta=at_theta, seed=derived(seed, 1))
+        return Rows(theta, *found, at_theta)
 
 
 @dataclass(frozen=True)
@@ -55,16 +146,48 @@ class _Function:
         return x.view(*theta.shape[:-1], -1)
 
 
+def source_of(
+    words: Sequence[str], bounds: Sequence[str] = (), madminer: Path | None = None, sample: str = "train"
+) -> Source:
+    """Return what words or a folder of MadMiner's stand for, as something to learn from.
+
+    Arguments:
+        words: a simulator, or files of theta and x
+        bounds: of the prior, `low:high` of each parameter, unless a simulator has one
+        madminer: a folder of MadMiner's instead of words
+        sample: the name of the sample in it
+
+    Raises:
+        ValueError: if there are words and a folder, or neither, or they do not stand for a source
+        FileNotFoundError: if there is no such file or folder
+    """
+    names = [f"theta_{i}" for i in range(len(bounds))]
+    if madminer is not None and not words:
+        found = read_madminer(madminer, sample)._asdict()
+        return Source(box(bounds), names, rows=Rows(**{name: found[name] for name in Rows._fields}))
+    if madminer is None and any(word.endswith((".npy", ".npz")) for word in words):
+        return Source(box(bounds), names, rows=Rows(*read_arrays([Path(word) for word in words], ["theta", "x"])))
+    if madminer is not None or len(words) != 1:
+        got = " ".join([*words, *([f"--madminer {madminer}"] if madminer is not None else [])])
+        raise ValueError(
+            f"Expected one simulator, or files of arrays, or --madminer FOLDER alone; got {got or 'nothing'}."
+        )
+    known = simulator(words[0], bounds)
+    return Source(known.prior, list(known.parameter_names), simulator=known)
+
+
 def box(bounds: Sequence[str]) -> Distribution:
     """Return the uniform prior between bounds, one word `low:high` for each parameter.
 
     Raises:
-        ValueError: if a word is not that
+        ValueError: if a word is not that, or there is none
 
     Example:
         >>> box(["-1:1", "0:10"]).base_dist.high
         tensor([ 1., 10.])
     """
+    if not bounds:
+        raise ValueError("The prior is missing: say one --prior LOW:HIGH for each parameter, or name a simulator.")
     ends = []
     for word in bounds:
         low, _, high = word.partition(":")

@@ -1,10 +1,12 @@
 """Tiny problems whose answers are known."""
 
+import numpy as np
 import torch
 from torch import nn
 
 from mfsbi import AF, FOM, PAE, PIE, MeFlow, MFlow
 from mfsbi.flows import SplineCouplings
+from mfsbi.gold import simulate
 from simulators.polynomial import PolynomialSurface
 
 TILT = torch.tensor([[1.0, 0.3], [0.2, 1.0], [0.5, -0.7]])
@@ -48,6 +50,33 @@ def surface_data(rows=400, seed=0):
     surface = PolynomialSurface()
     theta = torch.rand(rows, 1, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return surface, theta, surface.simulate(theta, seed=seed)
+
+
+def mined_surface(rows=400):
+    """Return the polynomial surface's theta, whether x is drawn there or else at 0, and x with its gold."""
+    surface, theta, _ = surface_data(rows)
+    at_theta = torch.arange(rows) % 2 == 0
+    return theta, at_theta, simulate(surface, theta, theta_ref=torch.zeros(1), from_theta=at_theta, seed=0)
+
+
+def write_madminer(folder, name="train", **arrays):
+    """Write arrays under the names that MadMiner gives a sample."""
+    for word, array in arrays.items():
+        np.save(folder / f"{word}_{name}.npy", array, allow_pickle=True)
+
+
+def write_mined_surface(folder):
+    """Write `mined_surface` as a sample for ratios: y is 1 at the denominator, r no log, both with an axis of one."""
+    theta, at_theta, gold = mined_surface()
+    write_madminer(
+        folder,
+        x=gold.x.numpy(),
+        theta0=theta.numpy(),
+        theta1=np.zeros_like(theta),
+        y=1.0 - at_theta.numpy()[:, None],
+        r_xz=gold.joint_log_ratio.exp().numpy()[:, None],
+        t_xz=gold.joint_score.numpy(),
+    )
 
 
 class Permutation(nn.Module):

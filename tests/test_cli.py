@@ -11,10 +11,14 @@ from typer.testing import CliRunner
 
 from mfsbi import MFlow, demo, load, load_trainer
 from mfsbi.cli import app
+from mfsbi.gold import read_madminer
 from mfsbi.inference.to_arviz import read
+from mfsbi.plugin.ratio import ALICES, GoldenRatio
+from mfsbi.registry import named
+from mfsbi.seeds import derived
 from mfsbi.sources import box
 from mfsbi.train import losses
-from tests.problems import surface_data
+from tests.problems import surface_data, write_madminer, write_mined_surface
 
 TINY = ["demo", "--simulations", "1000", "--quiet"]
 
@@ -158,12 +162,146 @@ def test_calibration_leaves_a_figure_and_a_verdict(trained, tmp_path):
     assert out.stat().st_size > 5000
 
 
+QUICK = ["--epochs", 2, "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory):
+    """Return a folder of MadMiner's, with `train` for ratios and `density` for densities."""
+    folder = tmp_path_factory.mktemp("samples")
+    write_mined_surface(folder)
+    sample = read_madminer(folder)
+    rows = sample.from_theta
+    fields = {"x": sample.x, "theta": sample.theta, "t_xz": sample.joint_score}
+    write_madminer(folder, "density", **{word: value[rows].numpy() for word, value in fields.items()})
+    return folder
+
+
+def learned(out, prior, *words):
+    """Train by the command and return its trainer, and what it printed."""
+    result = run("train", *words, *QUICK, "--out", out)
+    assert result.exit_code == 0, result.output
+    return load_trainer(out, prior), result.output.replace("\n", " ")
+
+
+def gold_of(trainer):
+    """Return the names of what a trainer's simulations have besides theta and x."""
+    batch = trainer.simulations[0].batch._asdict()
+    return {name for name, value in batch.items() if value is not None} - {"theta", "x"}
+
+
+@pytest.mark.parametrize("name", ["polynomial", "lhc"])
+def test_a_simulator_with_gold_teaches_its_joint_score_unless_told_not_to(tmp_path, name):
+    words = [name, "--model", "AF", "--simulations", 60]
+    prior = named(name).prior
+    trainer, said = learned(tmp_path / "model", prior, *words)
+    assert gold_of(trainer) == {"joint_score"}
+    assert trainer.history.losses == ["scandal(nll)"]
+    assert "Learning from 60 simulations, with joint score." in said
+    plain, said = learned(tmp_path / "plain", prior, *words, "--no-gold")
+    assert gold_of(plain) == set()
+    assert "Learning from 60 simulations." in said
+    assert (plain.simulations[0].x == trainer.simulations[0].x).all()
+
+
+def test_a_flow_learns_the_joint_score_of_a_sample_of_madminers(mined, tmp_path):
+    words = ["--madminer", mined, "--sample", "density", "--prior", "-1:1", "--model", "AF"]
+    trainer, said = learned(tmp_path / "model", box(["-1:1"]), *words)
+    assert gold_of(trainer) == {"joint_score"}
+    assert (trainer.simulations[0].x == read_madminer(mined, "density").x).all()
+    assert "Learning from 200 simulations, with joint score." in said
+
+
+def test_a_flow_takes_the_rows_drawn_at_theta_of_a_sample_for_ratios_and_says_so(mined, tmp_path):
+    words = ["--madminer", mined, "--prior", "-1:1", "--model", "AF"]
+    trainer, said = learned(tmp_path / "model", box(["-1:1"]), *words)
+    sample = read_madminer(mined)
+    assert (trainer.simulations[0].theta == sample.theta[sample.from_theta]).all()
+    assert "drawn at theta0 alone, not from all 400 simulations, 200 of them drawn at the reference" in said
+    assert "Learning from 200 simulations, with joint score." in said
+
+
+ALL_GOLD = {"joint_score", "joint_log_ratio", "from_theta"}
+RATIOS = {
+    "a simulator with gold": (["polynomial", "--simulations", 60], ALL_GOLD),
+    "a simulator told to keep it": (["polynomial", "--simulations", 60, "--no-gold"], set()),
+    "arrays": (["{0}/theta.npy", "{0}/x.npy", "--prior", "-1:1"], set()),
+    "a sample for ratios": (["--madminer", "{1}", "--prior", "-1:1"], ALL_GOLD),
+    "its labels alone": (["--madminer", "{1}", "--prior", "-1:1", "--no-gold"], {"from_theta"}),
+    "a sample for densities": (["--madminer", "{1}", "--sample", "density", "--prior", "-1:1"], {"joint_score"}),
+}
+
+
+@pytest.mark.parametrize("name", RATIOS)
+def test_ratios_are_learned_from_any_source_with_the_gold_it_has(trained, mined, tmp_path, name):
+    words, gold = RATIOS[name]
+    words = [str(word).format(trained, mined) for word in words]
+    trainer, _ = learned(tmp_path / "model", box(["-1:1"]), *words, "--model", "ALICES")
+    assert isinstance(trainer, ALICES)
+    assert gold_of(trainer) == gold
+    assert trainer.history.losses == ["alices"]
+
+
+def test_a_simulator_without_gold_is_compared_with_all_x(tmp_path):
+    trainer, said = learned(
+        tmp_path / "model", named("sphere").prior, "sphere", "--simulations", 60, "--model", "ALICES"
+    )
+    assert gold_of(trainer) == set()
+    assert "Learning from 60 simulations." in said
+
+
+def test_half_of_a_simulators_x_are_drawn_at_the_mean_of_the_prior(tmp_path):
+    words = ["polynomial", "--simulations", 60, "--model", "ALICES"]
+    trainer, said = learned(tmp_path / "model", box(["-1:1"]), *words)
+    batch = trainer.simulations[0].batch
+    assert float(batch.from_theta.mean()) == 0.5
+    at = torch.where(batch.from_theta[:, None] > 0, batch.theta, batch.theta.mean(0))
+    assert (batch.x == named("polynomial").simulate(at, seed=derived(0, 1))).all()
+    assert "60 simulations, 30 of them drawn at the reference, with joint score and joint log ratio." in said
+
+
+@pytest.fixture(scope="module")
+def ratio(tmp_path_factory):
+    """Return a file with a ratio of a few epochs."""
+    out = tmp_path_factory.mktemp("ratio") / "ratio.safetensors"
+    words = ["polynomial", "--model", "ALICES", "--simulations", 400, *QUICK]
+    assert run("train", *words, "--out", out).exit_code == 0
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:The chains have not converged")
+def test_a_ratio_is_sampled_like_a_likelihood(trained, ratio, tmp_path):
+    out = tmp_path / "posterior.nc"
+    settings = ["--sampler", "grid", "--draws", 50, "--quiet", "--simulator", "polynomial"]
+    result = run("sample", ratio, trained / "x_o.npy", *settings, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert isinstance(load(ratio), GoldenRatio)
+    assert read(out)["posterior"]["theta"].shape == (4, 50)
+
+
+def test_a_ratio_is_calibrated_like_a_likelihood(ratio, tmp_path, short_chains):
+    out = tmp_path / "calibration.png"
+    result = run("calibrate", ratio, "polynomial", "--sets", 2, "--events", 2, "--draws", 20, "--out", out)
+    assert result.exit_code in (0, 1), result.output
+    assert out.stat().st_size > 5000
+
+
 MODEL, X = "{0}/model.safetensors", "{0}/x_o.npy"
 REFUSED = {
     "no prior": (["train", "{0}/sims.npz", "--model", "AF"], "The prior is missing"),
     "no dimension": (["train", "{0}/sims.npz", "--prior", "-1:1"], "`--manifold-dim` is missing"),
     "a spec with functions": (["train", "polynomial", "--model", "FOM"], "`--model` should be one of AF, PIE"),
     "two simulators": (["train", "polynomial", "circle"], "Expected one simulator, or files of arrays"),
+    "no source": (["train", "--model", "ALICES"], "or --madminer FOLDER alone; got nothing"),
+    "two sources": (["train", "polynomial", "--madminer", "{0}"], "got polynomial --madminer /"),
+    "arrays and a folder": (["train", "{0}/sims.npz", "--madminer", "{0}"], "got .*sims.npz --madminer /"),
+    "no folder of samples": (["train", "--madminer", "{0}/no", "--prior", "-1:1"], "There is no folder"),
+    "no sample": (["train", "--madminer", "{0}", "--prior", "-1:1"], "should hold a sample 'train'"),
+    "a sample without a prior": (["train", "--madminer", "{1}"], "The prior is missing"),
+    "a sample of fewer parameters": (
+        ["train", "--madminer", "{1}", "--prior", "-1:1", "--prior", "-1:1", "--model", "ALICES"],
+        r"`theta` should have shape \(rows, 2\)",
+    ),
     "no such folder": (["train", "polynomial", "--out", "{0}/no/model"], "there is no folder"),
     "an unknown simulator": (["train", "nonsense"], "there is no simulator 'nonsense'"),
     "arrays in the wrong order": (
@@ -185,13 +323,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_mistakes_are_errors_that_leave_nothing_behind(trained, tmp_path, name):
+def test_mistakes_are_errors_that_leave_nothing_behind(trained, mined, tmp_path, name):
     (trained / "model.pkl").write_bytes(pickle.dumps({"weights": 1}))
     (trained / "half.safetensors").write_bytes((trained / "model.safetensors").read_bytes()[:-50])
     save_file({"a": torch.ones(1)}, trained / "newer.safetensors", {"format": "mfsbi 99", "description": "{}"})
     words, message = REFUSED[name]
     out = [] if "--out" in words else ["--out", tmp_path / "out"]
-    result = run(*(word.format(trained) for word in words), *out)
+    result = run(*(word.format(trained, mined) for word in words), *out)
     assert result.exit_code == 2, result.output
     assert re.search(message, result.stderr.replace("\n", " ")), result.stderr
     assert not list(tmp_path.iterdir())

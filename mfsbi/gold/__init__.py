@@ -13,7 +13,8 @@ and at the same x they average to what is wanted:
 (Brehmer, Louppe, Pavez, Cranmer, arXiv:1805.12244; 1805.00020). So they are unbiased, if noisy, labels for regression.
 """
 
+from mfsbi.gold.madminer import MadMinerSample, read_madminer
 from mfsbi.gold.mining import mine
 from mfsbi.gold.simulate import Gold, simulate
 
-__all__ = ["Gold", "mine", "simulate"]
+__all__ = ["Gold", "MadMinerSample", "mine", "read_madminer", "simulate"]

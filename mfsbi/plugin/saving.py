@@ -2,7 +2,8 @@
 
 | key of the description | holds |
 |---|---|
-| `spec`, `fields`, `data_dim`, `parameter_dim` | how to build the estimator |
+| `kind` | `likelihood` of a `ManifoldNLE` or `ratio` of `ALICES`; a likelihood where it is missing, as in early files |
+| `spec`, `fields`, `data_dim`, `parameter_dim` | how to build the estimator; a ratio has no spec |
 | `training` | losses of each epoch, collapsed starts, the number of simulations and their SHA-256 |
 | `versions` | of mfsbi, torch, sbi and Python, for whoever looks for a difference |
 | `trainer` | the seed and the round of each batch of simulations, which then are among the tensors |
@@ -12,10 +13,11 @@ file says what to execute: the functions of a `FOM` and the prior are in none, a
 """
 
 import platform
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -24,12 +26,18 @@ from mfsbi import files
 from mfsbi.flows import AffineCouplings, AutoregressiveSplines, Couplings, SplineCouplings
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.likelihood import ManifoldNLE
+from mfsbi.plugin.ratio import ALICES, GoldenRatio
 from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
+from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
 from mfsbi.train.loop import EpochRecord, History
 from mfsbi.types import Prior
 
-__all__ = ["load", "load_trainer", "save"]
+__all__ = ["Estimator", "Trainer", "load", "load_trainer", "save", "trainer_for"]
+
+Estimator: TypeAlias = ManifoldEstimator | GoldenRatio
+Trainer: TypeAlias = ManifoldNLE | ALICES
+Description: TypeAlias = dict[str, Any]
 
 SPECS: dict[str, type[Spec]] = {spec.__name__: spec for spec in (AF, FOM, PIE, MFlow, MeFlow, PAE)}
 COUPLINGS: dict[str, type[Couplings]] = {
@@ -39,7 +47,23 @@ SIMULATIONS = "simulations."
 """How the names of a trainer's simulations begin among the tensors."""
 
 
-def save(trained: ManifoldEstimator | ManifoldNLE, path: str | Path) -> None:
+class Kind(NamedTuple):
+    """How one kind of estimator is described and built again.
+
+    Arguments:
+        of: its class
+        describe: what builds an estimator, for the description
+        build: an estimator with other weights, from the path for messages, the description and the spec of the user
+        trainer: its trainer, untrained, from the estimator, the prior and the seed
+    """
+
+    of: type
+    describe: Callable[[Any], Description]
+    build: Callable[[Path, Description, Spec | None], Estimator]
+    trainer: Callable[[Any, Prior | None, int], Trainer]
+
+
+def save(trained: Estimator | Trainer, path: str | Path) -> None:
     """Write a trained estimator, or a trainer with its estimator and simulations, to one file.
 
     Arguments:
@@ -47,36 +71,33 @@ def save(trained: ManifoldEstimator | ManifoldNLE, path: str | Path) -> None:
         path: the file, by custom ending in .safetensors
 
     Raises:
-        TypeError: if the estimator was not built by one of mfsbi's own specs
+        TypeError: if the estimator was not built by one of mfsbi's own specs or trainers
         RuntimeError: if the trainer has not trained
         OSError: if the file cannot be written
     """
     tensors: dict[str, Tensor] = {}
-    description: dict[str, Any] = {}
-    if isinstance(trained, ManifoldNLE):
+    description: Description = {}
+    if isinstance(trained, Trainer):
         description["trainer"] = {"seed": trained.seed, "rounds": [part.number for part in trained.simulations]}
         for number, part in enumerate(trained.simulations):
             fields = part.batch._asdict().items()
             tensors |= {f"{SIMULATIONS}{number}.{name}": value for name, value in fields if value is not None}
-    estimator = trained.estimator if isinstance(trained, ManifoldNLE) else trained
+    estimator = trained.estimator if isinstance(trained, Trainer) else trained
     if estimator is None:
         raise RuntimeError("This trainer has no trained estimator yet: call `train()` before `save`.")
-    spec = estimator.spec
-    if not isinstance(spec, Spec) or type(spec) not in SPECS.values():
-        raise TypeError(f"The estimator should be built by one of {sorted(SPECS)}; it was by {type(spec).__name__}.")
-    description |= {
-        "spec": type(spec).__name__,
-        "fields": _fields(spec),
-        "data_dim": estimator.input_shape[0],
-        "parameter_dim": estimator.condition_shape[0],
+    name = next((name for name, kind in KINDS.items() if isinstance(estimator, kind.of)), None)
+    if name is None:
+        raise TypeError(f"Only estimators and trainers of mfsbi can be saved; got {type(estimator).__name__}.")
+    description |= KINDS[name].describe(estimator) | {
+        "kind": name,
         "training": estimator.training_record,
         "versions": {name: version(name) for name in ("mfsbi", "torch", "sbi")} | {"python": platform.python_version()},
     }
     files.write(Path(path), estimator.state_dict() | tensors, description)
 
 
-def load(path: str | Path, spec: Spec | None = None) -> ManifoldEstimator:
-    """Return the estimator that `save` wrote, in evaluation mode.
+def load(path: str | Path, spec: Spec | None = None) -> Estimator:
+    """Return the estimator that `save` wrote, in evaluation mode: of a likelihood or of a ratio, as the file says.
 
     Arguments:
         path: the file
@@ -89,7 +110,7 @@ def load(path: str | Path, spec: Spec | None = None) -> ManifoldEstimator:
     return _estimator(Path(path), *files.read(Path(path)), spec)
 
 
-def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None) -> ManifoldNLE:
+def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None) -> Trainer:
     """Return the trainer that `save` wrote: it builds posteriors, takes more simulations and trains on.
 
     Arguments:
@@ -112,17 +133,60 @@ def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None
         raise ValueError(
             f"{path} should hold a trainer; it lacks {error}. For an estimator alone there is `load`."
         ) from error
-    trainer = ManifoldNLE(prior, cast(Spec, estimator.spec), seed=seed)
+    trainer = trainer_for(estimator, prior, seed=seed)
     for part, number in zip(parts, about["rounds"], strict=True):
         trainer.simulations.append(part, number)
-    trainer.estimator, trainer.history = estimator, history
+    trainer.history = history
     return trainer
 
 
-def _estimator(
-    path: Path, tensors: dict[str, Tensor], description: dict[str, Any], spec: Spec | None
-) -> ManifoldEstimator:
+def trainer_for(estimator: Estimator, prior: Prior | None, *, seed: int = 0) -> Trainer:
+    """Return a trainer without simulations that has this estimator.
+
+    Arguments:
+        estimator: trained
+        prior: of theta
+        seed: of the trainer
+
+    Raises:
+        ValueError: if the prior has other parameters than the estimator
+    """
+    kind = next(kind for kind in KINDS.values() if isinstance(estimator, kind.of))
+    trainer = kind.trainer(estimator, prior, seed)
+    parameters = kind.describe(estimator)["parameter_dim"]
+    if trainer.parameter_dim != parameters:
+        raise ValueError(f"The prior has {trainer.parameter_dim} parameters, the estimator {parameters}.")
+    cast(Any, trainer).estimator = estimator
+    return trainer
+
+
+def _estimator(path: Path, tensors: dict[str, Tensor], description: Description, spec: Spec | None) -> Estimator:
     """Return the estimator of a file that was read."""
+    kind = description.get("kind", "likelihood")
+    if kind not in KINDS:
+        raise ValueError(f"{path} holds the kind {kind!r}; this version knows {sorted(KINDS)}.")
+    estimator = KINDS[kind].build(path, description, spec)
+    weights = {name: value for name, value in tensors.items() if not name.startswith(SIMULATIONS)}
+    estimator.to(next((value.dtype for value in weights.values() if value.is_floating_point()), torch.float32))
+    try:
+        estimator.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit what it describes, {estimator!r}: {error}") from error
+    estimator.training_record = description.get("training", {})
+    return estimator.eval()
+
+
+def _described_likelihood(estimator: ManifoldEstimator) -> Description:
+    """Return the spec of an estimator, and what it is called with."""
+    spec = estimator.spec
+    if not isinstance(spec, Spec) or type(spec) not in SPECS.values():
+        raise TypeError(f"The estimator should be built by one of {sorted(SPECS)}; it was by {type(spec).__name__}.")
+    dims = {"data_dim": estimator.input_shape[0], "parameter_dim": estimator.condition_shape[0]}
+    return {"spec": type(spec).__name__, "fields": _fields(spec)} | dims
+
+
+def _built_likelihood(path: Path, description: Description, spec: Spec | None) -> ManifoldEstimator:
+    """Return the estimator that the spec of a file, or the one given, builds."""
     if description.get("spec") not in SPECS:
         raise ValueError(f"{path} names the spec {description.get('spec')!r}; this version knows {sorted(SPECS)}.")
     if spec is None and description["spec"] == FOM.__name__:
@@ -138,15 +202,41 @@ def _estimator(
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} describes its spec in a way this version does not know: {error}.") from error
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
-        estimator = spec(*spec.example(*dims))
-    weights = {name: value for name, value in tensors.items() if not name.startswith(SIMULATIONS)}
-    estimator.to(next((value.dtype for value in weights.values() if value.is_floating_point()), torch.float32))
+        return spec(*spec.example(*dims))
+
+
+def _described_ratio(estimator: GoldenRatio) -> Description:
+    """Return the size of an estimator's network."""
+    model = estimator.model
+    dims = {"data_dim": len(model.x_mean), "parameter_dim": len(model.theta_mean)}
+    return {"fields": {"width": model.width, "depth": model.depth}} | dims
+
+
+def _built_ratio(path: Path, description: Description, spec: Spec | None) -> GoldenRatio:
+    """Return an estimator with a network of the size that a file says."""
+    if spec is not None:
+        raise ValueError(f"{path} holds a ratio of `ALICES`, which no spec builds: leave `spec` out; got {spec!r}.")
     try:
-        estimator.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the spec it names, {spec!r}: {error}") from error
-    estimator.training_record = description.get("training", {})
-    return estimator.eval()
+        x, theta = (torch.ones(description[name]) for name in ("data_dim", "parameter_dim"))
+        with torch.random.fork_rng(devices=[]):
+            return GoldenRatio(RatioModel(x, x.clone(), theta, theta.clone(), **description["fields"]))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} describes its ratio in a way this version does not know: {error}.") from error
+
+
+def _trainer_of_likelihood(estimator: ManifoldEstimator, prior: Prior | None, seed: int) -> ManifoldNLE:
+    return ManifoldNLE(prior, cast(Spec, estimator.spec), seed=seed)
+
+
+def _trainer_of_ratio(estimator: GoldenRatio, prior: Prior | None, seed: int) -> ALICES:
+    return ALICES(cast(Prior, prior), width=estimator.model.width, depth=estimator.model.depth, seed=seed)
+
+
+KINDS = {
+    "likelihood": Kind(ManifoldEstimator, _described_likelihood, _built_likelihood, _trainer_of_likelihood),
+    "ratio": Kind(GoldenRatio, _described_ratio, _built_ratio, _trainer_of_ratio),
+}
+"""What can be saved, by the word for it in a file."""
 
 
 def _simulations(tensors: dict[str, Tensor], prefix: str) -> Batch:

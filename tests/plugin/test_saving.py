@@ -1,4 +1,5 @@
 import hashlib
+import inspect
 import os
 import pickle
 
@@ -6,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mfsbi import FOM, ManifoldNLE, density_only, files, load, load_trainer, save
+from mfsbi import ALICES, FOM, ManifoldNLE, density_only, files, load, load_trainer, save
+from mfsbi.gold import simulate
+from mfsbi.plugin.ratio import GoldenRatio
 from tests.laws import perturbed
 from tests.problems import SMALL, SPECS, on_plane, plane, surface_data
 
@@ -50,7 +53,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     tensors, description = files.read(path)
     tensors.pop("net.chart.mean")
     files.write(path, tensors, description)
-    with pytest.raises(ValueError, match="does not fit the spec it names"):
+    with pytest.raises(ValueError, match="does not fit what it describes, ManifoldEstimator"):
         load(path)
 
 
@@ -105,6 +108,94 @@ def test_a_trainers_file_is_an_estimators_file_but_not_the_other_way_round(train
     save(trainer.estimator, tmp_path / "estimator")
     with pytest.raises(ValueError, match="should hold a trainer; it lacks 'trainer'.*there is `load`"):
         load_trainer(tmp_path / "estimator", trainer.prior)
+
+
+@pytest.fixture
+def ratio():
+    """Return a trained ALICES with two rounds of gold."""
+    surface, theta, _ = surface_data(200)
+    at_theta = torch.arange(200) % 2 == 0
+    gold = simulate(surface, theta, theta_ref=torch.zeros(1), from_theta=at_theta, seed=0)
+    trainer = ALICES(surface.prior, width=8, depth=2, seed=4, show_progress_bars=False)
+    for number, rows in enumerate((slice(0, 150), slice(150, 200))):
+        part = {name: value[rows] for name, value in gold._asdict().items()}
+        trainer.append_simulations(theta[rows], **part, from_theta=at_theta[rows], from_round=number)
+    trainer.train(max_num_epochs=2)
+    return trainer
+
+
+def test_a_loaded_trainer_of_ratios_builds_the_same_posterior_and_trains_on(ratio, tmp_path):
+    save(ratio, tmp_path / "ratio.safetensors")
+    twin = load_trainer(tmp_path / "ratio.safetensors", ratio.prior)
+    assert str(twin.history) == str(ratio.history)
+    assert twin.simulations.digest() == ratio.simulations.digest()
+    assert [part.number for part in twin.simulations] == [0, 1]
+    theta, x = torch.linspace(-0.9, 0.9, 5)[:, None], ratio.simulations[0].x[:3]
+    assert (twin.build_posterior().potential(theta, x) == ratio.build_posterior().potential(theta, x)).all()
+    twin.show_progress_bars = False
+    one, other = twin.train(max_num_epochs=1), ratio.train(max_num_epochs=1)
+    assert (one.unnormalized_log_ratio(theta[:3], x) == other.unnormalized_log_ratio(theta[:3], x)).all()
+
+
+def test_a_loaded_ratio_is_the_saved_one(ratio, tmp_path):
+    save(ratio.estimator, tmp_path / "estimator")
+    twin = load(tmp_path / "estimator")
+    assert isinstance(twin, GoldenRatio)
+    assert not twin.training
+    assert twin.training_record["sha256"] == ratio.simulations.digest()
+    theta, x = ratio.simulations[0].theta, ratio.simulations[0].x
+    assert (twin.unnormalized_log_ratio(theta, x) == ratio.estimator.unnormalized_log_ratio(theta, x)).all()
+    with pytest.raises(ValueError, match="should hold a trainer; it lacks 'trainer'"):
+        load_trainer(tmp_path / "estimator", ratio.prior)
+
+
+def test_a_ratio_has_no_spec(ratio, tmp_path):
+    save(ratio, tmp_path / "ratio")
+    with pytest.raises(ValueError, match="holds a ratio of `ALICES`, which no spec builds: leave `spec` out; got AF"):
+        load(tmp_path / "ratio", SPECS["AF"])
+
+
+def described(path, **changes):
+    """Change the description of a file; None removes a key."""
+    tensors, description = files.read(path)
+    files.write(path, tensors, {key: value for key, value in (description | changes).items() if value is not None})
+
+
+def test_files_from_before_there_were_kinds_hold_likelihoods(trainer, tmp_path):
+    save(trainer, tmp_path / "early")
+    described(tmp_path / "early", kind=None)
+    assert load_trainer(tmp_path / "early", trainer.prior).estimator.spec == SPECS["AF"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "posterior"}, "holds the kind 'posterior'; this version knows .'likelihood', 'ratio'."),
+        ({"kind": "likelihood"}, "names the spec None"),
+        ({"fields": {"layers": 3}}, "describes its ratio in a way this version does not know.*'layers'"),
+        ({"fields": {"width": 9, "depth": 2}}, "does not fit what it describes, GoldenRatio"),
+        ({"data_dim": -1}, "describes its ratio in a way this version does not know"),
+    ],
+)
+def test_descriptions_that_build_nothing_are_refused(ratio, tmp_path, changes, message):
+    save(ratio.estimator, tmp_path / "ratio")
+    described(tmp_path / "ratio", **changes)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "ratio")
+
+
+def test_only_what_mfsbi_trains_is_saved(tmp_path):
+    """Beneath the check of types that tests run with."""
+    with pytest.raises(TypeError, match="Only estimators and trainers of mfsbi can be saved; got Linear"):
+        inspect.unwrap(save)(torch.nn.Linear(1, 1), tmp_path / "a")
+
+
+def test_priors_of_other_parameters_are_refused(trainer, ratio, tmp_path):
+    prior = torch.distributions.Independent(torch.distributions.Uniform(torch.zeros(2), torch.ones(2)), 1)
+    for number, trained in enumerate((trainer, ratio)):
+        save(trained, tmp_path / f"{number}")
+        with pytest.raises(ValueError, match="The prior has 2 parameters, the estimator 1"):
+            load_trainer(tmp_path / f"{number}", prior)
 
 
 def test_simulations_outside_the_prior_are_refused(trainer, tmp_path):

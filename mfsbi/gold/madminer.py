@@ -1,0 +1,191 @@
+r"""Samples that MadMiner's `SampleAugmenter` writes: where a detector simulation brings its gold from.
+
+    sample = read_madminer("data/samples")
+    trainer.append_simulations(sample.theta, sample.x, joint_score=sample.joint_score)
+
+A sample named `train` is the files `x_train.npy`, `theta_train.npy` and so on of one folder, a row for each event:
+
+| file | holds | here |
+|---|---|---|
+| `x` | observables | `x` |
+| `theta`; `theta0` in samples for ratios | parameters; those of the numerator | `theta` |
+| `theta1` | parameters of the denominator | `theta_ref` |
+| `t_xz` | d/dtheta log p(x, z\|theta) | `joint_score` |
+| `r_xz` | p(x, z\|theta0) / p(x, z\|theta1), not its log | `joint_log_ratio` |
+| `y` | 0 where x was drawn at theta0, 1 where at theta1 | `from_theta`, the other way round |
+
+(J. Brehmer, F. Kling, I. Espejo, K. Cranmer, arXiv:1907.10621). The collider data of the M-flow paper
+(arXiv:2003.13913) have the first of each. Files are mapped into memory: all but the ratios stay on disk until
+somebody asks for their rows.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["MadMinerSample", "read_madminer"]
+
+WORDS = ("x", "theta", "theta0", "theta1", "t_xz", "r_xz", "y")
+WIDE = ("x", "theta", "theta0", "theta1", "t_xz")
+"""Words of MadMiner's for a row of numbers for each event; the others have one number."""
+
+
+class MadMinerSample(NamedTuple):
+    """A sample of MadMiner's, in the types of its files; None is what it does not have.
+
+    Arguments:
+        theta: shape `(rows, parameter)`
+        x: shape `(rows, data)`
+        theta_ref: the reference of the log ratio, shape `(rows, parameter)`; for `ALICES` it should not depend on theta
+        joint_score: t(x, z|theta), shape `(rows, parameter)`; in samples for ratios also where x was drawn at theta_ref
+        joint_log_ratio: log r(x, z|theta, theta_ref), shape `(rows,)`, in float64
+        from_theta: whether x was drawn at theta, or else at theta_ref, shape `(rows,)`
+    """
+
+    theta: Tensor
+    x: Tensor
+    theta_ref: Tensor | None = None
+    joint_score: Tensor | None = None
+    joint_log_ratio: Tensor | None = None
+    from_theta: Tensor | None = None
+
+
+def read_madminer(folder: str | Path, name: str = "train") -> MadMinerSample:
+    """Return a sample of MadMiner's from its folder.
+
+    Arguments:
+        folder: where `SampleAugmenter` wrote it
+        name: of the sample, the `filename` that `SampleAugmenter` was told
+
+    Raises:
+        FileNotFoundError: if there is no such folder or sample, or a file is missing without which rows mean nothing
+        ValueError: if a file is no array of numbers, shapes do not fit, or a value cannot be a ratio or a label
+    """
+    files = _files(Path(folder), name)
+    read = {word: _mapped(path) for word, path in files.items()}
+    parameters = "theta" if "theta" in read else "theta0"
+    for word, value in read.items():
+        _require_shape(files[word], value, wide=word in WIDE)
+        if len(value) != len(read["x"]):
+            raise ValueError(
+                f"{files[word].name} should have a row for each of the {len(read['x'])} rows of {files['x'].name}; it "
+                f"has {len(value)}. Files of several runs seem to be mixed: sample again into an empty folder."
+            )
+    theta = read[parameters]
+    if "theta1" in read and read["theta1"].shape != theta.shape:
+        raise ValueError(
+            f"{files['theta1'].name} should have the {theta.shape[1]} parameters of {files[parameters].name}; it has "
+            f"{read['theta1'].shape[1]}. Sample again into an empty folder."
+        )
+    if "t_xz" in read:
+        _require_score_of(theta, read["t_xz"], files["t_xz"])
+    return MadMinerSample(
+        theta,
+        read["x"],
+        theta_ref=read.get("theta1"),
+        joint_score=read.get("t_xz"),
+        joint_log_ratio=_log(read["r_xz"].reshape(-1), files["r_xz"]) if "r_xz" in read else None,
+        from_theta=_from_numerator(read["y"].reshape(-1), files["y"]) if "y" in read else None,
+    )
+
+
+def _files(folder: Path, name: str) -> dict[str, Path]:
+    """Return the files of a sample by MadMiner's words."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}. Say where MadMiner's SampleAugmenter wrote its samples.")
+    every = {word: folder / f"{word}_{name}.npy" for word in WORDS}
+    files = {word: path for word, path in every.items() if path.is_file()}
+    if not files:
+        others = sorted(path.stem.removeprefix("x_") for path in folder.glob("x_*.npy"))
+        raise FileNotFoundError(
+            f"{folder} should hold a sample {name!r}, files such as x_{name}.npy; "
+            + (f"its samples are {', '.join(others)}. Name one of them." if others else "it holds no sample at all.")
+        )
+    if "theta" in files and "theta0" in files:
+        raise ValueError(
+            f"{folder} should hold theta_{name}.npy or theta0_{name}.npy; it has both, two samples of one name. Remove "
+            "the files of one, or sample again under another name."
+        )
+    of_ratios = "theta0" in files or "theta1" in files
+    for needed in ("x", "theta0", "y") if of_ratios else ("x", "theta"):
+        if needed not in files:
+            raise FileNotFoundError(
+                f"{folder} should hold {every[needed].name}; of the sample {name!r} it has "
+                f"{', '.join(path.name for path in files.values())}. Copy it there, or sample again."
+            )
+    return files
+
+
+def _mapped(path: Path) -> Tensor:
+    """Return a file's numbers, read when used; to write to them changes no file."""
+    try:
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        tensor = torch.from_numpy(array)
+    except (TypeError, ValueError, OSError, EOFError) as error:
+        raise ValueError(
+            f"{path} should be an array of numbers, as np.save writes it: {error} Sample again."
+        ) from error
+    if tensor.is_complex():
+        raise ValueError(f"{path} should be an array of real numbers; its type is {tensor.dtype}. Sample again.")
+    return tensor
+
+
+def _require_shape(path: Path, value: Tensor, *, wide: bool) -> None:
+    """Raise ValueError unless there is a row of numbers, or one number, for each event."""
+    fits = value.ndim == 2 if wide else value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 1)
+    if not fits:
+        wanted = "(rows, features)" if wide else "(rows,) or (rows, 1)"
+        raise ValueError(
+            f"{path.name} should have shape {wanted}; got {tuple(value.shape)}. Sample again, or reshape it."
+        )
+
+
+def _require_score_of(theta: Tensor, score: Tensor, path: Path) -> None:
+    """Raise ValueError unless the score is that of the parameters alone."""
+    parameters, columns = theta.shape[1], score.shape[1]
+    if columns > parameters:
+        raise ValueError(
+            f"{path.name} should have a column for each of the {parameters} parameters; it has {columns}: scores of "
+            f"{columns - parameters} nuisance parameters too? Sample again with nuisance_score=False."
+        )
+    if columns < parameters:
+        raise ValueError(
+            f"{path.name} should have a column for each of the {parameters} parameters; it has {columns}. Files of "
+            "several runs seem to be mixed: sample again into an empty folder."
+        )
+
+
+def _log(ratio: Tensor, path: Path) -> Tensor:
+    """Return the log of ratios in float64, in which it is as exact as they are."""
+    ratio = ratio.double()
+    _require_rows(
+        (ratio > 0) & ratio.isfinite(),
+        ratio,
+        f"{path.name} should hold ratios, finite and above zero, not their log",
+        "Remove such rows from all files of the sample.",
+    )
+    return ratio.log()
+
+
+def _from_numerator(label: Tensor, path: Path) -> Tensor:
+    """Return True where x was drawn at the numerator, which MadMiner calls 0."""
+    _require_rows(
+        (label == 0) | (label == 1),
+        label,
+        f"{path.name} should hold 0 (numerator) and 1 (denominator)",
+        "Sample again.",
+    )
+    return label == 0
+
+
+def _require_rows(good: Tensor, value: Tensor, expected: str, advice: str) -> None:
+    """Raise ValueError unless all rows are good, naming how many are not and the first one."""
+    if not good.all():
+        first = int((~good).nonzero()[0])
+        raise ValueError(
+            f"{expected}; {int((~good).sum())} of {len(value)} rows do not, the first of them row {first}: "
+            f"{float(value[first]):g}. {advice}"
+        )
