@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mfsbi.bench.tables import Budget, Row
+from mfsbi.bench.rows import Budget, Row
 
 __all__ = ["Experiment", "read_results"]
 

@@ -15,7 +15,8 @@ from torch.distributions import Distribution
 
 from mfsbi.bench.experiment import Experiment
 from mfsbi.bench.judge import Candidate, Ours, Ratio, Stock
-from mfsbi.bench.tables import HELD_OUT, PRESETS, TABLES, RatioNetwork, Row
+from mfsbi.bench.rows import HELD_OUT, RatioNetwork, Row
+from mfsbi.bench.tables import TABLES
 from mfsbi.gold import simulate
 from mfsbi.plugin.host import NLE_A
 from mfsbi.plugin.likelihood import ManifoldNLE
@@ -35,10 +36,12 @@ def experiments(table: str, preset: str) -> list[Experiment]:
     Raises:
         ValueError: if there is no such table or preset
     """
-    for what, name, known in (("table", table, TABLES), ("preset", preset, PRESETS)):
-        if name not in known:
-            raise ValueError(f"there is no {what} {name!r}; there are {', '.join(known)}.")
-    budget = PRESETS[preset]
+    if table not in TABLES:
+        raise ValueError(f"there is no table {table!r}; there are {', '.join(TABLES)}.")
+    presets = TABLES[table].presets
+    if preset not in presets:
+        raise ValueError(f"there is no preset {preset!r}; there are {', '.join(presets)}.")
+    budget = presets[preset]
     rows = TABLES[table].rows(budget)
     seeds = range(max(row.seeds for row in rows))
     return [Experiment(table, preset, budget, row, seed) for seed in seeds for row in rows if seed < row.seeds]

@@ -8,8 +8,9 @@ from mfsbi.bench import run
 from mfsbi.bench.experiment import read_results
 from mfsbi.bench.judge import judge_circle, judge_posteriors
 from mfsbi.bench.report import report
+from mfsbi.bench.rows import PRESETS, Row
 from mfsbi.bench.run import experiments, run_table
-from mfsbi.bench.tables import PRESETS, TABLES, Row
+from mfsbi.bench.tables import TABLES
 from simulators.polynomial import PolynomialSurface
 from simulators.sphere import Circle
 

@@ -1,0 +1,172 @@
+"""What a table is made of: rows, and how they are trained with how much.
+
+Budgets are counted in steps. What is learned by reconstruction takes 500 rows a step, and what is learned by
+likelihood 1,000; alternating training, which passes over the data for the density as often as for the chart, takes
+2,000, and shows the density four times as many rows. Peers get a tenth of the reference's CPU time, which is more than
+our rows take, with sbi's own settings, which nobody tuned.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from mfsbi.bench.judge import Candidate
+from mfsbi.plugin.specs import Spec
+from mfsbi.registry import named
+from mfsbi.train.losses import reconstruction
+from mfsbi.train.schedules import Phase, Schedule, alternating, ambient, density_only, sequential, simultaneous
+from mfsbi.types import KnownLikelihood
+
+__all__ = [
+    "HELD_OUT",
+    "PRESETS",
+    "Budget",
+    "RatioNetwork",
+    "Row",
+    "Table",
+    "alternating_steps",
+    "ambient_steps",
+    "density_steps",
+    "passes",
+    "sequential_steps",
+    "simultaneous_steps",
+]
+
+CHART_ROWS, DENSITY_ROWS = 500, 1000
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a row may cost.
+
+    Arguments:
+        simulations: to learn from, a tenth of them held out
+        chart_steps: on a chart alone
+        density_steps: on a latent density alone
+        ambient_steps: on a density of data space
+        peer_seconds: CPU time of a peer
+        seeds: how often each row is run
+        many_seeds: how often the rows that matter most are
+    """
+
+    simulations: int
+    chart_steps: int
+    density_steps: int
+    ambient_steps: int
+    peer_seconds: float
+    seeds: int
+    many_seeds: int
+
+
+PRESETS = {
+    "smoke": Budget(2_000, 150, 40, 40, 2.25, 1, 1),
+    "quick": Budget(50_000, 2_000, 700, 700, 30.0, 1, 1),
+    "paper": Budget(100_000, 8_000, 2_500, 3_000, 300.0, 5, 10),
+}
+
+
+@dataclass(frozen=True)
+class RatioNetwork:
+    """ALICES: half of the events are drawn at the mean of the prior, which is the reference.
+
+    Arguments:
+        epochs: passes over the data
+        rows: per step
+        width: units in each hidden layer
+        depth: hidden layers
+    """
+
+    epochs: int
+    rows: int = DENSITY_ROWS
+    width: int = 100
+    depth: int = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Arguments:
+        name: as the paper has it
+        spec: what is built, or for a peer the name of sbi's network
+        schedule: how it is trained, with joint scores where its losses are `Scandal`; a peer is given `cpu_seconds`
+        seeds: how often
+        cpu_seconds: what a peer may take
+    """
+
+    name: str
+    spec: Spec | RatioNetwork | str
+    schedule: Schedule
+    seeds: int
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A benchmark.
+
+    Arguments:
+        simulator: its name
+        rows: for a budget
+        judge: what is measured, as columns
+        theta: where simulations are made; at draws of the prior if not given
+        options: the simulator is made with these
+        presets: budgets by name
+    """
+
+    simulator: str
+    rows: Callable[[Budget], list[Row]]
+    judge: Callable[[Candidate, Any], dict[str, Any]]
+    theta: tuple[float, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    presets: dict[str, Budget] = field(default_factory=lambda: PRESETS)
+
+    @property
+    def truth(self) -> KnownLikelihood:
+        """The simulator, whose likelihood is known."""
+        return cast(KnownLikelihood, named(self.simulator, **self.options))
+
+
+def sequential_steps(budget: Budget) -> Schedule:
+    """Return the chart's steps, then the density's."""
+    return _budgeted(sequential(2), [budget.chart_steps, budget.density_steps], budget)
+
+
+def alternating_steps(budget: Budget) -> Schedule:
+    """Return both in turns, pass by pass."""
+    turns = passes(budget.chart_steps, budget, CHART_ROWS)  # as many passes for the density, of twice the rows a step
+    return [phase._replace(rows=_rows(phase, 2)) for phase in alternating(2 * turns)]
+
+
+def simultaneous_steps(budget: Budget) -> Schedule:
+    """Return half of the chart's steps, an eighth of both together, then the density's."""
+    half = budget.chart_steps // 2
+    return _budgeted(simultaneous(3), [half, half // 4, budget.density_steps], budget)
+
+
+def ambient_steps(budget: Budget) -> Schedule:
+    """Return the steps of a density of data space."""
+    return _budgeted(ambient(1), [budget.ambient_steps], budget)
+
+
+def density_steps(budget: Budget) -> Schedule:
+    """Return the steps of a density on a given chart."""
+    return _budgeted(density_only(1), [budget.density_steps], budget)
+
+
+def _budgeted(schedule: Schedule, steps: list[int], budget: Budget) -> Schedule:
+    """Return the schedule with as many passes over the data as make these steps."""
+    return [
+        phase._replace(rows=_rows(phase), epochs=passes(number, budget, _rows(phase)))
+        for phase, number in zip(schedule, steps, strict=True)
+    ]
+
+
+def _rows(phase: Phase, factor: int = 1) -> int:
+    return CHART_ROWS if phase.loss is reconstruction else factor * DENSITY_ROWS
+
+
+def passes(steps: int, budget: Budget, rows: int = DENSITY_ROWS) -> int:
+    """Return how many passes over the data make so many steps."""
+    return max(1, round(steps * rows / ((1 - HELD_OUT) * budget.simulations)))
