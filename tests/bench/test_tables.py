@@ -179,3 +179,12 @@ def test_a_peer_trains_until_its_time_is_spent(seconds, epochs):
     row = Row("sbi NLE, maf", "maf", [], 1, cpu_seconds=seconds)
     _, notes = run._train_stock(row, surface, theta, surface.simulate(theta, seed=0), 0)
     assert notes["epochs"] <= epochs if seconds == 0 else notes["epochs"] > epochs
+
+
+def test_every_row_of_the_lhc_table_comes_with_scores_and_without():
+    names = {run.row.name for run in experiments("lhc", "paper")}
+    plain = {"AF", "PIE (original)", "PIE (unconditional manifold)", "PAE", "MFlow", "MeFlow"}
+    scored = {"PIE (original, SCANDAL)", "PIE (unconditional manifold, SCANDAL)"}
+    scored |= {f"{name} (SCANDAL)" for name in plain if "(" not in name}
+    assert names == plain | scored | {"ALICES"}
+    assert len(experiments("lhc", "paper")) == 39
