@@ -35,7 +35,7 @@ from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.data import Batch
+from mfsbi.train.data import Batch, joined
 from mfsbi.train.loop import History, Settings, fit
 from mfsbi.train.losses import Alices
 from mfsbi.train.schedules import Phase
@@ -222,7 +222,8 @@ class ALICES:
             validation_fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
         )
         training, validation = (part.to(self.device) for part in held_out)
-        odds = 0.0 if training.from_theta is None else log_odds(training.from_theta)
+        labels = joined([training, validation]).from_theta
+        odds = 0.0 if labels is None else log_odds(labels)
         phase = Phase(Alices(score_weight, log_odds=odds), ("network",), max_num_epochs)
         estimator = self.estimator
         if estimator is None or retrain_from_scratch:
