@@ -25,7 +25,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-__all__ = ["log_odds", "require_centred_labels", "require_centred_score", "soft_labels"]
+__all__ = ["log_odds", "require_centred_labels", "require_centred_score", "require_constant_odds", "soft_labels"]
 
 CHANCE = 1e-9
 """Of either sign, that true gold is refused: a z of six."""
@@ -81,6 +81,27 @@ def require_centred_labels(theta: Tensor, joint_log_ratio: Tensor, from_theta: T
                 f"drawn at theta, and {float(from_theta[rows].mean()):.1%} were; of the {len(likely)} that it calls "
                 f"likely, {float(labels[likely].mean()):.1%} and {float(from_theta[likely].mean()):.1%}: "
                 f"z = {float(z):.1f}."
+            )
+
+
+def require_constant_odds(theta: Tensor, from_theta: Tensor) -> None:
+    """Raise unless as many rows were drawn at theta for each one at the reference, in every region of theta.
+
+    Arguments:
+        theta: shape `(rows, parameter)`
+        from_theta: 1 where x was drawn at theta and 0 where at the reference, shape `(rows,)`
+
+    Raises:
+        ValueError: if odds depend on theta, and so would add to what is learned; the message names region and z-value
+    """
+    share = from_theta.double().mean()
+    for region, rows in _regions(theta):
+        z = float(_z_values((from_theta[rows] - share)[:, None], (share * (1 - share)).sqrt()))
+        if abs(z) > _largest_z(len(rows)):
+            raise ValueError(
+                "`from_theta` should have the same chance at any theta, and in every round. It is True in "
+                f"{float(share):.1%} of all rows, and in {float(from_theta[rows].mean()):.1%} of {len(rows)} over "
+                f"{region}: z = {z:.1f}. The ratio would be off by the odds."
             )
 
 

@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from mfsbi.gold import simulate
-from mfsbi.gold.checks import log_odds, require_centred_labels, require_centred_score, soft_labels
+from mfsbi.gold.checks import (
+    log_odds,
+    require_centred_labels,
+    require_centred_score,
+    require_constant_odds,
+    soft_labels,
+)
 from simulators.polynomial import PolynomialSurface
 
 SURFACE = PolynomialSurface()
@@ -94,3 +100,14 @@ def test_ratios_that_are_hardly_ever_wrong_pass(size, seed):
     right = torch.rand(1000, generator=generator) < torch.tensor(size).sigmoid()
     ratio = size * torch.where(right, 2 * label - 1, 1 - 2 * label)
     require_centred_labels(torch.rand(1000, 1, generator=generator), ratio, label)
+
+
+def test_classes_of_a_constant_share_pass(gold):
+    require_constant_odds(gold[0], gold[3].float())
+
+
+def test_classes_whose_odds_depend_on_theta_are_refused(gold):
+    theta = gold[0]
+    label = (torch.rand(len(theta), generator=torch.Generator().manual_seed(3)) < 0.5 + 0.2 * theta[:, 0]).float()
+    with pytest.raises(ValueError, match=r"It is True in 49\.\d% of all rows, and in 3\d\.\d% of 2000 over theta_0 in"):
+        require_constant_odds(theta, label)
