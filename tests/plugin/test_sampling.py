@@ -122,7 +122,7 @@ def test_names_that_are_no_sampler_are_refused(posterior, x):
 @pytest.mark.filterwarnings("ignore:Maximum number of epochs")
 def test_posteriors_of_other_trainers_are_refused_by_what_needs_our_potential(x):
     surface, theta, data = surface_data(200)
-    with pytest.raises(TypeError, match="should come from a ManifoldNLE"):
+    with pytest.raises(TypeError, match="of a ManifoldNLE or of ALICES"):
         sample_chains(stock_posterior(surface, theta, data), x, sampler="emcee")
 
 
