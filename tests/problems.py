@@ -94,3 +94,31 @@ class Permutation(nn.Module):
 
     def inverse_with_tangents(self, y, tangents, theta):
         return y[self.back], tangents[..., self.back]
+
+
+NOISE = 1.0
+"""Of `scattered` x about their z, in units of the spread of z."""
+
+
+def bent(theta):
+    """Return the mean of z in `scattered`."""
+    return torch.stack([1.5 * theta[..., 0], 1.5 * theta[..., 1] + 0.8 * theta[..., 0] ** 2], dim=-1)
+
+
+def scattered(rows=400, seed=0, share=0.5):
+    """Return theta and gold: z ~ N(bent(theta), 1)^2, x = z + noise, a share of rows drawn at theta, others at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.rand(rows, 2, generator=generator) * 2 - 1
+    at_theta = torch.rand(rows, generator=generator) < share
+    z = bent(theta * at_theta[:, None]) + torch.randn(rows, 2, generator=generator)
+    x = z + NOISE * torch.randn(rows, 2, generator=generator)
+    pull = z - bent(theta)
+    score = torch.stack([1.5 * pull[:, 0] + 1.6 * theta[:, 0] * pull[:, 1], 1.5 * pull[:, 1]], dim=-1)
+    ratio = scattered_log_ratio(z, theta, noise=0.0)
+    return theta, {"x": x, "joint_score": score, "joint_log_ratio": ratio, "from_theta": at_theta}
+
+
+def scattered_log_ratio(x, theta, noise=NOISE):
+    """Return the exact log p(x|theta) - log p(x|0), shape `(*)`."""
+    zero = bent(torch.zeros_like(theta))
+    return ((x - zero).square() - (x - bent(theta)).square()).sum(-1) / (2 * (1 + noise**2))

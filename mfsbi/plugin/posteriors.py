@@ -21,6 +21,7 @@ from mfsbi.plugin.host import (
     mcmc_transform,
     move_distribution_to_device,
 )
+from mfsbi.seeds import seeded
 
 __all__ = ["PosteriorParameters", "posterior_of"]
 
@@ -67,7 +68,8 @@ def posterior_of(
     own = move_distribution_to_device(deepcopy(prior), device)
     parameters = DEFAULTS[sample_with]() if parameters is None else parameters
     shared = {"potential_fn": potential_with(own), "device": device}
-    transform = mcmc_transform(own, device=device)
+    with seeded(0):  # sbi draws from the prior to measure its spread
+        transform = mcmc_transform(own, device=device)
     match parameters:
         case MCMCPosteriorParameters():
             return MCMCPosterior(proposal=own, theta_transform=transform, **shared, **asdict(parameters))

@@ -29,13 +29,13 @@ from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
 from mfsbi.checks import require_positive_integer
-from mfsbi.gold.checks import log_odds
+from mfsbi.gold.checks import log_odds, require_constant_odds
 from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimator, process_prior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.data import Batch
+from mfsbi.train.data import Batch, joined
 from mfsbi.train.loop import History, Settings, fit
 from mfsbi.train.losses import Alices
 from mfsbi.train.schedules import Phase
@@ -206,7 +206,8 @@ class ALICES:
 
         Raises:
             RuntimeError: if no simulations were appended
-            ValueError: if there are too few of them or an argument is out of range
+            ValueError: if there are too few of them, an argument is out of range, or the share of rows that were drawn
+                at theta depends on theta, as it may where rounds have different shares
             ArithmeticError: if the loss becomes NaN or infinite
         """
         settings = Settings(
@@ -222,7 +223,10 @@ class ALICES:
             validation_fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
         )
         training, validation = (part.to(self.device) for part in held_out)
-        odds = 0.0 if training.from_theta is None else log_odds(training.from_theta)
+        odds, rows = 0.0, joined([training, validation])
+        if rows.from_theta is not None:
+            require_constant_odds(rows.theta, rows.from_theta)
+            odds = log_odds(rows.from_theta)
         phase = Phase(Alices(score_weight, log_odds=odds), ("network",), max_num_epochs)
         estimator = self.estimator
         if estimator is None or retrain_from_scratch:

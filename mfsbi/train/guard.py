@@ -19,7 +19,7 @@ import torch
 
 from mfsbi.models import AbstractModel
 from mfsbi.train.data import Batch, in_chunks
-from mfsbi.train.losses import nll
+from mfsbi.train.losses import Loss, Scandal, nll
 from mfsbi.train.schedules import Schedule
 
 __all__ = ["ChartGuard", "ChartVerdict", "judge_chart"]
@@ -68,7 +68,9 @@ class ChartGuard:
         self.verdict: ChartVerdict | None = None
         trainable = any(weight.requires_grad for weight in model.chart.parameters())
         phases = [
-            i for i, phase in enumerate(schedule) if trainable and "chart" in phase.trains and phase.loss is not nll
+            i
+            for i, phase in enumerate(schedule)
+            if trainable and "chart" in phase.trains and _without_score(phase.loss) is not nll
         ]
         self.last = max(phases, default=None)
 
@@ -78,6 +80,10 @@ class ChartGuard:
             return True
         self.verdict = judge_chart(self.model, *self.data)
         return not (self.verdict.collapsed and self.may_stop)
+
+
+def _without_score(loss: Loss) -> Loss:
+    return loss.base if isinstance(loss, Scandal) else loss
 
 
 def judge_chart(model: AbstractModel, training: Batch, validation: Batch) -> ChartVerdict:

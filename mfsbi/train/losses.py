@@ -38,7 +38,8 @@ y given the whole run for the label,
 
 E[s|x, theta] is the chance of y given x alone, with less noise than y has. All in logits: no ratio is exponentiated.
 Without the ratios s is y (NRE, or CARL), without t it is ALICE. Where all rows were drawn at theta, y = 0 is made by
-handing each x the theta of another row: the reference then is the distribution of all x.
+handing each x the theta of another row: the reference then is the distribution of all x, and the loss of a row that of
+the two pairs it makes.
 """
 
 from abc import ABC, abstractmethod
@@ -155,7 +156,7 @@ class _ScoreLoss(ABC):
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss of each row, shape `(rows,)`."""
-        if batch.joint_score is None or self.weight == 0:
+        if batch.joint_score is None or self.weight == 0 or not _of_theta(batch).any():
             return self._values(model, batch)[0]
         loss, squared = self._with_errors(model, batch)
         if self.weight is not None:
@@ -165,7 +166,7 @@ class _ScoreLoss(ABC):
 
     def adapted(self, model: nn.Module, held_out: Batch) -> "_ScoreLoss":
         """Return the loss with the noise as it is on rows the model has not seen."""
-        if held_out.joint_score is None or self.weight is not None:
+        if held_out.joint_score is None or self.weight is not None or not _of_theta(held_out).any():
             return self
         squared = in_chunks(lambda rows: self._with_errors(model, rows)[1], held_out)
         least = LEAST_NOISE * self._noise((held_out.joint_score * self._scale(model)).square(), held_out)
@@ -195,7 +196,8 @@ class Scandal(_ScoreLoss):
     Arguments:
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
         noise: V, shape `(parameter,)`; measured on the batch itself if None
-        base: a loss that is -log p(x|theta) but for terms without theta
+        base: a loss that is -log p(x|theta) but for terms without theta, unless the chart depends on theta: the score
+            then is that of the model's own log p(x|theta)
 
     Raises:
         ValueError: if the weight is negative
@@ -209,7 +211,9 @@ class Scandal(_ScoreLoss):
 
     def _values(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         loss = self.base(model, batch)
-        return loss, -loss
+        if self.base is nll or not cast(AbstractModel, model).chart.conditional:
+            return loss, -loss
+        return loss, cast(DensityModel, model).log_prob(batch.x, batch.theta)  # theta moves u and the manifold, too
 
     def _scale(self, model: nn.Module) -> Tensor:
         return cast(AbstractModel, model).latent.theta_std
@@ -236,7 +240,7 @@ class Alices(_ScoreLoss):
         log_ratio = ratio.log_ratio(batch.x, batch.theta)
         if batch.from_theta is None:
             other = ratio.log_ratio(batch.x, batch.theta.detach().roll(1, 0))  # rows come in random order
-            return 0.5 * (functional.softplus(-log_ratio) + functional.softplus(other)), log_ratio
+            return functional.softplus(-log_ratio) + functional.softplus(other), log_ratio
         label = batch.from_theta
         if batch.joint_log_ratio is not None:
             label = (batch.joint_log_ratio + self.log_odds).sigmoid()

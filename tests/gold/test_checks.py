@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from mfsbi.gold import simulate
-from mfsbi.gold.checks import log_odds, require_centred_labels, require_centred_score, soft_labels
+from mfsbi.gold.checks import (
+    log_odds,
+    require_centred_labels,
+    require_centred_score,
+    require_constant_odds,
+    soft_labels,
+)
 from simulators.polynomial import PolynomialSurface
 
 SURFACE = PolynomialSurface()
@@ -66,3 +72,42 @@ def test_soft_labels_are_bayes_theorem():
     ratio, labels = torch.tensor([2.0]), torch.tensor([1.0, 1.0, 1.0, 0.0])
     expected = 3 * ratio.exp() / (3 * ratio.exp() + 1)
     torch.testing.assert_close(soft_labels(ratio, log_odds(labels)), expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_a_few_rows_of_a_true_score_pass(rows, seed):
+    generator = torch.Generator().manual_seed(seed)
+    require_centred_score(torch.rand(rows, 1, generator=generator), torch.randn(rows, 1, generator=generator))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("rows", [200, 1000])
+def test_scores_of_rare_outcomes_pass(rows, seed):
+    """A process of chance theta/10 does not happen in every region: the score is then a constant there."""
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.rand(rows, 1, generator=generator)
+    happens = (torch.rand(rows, 1, generator=generator) < theta / 10).float()
+    require_centred_score(theta, (happens - theta / 10) / (theta * (1 - theta / 10)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("size", [2.0, 5.0, 12.0])
+def test_ratios_that_are_hardly_ever_wrong_pass(size, seed):
+    """log r = +-size, the sign being that of the label with a chance of sigmoid(size)."""
+    generator = torch.Generator().manual_seed(seed)
+    label = (torch.rand(1000, generator=generator) < 0.5).float()
+    right = torch.rand(1000, generator=generator) < torch.tensor(size).sigmoid()
+    ratio = size * torch.where(right, 2 * label - 1, 1 - 2 * label)
+    require_centred_labels(torch.rand(1000, 1, generator=generator), ratio, label)
+
+
+def test_classes_of_a_constant_share_pass(gold):
+    require_constant_odds(gold[0], gold[3].float())
+
+
+def test_classes_whose_odds_depend_on_theta_are_refused(gold):
+    theta = gold[0]
+    label = (torch.rand(len(theta), generator=torch.Generator().manual_seed(3)) < 0.5 + 0.2 * theta[:, 0]).float()
+    with pytest.raises(ValueError, match=r"It is True in 49\.\d% of all rows, and in 3\d\.\d% of 2000 over theta_0 in"):
+        require_constant_odds(theta, label)

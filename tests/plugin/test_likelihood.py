@@ -169,7 +169,7 @@ def test_rounds_can_be_discarded(problem):
     made = trainer(problem, AF(SMALL)).append_simulations(theta[:50], x[:50], from_round=1)
     made.train(discard_prior_samples=True, **FEW)
     assert sum(part.size for part in made.simulations.split(0.1, 0, discard_prior_samples=True)) == 50
-    assert sum(part.size for part in made._split(0.1, discard_prior_samples=False)) == 450
+    assert sum(part.size for part in made.simulations.split(0.1, 0, discard_prior_samples=False)) == 450
 
 
 def changed(tensor, row, value):

@@ -6,6 +6,7 @@ from mfsbi import AF, PIE, MFlow, ambient, density_only, sequential
 from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
 from mfsbi.train.guard import ChartGuard, judge_chart
+from mfsbi.train.schedules import with_score
 from tests.problems import plane, surface_data
 
 SMALL = SplineCouplings(layers=2, width=16)
@@ -46,6 +47,7 @@ def test_the_guard_stops_a_collapsed_training_only_if_it_may(may_stop, goes_on):
         (AF(SMALL), sequential(2)),
         (MFlow(2, SMALL, SMALL), density_only(2)),
         (PIE(2, chart=SMALL, latent=SMALL), ambient(2)),
+        (PIE(2, chart=SMALL, latent=SMALL), with_score(ambient(2))),
     ],
 )
 def test_nothing_is_judged_when_no_chart_is_trained(spec, schedule):
