@@ -180,6 +180,8 @@ class ManifoldNLE:
         training, validation = (part.to(self.device) for part in held_out)
         if schedule is None:
             schedule = self.spec.suited(training.x.shape[1]).schedule(max_num_epochs)
+        if score_weight is not None and score_weight < 0:
+            raise ValueError(f"The weight of the score should not be negative; got {score_weight}.")
         if training.joint_score is not None and score_weight != 0:
             schedule = with_score(schedule, score_weight)
         if self.estimator is None or retrain_from_scratch:
@@ -228,7 +230,8 @@ class ManifoldNLE:
         if estimator is None:
             raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
         potential_with = partial(ManifoldPotential, estimator, device=self.device)
-        processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
+        with seeded(self.seed):  # sbi draws from a prior to learn its shape
+            processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
         return posterior_of(potential_with, processed, sample_with, posterior_parameters, self.device)
 
     def _train_anew(

@@ -174,7 +174,7 @@ class ALICES:
     def train(  # noqa: PLR0913 - sbi's signature
         self,
         *,
-        training_batch_size: int = 500,
+        training_batch_size: int = 128,
         learning_rate: float = 2e-3,
         validation_fraction: float = 0.1,
         stop_after_epochs: int | None = None,
@@ -191,7 +191,7 @@ class ALICES:
         Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so.
 
         Arguments:
-            training_batch_size: rows per step
+            training_batch_size: rows per step; 128 as in the reference setting
             learning_rate: peak of the learning rate
             validation_fraction: share of the rows held out
             stop_after_epochs: epochs without a better validation loss before training stops; by default it does not
@@ -223,6 +223,8 @@ class ALICES:
             validation_fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
         )
         training, validation = (part.to(self.device) for part in held_out)
+        order = torch.randperm(validation.size, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
+        validation = validation.rows(order.to(validation.theta.device))  # pairs are made of neighbours, of any round
         odds, rows = 0.0, joined([training, validation])
         if rows.from_theta is not None:
             require_constant_odds(rows.theta, rows.from_theta)
@@ -267,7 +269,8 @@ class ALICES:
         if estimator is None:
             raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
         frozen = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(self.device)
-        processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
+        with seeded(self.seed):  # sbi draws from a prior to learn its shape
+            processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
 
         def potential_with(own: Distribution) -> RatioBasedPotential:
             return RatioBasedPotential(frozen, own, device=self.device)

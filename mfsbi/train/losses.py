@@ -28,7 +28,8 @@ what was simulated, x and t together, would be
 
 That is the automatic weight, with V_i the mean of (t_i - s_i)^2 over held-out rows, measured again before each pass:
 what the model cannot yet explain counts as noise, too, so the weight is small at first and grows as scores are
-learned, to a limit set by Var(t|x, theta). On training rows it would grow without bound as they are learned by heart.
+learned, to a limit set by Var(t|x, theta). On training rows it would grow without bound as they are learned by heart;
+and since a few held-out rows may look explained by luck, two more count of which nothing is.
 
 **Ratios.** ALICES (Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv:1808.00973) classifies whether x was drawn at theta
 (y = 1) or at a reference (y = 0) by the logit log r(x|theta) + log w, w the prior odds, but with the chance s(x, z) of
@@ -131,8 +132,8 @@ def joint(model: AbstractModel, batch: Batch) -> Tensor:
     return RECONSTRUCTION_WEIGHT * reconstruction(model, batch) + latent_nll(model, batch)
 
 
-LEAST_NOISE = 1e-6
-"""Of the score's own mean square: what float32 leaves of a residual."""
+DOUBT = 2.0
+"""Rows of which nothing is explained, added to those that the noise is measured on."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class _ScoreLoss(ABC):
         loss, squared = self._with_errors(model, batch)
         if self.weight is not None:
             return loss + self.weight * _of_theta(batch) * squared.sum(-1)
-        noise = self._noise(squared.detach(), batch) if self.noise is None else self.noise
+        noise = self._noise(model, squared.detach(), batch) if self.noise is None else self.noise
         return loss + 0.5 * _of_theta(batch) * (squared / noise + noise.log()).sum(-1)
 
     def adapted(self, model: nn.Module, held_out: Batch) -> "_ScoreLoss":
@@ -169,8 +170,7 @@ class _ScoreLoss(ABC):
         if held_out.joint_score is None or self.weight is not None or not _of_theta(held_out).any():
             return self
         squared = in_chunks(lambda rows: self._with_errors(model, rows)[1], held_out)
-        least = LEAST_NOISE * self._noise((held_out.joint_score * self._scale(model)).square(), held_out)
-        return replace(self, noise=torch.maximum(self._noise(squared, held_out), least))
+        return replace(self, noise=self._noise(model, squared, held_out))
 
     def _with_errors(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss without score, and the squared errors of the standardised score, `(rows, parameter)`."""
@@ -182,11 +182,15 @@ class _ScoreLoss(ABC):
         errors = (cast(Tensor, batch.joint_score) - score) * self._scale(model)
         return (loss if learning else loss.detach()), errors.square()
 
-    @staticmethod
-    def _noise(squared: Tensor, batch: Batch) -> Tensor:
-        """Return the mean square of each parameter's error over rows drawn at theta."""
+    def _noise(self, model: nn.Module, squared: Tensor, batch: Batch) -> Tensor:
+        """Return the mean square of each parameter's error over rows drawn at theta, and over doubtful rows besides.
+
+        One where a score is always zero and has no size.
+        """
         at_theta = _of_theta(batch).expand(len(squared))[:, None]
-        return (squared * at_theta).sum(0) / at_theta.sum(0)
+        rows, own = at_theta.sum(0), (cast(Tensor, batch.joint_score) * self._scale(model)).square()
+        noise = ((squared * at_theta).sum(0) + DOUBT * (own * at_theta).sum(0) / rows) / (rows + DOUBT)
+        return torch.where(noise > 0, noise, torch.ones_like(noise))
 
 
 @dataclass(frozen=True)

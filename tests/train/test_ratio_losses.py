@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from mfsbi.train.data import Batch
-from mfsbi.train.losses import Alices
+from mfsbi.train.losses import DOUBT, Alices
 from tests.train.test_score_losses import ROWS, golden, network
 
 
@@ -96,7 +96,10 @@ def test_the_score_counts_only_where_x_was_drawn_at_theta():
     assert (Alices().adapted(model, wild).noise == Alices().adapted(model, batch).noise).all()
     errors = (batch.joint_score - (0.5 * batch.x - 0.5 * batch.theta))[:, 0]
     noise = Alices().adapted(model, batch).noise
-    torch.testing.assert_close(noise, errors[batch.from_theta > 0].square().mean(0, keepdim=True))
+    at_theta = batch.from_theta > 0
+    own = batch.joint_score[at_theta].square().mean(0)
+    expected = (errors[at_theta].square().sum() + DOUBT * own) / (at_theta.sum() + DOUBT)
+    torch.testing.assert_close(noise, expected)
 
 
 def test_without_rows_at_theta_the_score_is_left_out():

@@ -9,7 +9,7 @@ from mfsbi import MFlow
 from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
 from mfsbi.train.losses import (
-    LEAST_NOISE,
+    DOUBT,
     RECONSTRUCTION_WEIGHT,
     Adaptive,
     Alices,
@@ -161,7 +161,9 @@ def test_the_automatic_weight_is_half_the_inverse_of_the_noise():
 def test_the_noise_is_measured_on_held_out_rows_in_standardised_units():
     model, held_out = build(SPECS["MFlow"]), golden(40, seed=9)
     adapted = Scandal().adapted(model, held_out)
-    torch.testing.assert_close(adapted.noise, errors_of(model, held_out).square().mean(0), atol=1e-6, rtol=1e-6)
+    own = (held_out.joint_score * model.latent.theta_std).square().mean(0)
+    expected = (errors_of(model, held_out).square().sum(0) + DOUBT * own) / (40 + DOUBT)
+    torch.testing.assert_close(adapted.noise, expected, atol=1e-6, rtol=1e-6)
     assert isinstance(Scandal(), Adaptive)
     assert isinstance(Alices(), Adaptive)
 
@@ -173,13 +175,23 @@ def test_the_noise_is_measured_again_and_a_fixed_weight_stays():
     assert Scandal(weight=2.0).adapted(model, first) == Scandal(weight=2.0)
 
 
+def test_a_score_that_is_always_zero_makes_no_weight_infinite():
+    model, batch = build(SPECS["MFlow"]), golden(40)
+    batch = batch._replace(joint_score=torch.zeros_like(batch.joint_score))
+    for layer in model.latent.flow.layers:
+        for weight in layer.network.last.parameters():
+            torch.nn.init.zeros_(weight)  # a new flow does not know theta
+    assert (Scandal().adapted(model, batch).noise == 1).all()
+    assert torch.isfinite(Scandal()(model, batch)).all()
+
+
 def test_the_noise_has_a_floor_where_the_model_explains_all():
     model, batch = build(SPECS["MFlow"]), golden(40)
     with torch.enable_grad():
         theta = batch.theta.clone().requires_grad_()
         (score,) = torch.autograd.grad(-latent_nll(model, batch._replace(theta=theta)).sum(), theta)
     noise = Scandal().adapted(model, batch._replace(joint_score=score)).noise
-    torch.testing.assert_close(noise, LEAST_NOISE * (score * model.latent.theta_std).square().mean(0))
+    torch.testing.assert_close(noise, DOUBT / (40 + DOUBT) * (score * model.latent.theta_std).square().mean(0))
 
 
 def test_without_held_out_rows_the_noise_is_that_of_the_batch():
