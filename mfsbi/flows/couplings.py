@@ -15,7 +15,15 @@ from mfsbi.checks import require_positive, require_positive_integer
 from mfsbi.flows.flow import Flow, Linear
 from mfsbi.flows.splines import spline, spline_inverse, spline_inverse_with_gradient
 
-__all__ = ["AffineCoupling", "AffineCouplings", "Conditioner", "Couplings", "SplineCoupling", "SplineCouplings"]
+__all__ = [
+    "Affine",
+    "AffineCoupling",
+    "AffineCouplings",
+    "Conditioner",
+    "Couplings",
+    "SplineCoupling",
+    "SplineCouplings",
+]
 
 LARGEST_LOG_SCALE = 2.0
 """Of an affine coupling; near its start the bound is not felt."""
@@ -230,18 +238,13 @@ class Conditioner(nn.Module):
         outputs: features that go out
         width: units in each hidden layer
         depth: hidden layers
-        masks: for each layer which weights there are, booleans of shape `(outputs, inputs)`; all if not given
     """
 
-    def __init__(
-        self, sharpness: Sequence[float], outputs: int, width: int, depth: int, masks: Sequence[Tensor] = ()
-    ) -> None:
+    def __init__(self, sharpness: Sequence[float], outputs: int, width: int, depth: int) -> None:
         super().__init__()
         sizes = [len(sharpness), *[width] * depth] if sharpness else [0]
-        self.hidden = cast(Sequence[_Affine], nn.ModuleList(_Affine(*pair) for pair in pairwise(sizes)))
-        self.last = _Affine(sizes[-1], outputs)
-        for layer, mask in zip([*self.hidden, self.last], masks, strict=False):
-            layer.mask = mask
+        self.hidden = cast(Sequence[Affine], nn.ModuleList(Affine(*pair) for pair in pairwise(sizes)))
+        self.last = Affine(sizes[-1], outputs)
         with torch.no_grad():
             for layer in self.hidden[:1]:
                 layer.weight.mul_(torch.tensor(sharpness))
@@ -272,17 +275,23 @@ class Conditioner(nn.Module):
         return x, tangents
 
 
-class _Affine(nn.Module):
-    """An affine map of columns, y = W x + b for x of shape `(features, rows)`; for no features, b itself."""
+class Affine(nn.Module):
+    """An affine map of columns, y = W x + b for x of shape `(features, rows)`; for no features, b itself.
+
+    Arguments:
+        inputs: features that come in
+        outputs: features that go out
+        mask: which weights there are, booleans of shape `(outputs, inputs)`; all if not given
+    """
 
     mask: Tensor | None
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, mask: Tensor | None = None) -> None:
         super().__init__()
         scale = max(inputs, 1) ** -0.5
         self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-scale, scale))
         self.bias = nn.Parameter(torch.empty(outputs, 1).uniform_(-scale, scale))
-        self.register_buffer("mask", None)
+        self.register_buffer("mask", mask)
 
     @property
     def matrix(self) -> Tensor:
@@ -290,6 +299,7 @@ class _Affine(nn.Module):
         return self.weight if self.mask is None else self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return y, shape `(outputs, rows)`."""
         return torch.addmm(self.bias, self.matrix, x)
 
 

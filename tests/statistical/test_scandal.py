@@ -1,0 +1,68 @@
+"""What joint scores are worth, and that noisy ones do no harm: the automatic weight on problems with known gold."""
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+from mfsbi import AF, FOM, ManifoldNLE, SplineCouplings
+from simulators.polynomial import PolynomialSurface
+
+pytestmark = pytest.mark.slow
+
+MIXING = torch.tensor([[1.0, 0.3, 0.0, 0.0], [0.2, 1.0, 0.5, 0.0], [0.0, -0.4, 1.0, 0.3], [0.1, 0.0, 0.2, 1.0]])
+SMALL = SplineCouplings(layers=4, width=32, bins=5)
+SURFACE = PolynomialSurface()
+
+
+def linear_gaussian(noise):
+    """z ~ N(A theta, 1/4), x ~ N(z, noise^2), so that t = A^T (z - A theta)/(1/4): the noise hides z, and so t."""
+
+    def simulate(rows, seed):
+        generator = torch.Generator().manual_seed(seed)
+        theta, first, second = torch.randn(3, rows, 4, generator=generator)
+        return theta, theta @ MIXING.T + 0.5 * first + noise * second, 2 * first @ MIXING
+
+    return MultivariateNormal(torch.zeros(4), torch.eye(4)), AF(SMALL), simulate
+
+
+def surface():
+    """The polynomial surface on its true chart: which component a point came from cannot be seen."""
+
+    def simulate(rows, seed):
+        theta = torch.rand(rows, 1, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        gold = SURFACE.simulate_with_gold(theta, seed=seed + 1)
+        return theta, gold.x, gold.joint_score
+
+    return SURFACE.prior, FOM(SURFACE.decode, SURFACE.encode, SMALL), simulate
+
+
+def nll_of_new_rows(problem, simulations, seed, weights):
+    """Return the test NLL of each weight of the score, and its rows' standard deviation over their root."""
+    prior, spec, simulate = problem
+    theta, x, score = simulate(simulations, 100 + 10 * seed)
+    new_theta, new_x, _ = simulate(5000, 7)
+    found = []
+    for weight in weights:
+        trainer = ManifoldNLE(prior, spec, seed=seed, show_progress_bars=False)
+        trainer.append_simulations(theta, x, joint_score=score)
+        estimator = trainer.train(training_batch_size=50, max_num_epochs=50, score_weight=weight)
+        with torch.no_grad():
+            found.append(-estimator.log_prob(new_x[None], new_theta)[0])
+    return found
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scores_without_noise_lower_the_nll_of_new_rows_of_300_simulations(seed):
+    plain, scandal = nll_of_new_rows(linear_gaussian(0.0), 300, seed, [0.0, None])
+    assert scandal.mean() < plain.mean()
+
+
+NOISY = {"hidden": lambda: linear_gaussian(2.0), "surface": surface}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", NOISY)
+def test_noisy_scores_do_no_harm(name, seed):
+    plain, scandal = nll_of_new_rows(NOISY[name](), 1000, seed, [0.0, None])
+    gain = plain - scandal
+    assert gain.mean() > -gain.std() / len(gain) ** 0.5
