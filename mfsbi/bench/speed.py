@@ -36,7 +36,7 @@ from mfsbi.train.schedules import Phase
 
 __all__ = ["Sizes", "SpeedTable", "speed"]
 
-EVENTS, CHAINS = 20, 20
+EVENTS = 20
 PEERS = "sbi's potential, the same estimator", "sbi's potential, every row evaluated"
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -51,6 +51,7 @@ class Sizes:
         layers: couplings of the flow that is trained
         chart_layers: couplings of the chart
         draws: of a posterior
+        chains: of a posterior
         warmup_steps: of each chain before
         pairs: how often each pair is timed
         steps: of 500 rows, for the chart of the surface; a third of them, of 1,500 rows, for the density on it
@@ -62,6 +63,7 @@ class Sizes:
     layers: int = 10
     chart_layers: int = 20
     draws: int = 1000
+    chains: int = 20
     warmup_steps: int = 200
     pairs: int = 7
     steps: int = 4500
@@ -232,29 +234,33 @@ def _posterior_duels(sizes: Sizes) -> Iterator[Duel]:
     x = torch.randn(2000, 3) + theta
     surface = MFlow(manifold_dim=2)(theta, x).eval()
     process = ManifoldEstimator(_model(sizes, 14)).eval()
-    calls, name = range(20), f"potential, {EVENTS} events x {CHAINS} chains, 20 calls"
+    calls, name = range(20), f"potential, {EVENTS} events x {sizes.chains} chains, 20 calls"
     problems = (
         ("d = 3, n = 2", surface, prior, x[:EVENTS]),
         ("d = 40, n = 14", process, _prior(2), torch.randn(EVENTS, 40)),
     )
     for problem, estimator, given, x_o in problems:
-        starts = given.sample((CHAINS,))
-        ours, *theirs = (posterior.potential_fn for posterior in _posteriors(given, estimator, x_o, sizes.warmup_steps))
+        starts = given.sample((sizes.chains,))
+        ours, *theirs = (posterior.potential_fn for posterior in _posteriors(given, estimator, x_o, sizes))
         own = partial(_call, ours, starts, calls)
         for peer, potential in zip(PEERS, theirs, strict=True):
             yield Duel(f"{name}, {problem}", peer, own, partial(_call, potential, starts, calls), 10, sizes.pairs)
     shape = (sizes.draws,)
-    posteriors = _posteriors(prior, surface, x[:EVENTS], sizes.warmup_steps)
+    posteriors = _posteriors(prior, surface, x[:EVENTS], sizes)
     sample, stock, _ = (partial(each.sample, shape, x=x[:EVENTS], show_progress_bars=False) for each in posteriors)
     name = f"posterior.sample({shape}), {EVENTS} events, d = 3, n = 2"
     yield Duel(name, PEERS[0], sample, stock, 5, min(2, sizes.pairs))
 
 
 def _posteriors(
-    prior: torch.distributions.Distribution, estimator: ManifoldEstimator, x_o: Tensor, warmup_steps: int
+    prior: torch.distributions.Distribution, estimator: ManifoldEstimator, x_o: Tensor, sizes: Sizes
 ) -> list[MCMCPosterior]:
     """Return posteriors of the same estimator with the same sampler: by our potential, and by those of `PEERS`."""
-    settings = {"warmup_steps": warmup_steps, "init_strategy_parameters": {"num_candidate_samples": 1000}}
+    settings = {
+        "num_chains": sizes.chains,
+        "warmup_steps": sizes.warmup_steps,
+        "init_strategy_parameters": {"num_candidate_samples": 50 * sizes.chains},
+    }
     parameters = MCMCPosteriorParameters(**settings)
     spec = MFlow(estimator.model.chart.manifold_dim)
     posteriors = [ManifoldNLE(prior, spec).build_posterior(estimator, posterior_parameters=parameters)]

@@ -30,7 +30,9 @@ def test_peer_flows_have_as_many_weights(build):
 
 @pytest.mark.filterwarnings("ignore:The chart")
 def test_the_table_has_all_rows_and_is_written(tmp_path):
-    sizes = Sizes(rows=20, few_rows=5, layers=2, chart_layers=2, draws=20, warmup_steps=2, pairs=1, steps=20, seeds=1)
+    sizes = Sizes(
+        rows=20, few_rows=5, layers=2, chart_layers=2, draws=4, chains=2, warmup_steps=1, pairs=1, steps=20, seeds=1
+    )
     table = speed(sizes, threads=1, out=tmp_path / "new")
     rows = json.loads((tmp_path / "new" / "speed.json").read_text())["rows"]
     assert [row["row"] for row in rows] == [score.row for score in table.scores]

@@ -212,10 +212,10 @@ def test_a_manifold_of_all_dimensions_is_trained_as_long_as_asked():
 
 def test_rows_trained_on_are_never_held_out_later(trained):
     trainer = copy.deepcopy(trained)
-    before = trainer._split(0.1, discard_prior_samples=False)
+    before = trainer.simulations.split(0.1, 0, discard_prior_samples=False)
     drawn = PRIOR.sample((50,))
     trainer.append_simulations(drawn, simulate(drawn), from_round=1)
-    after = trainer._split(0.1, discard_prior_samples=False)
+    after = trainer.simulations.split(0.1, 0, discard_prior_samples=False)
     assert all(torch.equal(new.x[: old.size], old.x) for old, new in zip(before, after, strict=True))
-    alone = trainer._split(0.1, discard_prior_samples=True)
+    alone = trainer.simulations.split(0.1, 0, discard_prior_samples=True)
     assert [part.size for part in alone] == [45, 5]
