@@ -1,0 +1,65 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mfsbi.bench import judge_lhc
+from mfsbi.bench.experiment import read_results
+from mfsbi.bench.judge_lhc import LHC_POINTS
+from mfsbi.bench.report import report
+from mfsbi.bench.run import experiments, run_table
+from mfsbi.bench.tables import LHC_PRESETS, TABLES
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """One set of events for each point, and few cells."""
+    for name, value in {"SETS": 1, "POINTS": 100, "EXACT_CELLS": 300, "FINE_CELLS": 30}.items():
+        monkeypatch.setattr(judge_lhc, name, value)
+    budget = replace(LHC_PRESETS["smoke"], simulations=300, chart_steps=5, density_steps=3, ambient_steps=2)
+    monkeypatch.setitem(LHC_PRESETS, "smoke", budget)
+
+
+class Exact:
+    """The process itself as a candidate, its potential shifted by as much."""
+
+    def __init__(self, process, shift=0.0):
+        self.process, self.shift = process, shift
+
+    def sample(self, theta):
+        return self.process.simulate(theta, seed=5)
+
+    def potential(self, x):
+        likelihood = self.process.likelihood(x)
+        return lambda theta: likelihood.log_likelihood(theta.double() + self.shift)
+
+    def distance(self, x, theta, scale=None):
+        return torch.zeros(len(x))
+
+    def log_prob(self, x, theta):
+        return None
+
+
+def test_the_judge_finds_nothing_wrong_with_the_truth_and_much_with_a_shift():
+    process = TABLES["lhc"].truth
+    result = judge_lhc.judge_lhc(Exact(process), process)
+    assert len(result["kls"]) == len(LHC_POINTS)
+    assert max(result["kls"]) < 1e-6
+    assert result["closure"] < 1e-9
+    assert result["log_posterior"] == pytest.approx(result["exact_log_posterior"], abs=1e-4)
+    wrong = judge_lhc.judge_lhc(Exact(process, shift=0.1), process)
+    assert wrong["kls"][0] > 1.0  # where 20 events know theta to 0.03
+    assert wrong["log_posterior"] < result["log_posterior"]
+
+
+@pytest.mark.filterwarnings("ignore:The chart")
+@pytest.mark.parametrize("row", ["AF (SCANDAL)", "MFlow (SCANDAL)", "PIE (original)", "PAE (SCANDAL)", "ALICES"])
+def test_a_row_is_run_and_judged(row, tmp_path):
+    run_table("lhc", "smoke", tmp_path, only=row, show_progress_bars=False)
+    (found,) = read_results(tmp_path, experiments("lhc", "smoke"))
+    result = found["result"]
+    assert "failed" not in result
+    assert ("closure" in result) == (row != "ALICES")
+    assert ("reconstruction" in result) == (row not in ("AF (SCANDAL)", "ALICES"))
+    assert result["kl"] == pytest.approx(sum(result["kls"]) / 3)
+    assert f"| {row} |" in report("lhc", "smoke", tmp_path)
