@@ -10,8 +10,8 @@ odds w of the two, the joint log ratio says the chance of y given the whole run,
     E[y | x, z, theta] = s = sigmoid(log r + log w),    so    E[y - s | theta] = 0 = E[(y - s) s | theta],
 
 which unlike E[1/r] = 1 have no tails to wait for. Regions are the deciles of each parameter. A mean that is six
-standard errors off, or more of them where rows are few (Student), has a chance of 2e-9: a wrong sign, a wrong
-normalisation or rows out of order are found, and so is a ratio upside down or doubled. What cannot be found is a factor
+standard errors off, or more of them where rows are few (Student), has a chance of 2e-9 if means are about normal. A
+wrong sign, a wrong normalisation or rows out of order are found, and so is a ratio upside down or doubled. What cannot be found is a factor
 on all of t, such as that of other units of theta.
 
 **Errors of rare outcomes.** A process of chance theta/10 has scores of 1/theta if it happens, and -1/10 otherwise. In a
