@@ -11,8 +11,8 @@ odds w of the two, the joint log ratio says the chance of y given the whole run,
 
 which unlike E[1/r] = 1 have no tails to wait for. Regions are the deciles of each parameter. A mean that is six
 standard errors off, or more of them where rows are few (Student), has a chance of 2e-9 if means are about normal. A
-wrong sign, a wrong normalisation or rows out of order are found, and so is a ratio upside down or doubled. What cannot be found is a factor
-on all of t, such as that of other units of theta.
+wrong sign, a wrong normalisation or rows out of order are found, and so is a ratio upside down or doubled.
+What cannot be found is a factor on all of t, such as that of other units of theta.
 
 **Errors of rare outcomes.** A process of chance theta/10 has scores of 1/theta if it happens, and -1/10 otherwise. In a
 hundred rows it often does not happen, and their spread says nothing of what was missed. So the spread in a region is
