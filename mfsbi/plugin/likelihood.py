@@ -11,30 +11,28 @@ their meaning are sbi's where sbi has them.
 """
 
 import warnings
-from copy import deepcopy
-from dataclasses import asdict
 from functools import partial
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mfsbi.plugin.estimator import ManifoldEstimator
-from mfsbi.plugin.host import NeuralPosterior, process_prior
+from mfsbi.plugin.host import NeuralPosterior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.potential import ManifoldPotential
-from mfsbi.plugin.simulations import Simulations
 from mfsbi.plugin.specs import Spec
+from mfsbi.plugin.trainer import AbstractTrainer
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch
 from mfsbi.train.guard import ChartGuard
-from mfsbi.train.loop import History, Settings, fit
+from mfsbi.train.loop import Settings
+from mfsbi.train.losses import ScoreNoise
 from mfsbi.train.schedules import Schedule, with_score
 from mfsbi.types import Prior
 
 __all__ = ["ManifoldNLE"]
 
 
-class ManifoldNLE:
+class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
     """Neural likelihood estimation with a model on a manifold.
 
     Arguments:
@@ -68,19 +66,8 @@ class ManifoldNLE:
                 "`density_estimator` should be a spec such as MFlow(manifold_dim=2); "
                 f"got {type(density_estimator).__name__}."
             )
-        if seed < 0:
-            raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
-        self.prior, self.parameter_dim = None, 0
-        if prior is not None:
-            with seeded(seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
-                self.prior, self.parameter_dim, _ = process_prior(deepcopy(prior))
+        super().__init__(prior, seed, device, show_progress_bars)
         self.spec = density_estimator
-        self.seed = seed
-        self.device = device
-        self.show_progress_bars = show_progress_bars
-        self.estimator: ManifoldEstimator | None = None
-        self.history = History()
-        self.simulations = Simulations(self.prior, self.parameter_dim)
 
     def __repr__(self) -> str:
         rows, trained = self.simulations.rows, self.estimator is not None
@@ -165,43 +152,26 @@ class ManifoldNLE:
         """
         if restarts < 0:
             raise ValueError(f"`restarts` should not be negative; got {restarts}.")
-        settings = Settings(
+        settings = self._settings(
             training_batch_size=training_batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             clip_max_norm=clip_max_norm,
             stop_after_epochs=stop_after_epochs,
-            seed=derived(self.seed, 1),
-            show_progress_bars=self.show_progress_bars,
         )
-        held_out = self.simulations.split(
-            validation_fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
-        )
-        training, validation = (part.to(self.device) for part in held_out)
-        if schedule is None:
-            schedule = self.spec.suited(training.x.shape[1]).schedule(max_num_epochs)
-        if score_weight is not None and score_weight < 0:
-            raise ValueError(f"The weight of the score should not be negative; got {score_weight}.")
-        if training.joint_score is not None and score_weight != 0:
-            schedule = with_score(schedule, score_weight)
+        rows = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
+        theta, x = rows[0].theta, rows[0].x
+        schedule = self.spec.suited(x.shape[1]).schedule(max_num_epochs) if schedule is None else schedule
+        noise = self._noise(*rows, settings, score_weight)
+        if rows[0].joint_score is not None and score_weight != 0:
+            limit = None if noise is None else theta.new_tensor(noise.variance)
+            schedule = with_score(schedule, score_weight, limit)
         if self.estimator is None or retrain_from_scratch:
-            estimator = self._train_anew(training, validation, schedule, settings, restarts)
+            estimator = self._train_anew(rows, schedule, settings, noise, restarts)
         else:
-            estimator = self._fit(self.estimator, training, validation, schedule, settings)
-        if show_train_summary:
-            tqdm.write(str(self.history))
+            estimator = self._fit(self.estimator, rows, schedule, settings, noise)
+        self._summarise(show_train_summary)
         return estimator
-
-    @property
-    def summary(self) -> dict[str, list[float]]:
-        """Losses of each epoch of the last training, by the names sbi uses."""
-        epochs = self.history.epochs
-        return {
-            "epochs_trained": [len(epochs)],
-            "training_loss": [epoch.training_loss for epoch in epochs],
-            "validation_loss": [epoch.validation_loss for epoch in epochs],
-            "epoch_durations_sec": [epoch.seconds for epoch in epochs],
-        }
 
     def build_posterior(
         self,
@@ -226,24 +196,25 @@ class ManifoldNLE:
             RuntimeError: if nothing was trained
             ValueError: if sample_with is unknown, or there is no prior
         """
-        estimator = self.estimator if density_estimator is None else density_estimator
-        if estimator is None:
-            raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
-        potential_with = partial(ManifoldPotential, estimator, device=self.device)
-        with seeded(self.seed):  # sbi draws from a prior to learn its shape
-            processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
+        potential_with = partial(ManifoldPotential, self._trained(density_estimator), device=self.device)
+        processed = self.prior if prior is None else self._processed(prior)[0]
         return posterior_of(potential_with, processed, sample_with, posterior_parameters, self.device)
 
     def _train_anew(
-        self, training: Batch, validation: Batch, schedule: Schedule, settings: Settings, restarts: int
+        self,
+        rows: tuple[Batch, Batch],
+        schedule: Schedule,
+        settings: Settings,
+        noise: ScoreNoise | None,
+        restarts: int,
     ) -> ManifoldEstimator:
         """Train from new weights, and again from others while the chart collapses."""
         collapses: list[str] = []
         for left in range(restarts, -1, -1):
             with seeded(derived(self.seed, 3, restarts - left)):
-                estimator = self.spec(training.theta.cpu(), training.x.cpu()).to(self.device)
-            guard = ChartGuard(estimator.model, schedule, training, validation, may_stop=left > 0)
-            self._fit(estimator, training, validation, schedule, settings, guard)
+                estimator = self.spec(rows[0].theta.cpu(), rows[0].x.cpu()).to(self.device)
+            guard = ChartGuard(estimator.model, schedule, *rows, may_stop=left > 0)
+            self._fit(estimator, rows, schedule, settings, noise, guard)
             self.history.collapses = collapses
             if guard.verdict is None or not guard.verdict.collapsed:
                 return estimator
@@ -255,28 +226,4 @@ class ManifoldNLE:
             "Train longer, or take a larger `manifold_dim`: the data may have more dimensions than that.",
             stacklevel=3,
         )
-        return estimator
-
-    def _fit(
-        self,
-        estimator: ManifoldEstimator,
-        training: Batch,
-        validation: Batch,
-        schedule: Schedule,
-        settings: Settings,
-        guard: ChartGuard | None = None,
-    ) -> ManifoldEstimator:
-        """Train an estimator and keep it, with its history, if it learned anything, however the training ends."""
-        self.history = History()
-        try:
-            fit(estimator.train().model, training, validation, schedule, settings, guard, self.history)
-        finally:
-            estimator.eval()
-            if self.history.epochs or self.history.interrupted:
-                self.estimator = estimator
-                estimator.training_record = {
-                    **asdict(self.history),
-                    "simulations": self.simulations.rows,
-                    "sha256": self.simulations.digest(),
-                }
         return estimator

@@ -20,23 +20,20 @@ place for labels of single pairs; its estimator, potential and posteriors are us
 """
 
 from copy import deepcopy
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
-from tqdm.auto import tqdm
 
 from mfsbi.checks import require_positive_integer
 from mfsbi.gold.checks import log_odds, require_constant_odds
-from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimator, process_prior
+from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimator
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
-from mfsbi.plugin.simulations import Simulations
+from mfsbi.plugin.trainer import AbstractTrainer
 from mfsbi.ratio import RatioModel
-from mfsbi.seeds import derived, seeded
+from mfsbi.seeds import derived
 from mfsbi.train.data import Batch, joined
-from mfsbi.train.loop import History, Settings, fit
 from mfsbi.train.losses import Alices
 from mfsbi.train.schedules import Phase
 from mfsbi.types import Prior
@@ -82,7 +79,7 @@ class GoldenRatio(RatioEstimator):
         return self.model.log_ratio(x, theta)
 
 
-class ALICES:
+class ALICES(AbstractTrainer[GoldenRatio]):
     """Neural ratio estimation with joint log ratios and joint scores.
 
     Arguments:
@@ -117,18 +114,8 @@ class ALICES:
     ) -> None:
         require_positive_integer("width", width)
         require_positive_integer("depth", depth)
-        if seed < 0:
-            raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
-        with seeded(seed):  # sbi draws from the prior to learn its shape
-            processed, self.parameter_dim, _ = process_prior(deepcopy(prior))
-        self.prior: Distribution = processed
+        super().__init__(prior, seed, device, show_progress_bars)
         self.size = width, depth
-        self.seed = seed
-        self.device = device
-        self.show_progress_bars = show_progress_bars
-        self.estimator: GoldenRatio | None = None
-        self.history = History()
-        self.simulations = Simulations(self.prior, self.parameter_dim)
 
     def __repr__(self) -> str:
         rows, trained = self.simulations.rows, self.estimator is not None
@@ -210,40 +197,28 @@ class ALICES:
                 at theta depends on theta, as it may where rounds have different shares
             ArithmeticError: if the loss becomes NaN or infinite
         """
-        settings = Settings(
+        settings = self._settings(
             training_batch_size=training_batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             clip_max_norm=clip_max_norm,
             stop_after_epochs=stop_after_epochs,
-            seed=derived(self.seed, 1),
-            show_progress_bars=self.show_progress_bars,
         )
-        held_out = self.simulations.split(
-            validation_fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
-        )
-        training, validation = (part.to(self.device) for part in held_out)
+        training, validation = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
         order = torch.randperm(validation.size, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
         validation = validation.rows(order.to(validation.theta.device))  # pairs are made of neighbours, of any round
         odds, rows = 0.0, joined([training, validation])
         if rows.from_theta is not None:
             require_constant_odds(rows.theta, rows.from_theta)
             odds = log_odds(rows.from_theta)
-        phase = Phase(Alices(score_weight, log_odds=odds), ("network",), max_num_epochs)
+        noise = self._noise(training, validation, settings, score_weight)
+        limit = None if noise is None else training.theta.new_tensor(noise.variance)
+        phase = Phase(Alices(score_weight, limit=limit, log_odds=odds), ("network",), max_num_epochs)
         estimator = self.estimator
         if estimator is None or retrain_from_scratch:
             estimator = self._untrained(training)
-        self.history = History()
-        try:
-            fit(estimator.train().model, training, validation, [phase], settings, history=self.history)
-        finally:
-            estimator.eval()
-            if self.history.epochs or self.history.interrupted:
-                self.estimator = estimator
-                about = {"simulations": self.simulations.rows, "sha256": self.simulations.digest()}
-                estimator.training_record = asdict(self.history) | about
-        if show_train_summary:
-            tqdm.write(str(self.history))
+        self._fit(estimator, (training, validation), [phase], settings, noise)
+        self._summarise(show_train_summary)
         return estimator
 
     def build_posterior(
@@ -265,12 +240,8 @@ class ALICES:
             RuntimeError: if nothing was trained
             ValueError: if sample_with is unknown
         """
-        estimator = self.estimator if density_estimator is None else density_estimator
-        if estimator is None:
-            raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
-        frozen = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(self.device)
-        with seeded(self.seed):  # sbi draws from a prior to learn its shape
-            processed = self.prior if prior is None else process_prior(deepcopy(prior))[0]
+        frozen = deepcopy(self._trained(density_estimator)).requires_grad_(requires_grad=False).eval().to(self.device)
+        processed = self.prior if prior is None else self._processed(prior)[0]
 
         def potential_with(own: Distribution) -> RatioBasedPotential:
             return RatioBasedPotential(frozen, own, device=self.device)

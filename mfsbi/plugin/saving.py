@@ -31,6 +31,7 @@ from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
 from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
 from mfsbi.train.loop import EpochRecord, History
+from mfsbi.train.losses import ScoreNoise
 from mfsbi.types import Prior
 
 __all__ = ["Estimator", "Trainer", "load", "load_trainer", "save", "trainer_for"]
@@ -128,7 +129,11 @@ def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None
         about, record = description["trainer"], estimator.training_record
         parts = [_simulations(tensors, f"{SIMULATIONS}{number}.") for number in range(len(about["rounds"]))]
         epochs = [EpochRecord(*epoch) for epoch in record["epochs"]]
-        history, seed = History(epochs, record["interrupted"], record["collapses"]), about["seed"]
+        noise = record.get("score_noise")
+        history = History(
+            epochs, record["interrupted"], record["collapses"], None if noise is None else ScoreNoise(*noise)
+        )
+        seed = about["seed"]
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} should hold a trainer; it lacks {error}. For an estimator alone there is `load`."

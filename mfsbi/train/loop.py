@@ -30,7 +30,7 @@ from mfsbi.checks import require_positive, require_positive_integer
 from mfsbi.models import AbstractModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, minibatches, steps_per_epoch
-from mfsbi.train.losses import Adaptive
+from mfsbi.train.losses import Adaptive, ScoreNoise
 from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.schedules import Phase, Schedule
 
@@ -87,11 +87,19 @@ class EpochRecord(NamedTuple):
 
 @dataclass
 class History:
-    """The record of a training: one `EpochRecord` per pass, whether it was interrupted, and which starts failed."""
+    """The record of a training.
+
+    Arguments:
+        epochs: one `EpochRecord` per pass
+        interrupted: whether it was
+        collapses: what was wrong with starts that failed
+        score_noise: of joint scores, where it was measured
+    """
 
     epochs: list[EpochRecord] = field(default_factory=list)
     interrupted: bool = False
     collapses: list[str] = field(default_factory=list)
+    score_noise: ScoreNoise | None = None
 
     def of(self, loss: str) -> tuple[list[float], list[float]]:
         """Return (training, validation) losses of all epochs that minimised `loss`, in order."""
@@ -103,7 +111,8 @@ class History:
             f"{loss}: {len(self.of(loss)[1])} epochs, best validation loss {min(self.of(loss)[1]):.4g}"
             for loss in self.losses
         ]
-        return "\n".join(lines + [f"collapsed start: {verdict}" for verdict in self.collapses])
+        gold = [] if self.score_noise is None else [str(self.score_noise)]
+        return "\n".join(gold + lines + [f"collapsed start: {verdict}" for verdict in self.collapses])
 
     @property
     def losses(self) -> list[str]:

@@ -26,10 +26,10 @@ what was simulated, x and t together, would be
 
     L = -log p(x|theta) + 1/2 sum_i [(t_i - s_i)^2 / V_i + log V_i],    so    alpha_i = 1 / (2 V_i)  nats.
 
-That is the automatic weight, with V_i the mean of (t_i - s_i)^2 over held-out rows, measured again before each pass:
-what the model cannot yet explain counts as noise, too, so the weight is small at first and grows as scores are
-learned, to a limit set by Var(t|x, theta). On training rows it would grow without bound as they are learned by heart;
-and since a few held-out rows may look explained by luck, two more count of which nothing is.
+That is the automatic weight. V_i = E Var(t_i|x, theta) is not known, but whatever predicts t errs by no less on rows it
+has not seen: V_i is taken as the least that was reached, by a regression of t before training (`mfsbi.train.noise`) or
+by the model itself, which is measured again before each pass. Errors on training rows would fall without bound as they
+are learned by heart; and since a few held-out rows may look explained by luck, two more count of which nothing is.
 
 **Ratios.** ALICES (Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv:1808.00973) classifies whether x was drawn at theta
 (y = 1) or at a reference (y = 0) by the logit log r(x|theta) + log w, w the prior odds, but with the chance s(x, z) of
@@ -46,7 +46,7 @@ the two pairs it makes.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +62,13 @@ __all__ = [
     "Alices",
     "Loss",
     "Scandal",
+    "ScoreNoise",
     "joint",
     "joint_nll",
     "latent_nll",
     "nll",
     "reconstruction",
+    "with_doubt",
 ]
 
 Loss = Callable[[Any, Batch], Tensor]
@@ -132,6 +134,22 @@ def joint(model: AbstractModel, batch: Batch) -> Tensor:
     return RECONSTRUCTION_WEIGHT * reconstruction(model, batch) + latent_nll(model, batch)
 
 
+class ScoreNoise(NamedTuple):
+    """What a regression of the joint score on x and theta left, for each parameter, on rows it had not seen.
+
+    Arguments:
+        variance: the mean of its squared errors for standardised theta, an upper bound on V
+        share: the same over the mean square of the joint score; 0 if x and theta tell all of it, 1 if nothing
+    """
+
+    variance: list[float]
+    share: list[float]
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{100 * (1 - share):.0f}%" for share in self.share)
+        return f"joint scores: x and theta tell at least {shares} of their squares, parameter by parameter"
+
+
 DOUBT = 2.0
 """Rows of which nothing is explained, added to those that the noise is measured on."""
 
@@ -142,6 +160,7 @@ class _ScoreLoss(ABC):
 
     weight: float | None = None
     noise: Tensor | None = None
+    limit: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.weight is not None and not self.weight >= 0:
@@ -183,13 +202,14 @@ class _ScoreLoss(ABC):
         return (loss if learning else loss.detach()), errors.square()
 
     def _noise(self, model: nn.Module, squared: Tensor, batch: Batch) -> Tensor:
-        """Return the mean square of each parameter's error over rows drawn at theta, and over doubtful rows besides.
+        """Return the noise of rows drawn at theta as the model's errors have it, or the limit where that is less.
 
         One where a score is always zero and has no size.
         """
-        at_theta = _of_theta(batch).expand(len(squared))[:, None]
-        rows, own = at_theta.sum(0), (cast(Tensor, batch.joint_score) * self._scale(model)).square()
-        noise = ((squared * at_theta).sum(0) + DOUBT * (own * at_theta).sum(0) / rows) / (rows + DOUBT)
+        own = (cast(Tensor, batch.joint_score) * self._scale(model)).square()
+        at_theta = _of_theta(batch).expand(len(squared)) > 0
+        noise = with_doubt(squared[at_theta], own[at_theta])
+        noise = noise if self.limit is None else torch.minimum(noise, self.limit)
         return torch.where(noise > 0, noise, torch.ones_like(noise))
 
 
@@ -200,6 +220,7 @@ class Scandal(_ScoreLoss):
     Arguments:
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
         noise: V, shape `(parameter,)`; measured on the batch itself if None
+        limit: of the noise, shape `(parameter,)`: V is known to be no larger
         base: a loss that is -log p(x|theta) but for terms without theta, unless the chart depends on theta: the score
             then is that of the model's own log p(x|theta)
 
@@ -230,6 +251,7 @@ class Alices(_ScoreLoss):
     Arguments:
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
         noise: V, shape `(parameter,)`; measured on the batch itself if None
+        limit: of the noise, shape `(parameter,)`: V is known to be no larger
         log_odds: log w, of how many rows were drawn at theta for each one drawn at the reference
 
     Raises:
@@ -253,6 +275,16 @@ class Alices(_ScoreLoss):
 
     def _scale(self, model: nn.Module) -> Tensor:
         return cast(RatioModel, model).theta_std
+
+
+def with_doubt(squared: Tensor, own: Tensor) -> Tensor:
+    """Return the mean square of each parameter's error over rows, two of which nothing is explained among them.
+
+    Arguments:
+        squared: errors of standardised joint scores, squared, shape `(rows, parameter)`
+        own: those scores themselves, squared, shape `(rows, parameter)`
+    """
+    return (squared.sum(0) + DOUBT * own.mean(0)) / (len(squared) + DOUBT)
 
 
 def _of_theta(batch: Batch) -> Tensor:

@@ -49,7 +49,10 @@ same model ended, after 4,000 steps, at distances of 0.0016 and 0.0017. M-flows 
 cannot throw them.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
+
+from torch import Tensor
 
 from mfsbi.train.losses import Loss, Scandal, joint_nll, latent_nll, nll, reconstruction
 
@@ -134,22 +137,25 @@ def density_only(epochs: int = 50) -> Schedule:
     return [Phase(latent_nll, ("latent",), epochs)]
 
 
-def with_score(schedule: Schedule, weight: float | None = None) -> Schedule:
+def with_score(schedule: Schedule, weight: float | None = None, limit: Tensor | None = None) -> Schedule:
     """Return the schedule with the joint score as a second label wherever the density is trained by likelihood.
 
     Arguments:
-        schedule: any
+        schedule: any; where it has `Scandal` already, that keeps its own weight
         weight: of the score, as `Scandal` has it; by the noise of the scores if None
+        limit: of that noise, as `Scandal` has it
 
     Raises:
         ValueError: if the weight is negative
     """
-    return [
-        phase._replace(loss=Scandal(weight, base=phase.loss))
-        if "latent" in phase.trains and not isinstance(phase.loss, Scandal)
-        else phase
-        for phase in schedule
-    ]
+
+    def scored(phase: Phase) -> Phase:
+        if "latent" not in phase.trains:
+            return phase
+        loss = phase.loss if isinstance(phase.loss, Scandal) else Scandal(weight, base=phase.loss)
+        return phase._replace(loss=replace(loss, limit=limit))
+
+    return [scored(phase) for phase in schedule]
 
 
 def _passes_for_each_part(epochs: int) -> int:

@@ -1,0 +1,132 @@
+"""What the trainers of mfsbi share: simulations in rounds, how they are split, and the record of what was learned."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
+from typing import Any, Generic, TypeVar
+
+from torch.distributions import Distribution
+from tqdm.auto import tqdm
+
+from mfsbi.plugin.estimator import ManifoldEstimator
+from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, process_prior
+from mfsbi.plugin.posteriors import PosteriorParameters
+from mfsbi.plugin.simulations import Simulations
+from mfsbi.seeds import derived, seeded
+from mfsbi.train.data import Batch
+from mfsbi.train.loop import History, Settings, fit
+from mfsbi.train.losses import ScoreNoise
+from mfsbi.train.noise import score_noise
+from mfsbi.train.schedules import Schedule
+from mfsbi.types import Prior
+
+__all__ = ["AbstractTrainer"]
+
+EstimatorT = TypeVar("EstimatorT", bound=ManifoldEstimator | RatioEstimator)
+
+
+class AbstractTrainer(ABC, Generic[EstimatorT]):
+    """A trainer in sbi's three verbs: append_simulations, train, build_posterior.
+
+    Arguments:
+        prior: distribution of theta, as sbi accepts them; None for data without parameters
+        seed: of the split, the first weights and the order of the rows
+        device: where to train
+        show_progress_bars: True, False, or None for "only on a terminal"
+
+    Raises:
+        ValueError: if the seed is negative
+    """
+
+    estimator: EstimatorT | None
+
+    def __init__(self, prior: Prior | None, seed: int, device: str, show_progress_bars: bool | None) -> None:  # noqa: FBT001
+        if seed < 0:
+            raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
+        self.seed = seed
+        self.device = device
+        self.show_progress_bars = show_progress_bars
+        self.prior, self.parameter_dim = self._processed(prior)
+        self.estimator = None
+        self.history = History()
+        self.simulations = Simulations(self.prior, self.parameter_dim)
+
+    @abstractmethod
+    def build_posterior(
+        self,
+        density_estimator: EstimatorT | None = None,
+        prior: Prior | None = None,
+        sample_with: str = "mcmc",
+        posterior_parameters: PosteriorParameters | None = None,
+    ) -> NeuralPosterior:
+        """Return sbi's posterior for what was trained."""
+
+    @property
+    def summary(self) -> dict[str, list[float]]:
+        """Losses of each epoch of the last training, by the names sbi uses."""
+        epochs = self.history.epochs
+        return {
+            "epochs_trained": [len(epochs)],
+            "training_loss": [epoch.training_loss for epoch in epochs],
+            "validation_loss": [epoch.validation_loss for epoch in epochs],
+            "epoch_durations_sec": [epoch.seconds for epoch in epochs],
+        }
+
+    def _processed(self, prior: Prior | None) -> tuple[Distribution | None, int]:
+        """Return a prior as sbi wants it, a copy, and how many parameters it has."""
+        if prior is None:
+            return None, 0
+        with seeded(self.seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
+            processed, parameter_dim, _ = process_prior(deepcopy(prior))
+        return processed, parameter_dim
+
+    def _trained(self, estimator: EstimatorT | None) -> EstimatorT:
+        """Return the estimator given, or else the trainer's."""
+        estimator = self.estimator if estimator is None else estimator
+        if estimator is None:
+            raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
+        return estimator
+
+    def _settings(self, **settings: Any) -> Settings:  # noqa: ANN401 - Settings checks them
+        """Return how to optimise, with the trainer's seed and manners."""
+        return Settings(seed=derived(self.seed, 1), show_progress_bars=self.show_progress_bars, **settings)
+
+    def _split(self, fraction: float, *, discard_prior_samples: bool) -> tuple[Batch, Batch]:
+        """Return the rows to train on and those held out, on the device."""
+        training, validation = self.simulations.split(
+            fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
+        )
+        return training.to(self.device), validation.to(self.device)
+
+    def _noise(self, training: Batch, validation: Batch, settings: Settings, weight: float | None) -> ScoreNoise | None:
+        """Return how noisy joint scores are, if there are any and their weight depends on it."""
+        if weight is not None and not weight >= 0:
+            raise ValueError(f"The weight of the score should not be negative; got {weight}.")
+        wanted = training.joint_score is not None and weight is None
+        return score_noise(training, validation, settings) if wanted else None
+
+    def _fit(
+        self,
+        estimator: EstimatorT,
+        rows: tuple[Batch, Batch],
+        schedule: Schedule,
+        settings: Settings,
+        noise: ScoreNoise | None,
+        keep_going: Callable[[int], bool] | None = None,
+    ) -> EstimatorT:
+        """Train an estimator and keep it, with its history, if it learned anything, however the training ends."""
+        self.history = History(score_noise=noise)
+        try:
+            fit(estimator.train().model, *rows, schedule, settings, keep_going, self.history)
+        finally:
+            estimator.eval()
+            if self.history.epochs or self.history.interrupted:
+                self.estimator = estimator
+                about = {"simulations": self.simulations.rows, "sha256": self.simulations.digest()}
+                estimator.training_record = asdict(self.history) | about
+        return estimator
+
+    def _summarise(self, wanted: bool) -> None:  # noqa: FBT001
+        if wanted:
+            tqdm.write(str(self.history))

@@ -1,0 +1,76 @@
+"""The noise of joint scores, by regression: an upper bound that comes close where the truth is known."""
+
+from functools import lru_cache
+
+import pytest
+import torch
+
+from mfsbi.train.data import Batch
+from mfsbi.train.loop import Settings
+from mfsbi.train.noise import score_noise
+
+SETTINGS = Settings(training_batch_size=200, show_progress_bars=False)
+MIXING = torch.tensor([[1.0, 0.5], [0.0, 2.0]])
+
+
+def walk(rows, noise, seed):
+    """z ~ N(A theta, 1/4), x ~ N(z, noise^2), t = A^T (z - A theta)/(1/4)."""
+    theta, first, second = torch.randn(3, rows, 2, generator=torch.Generator().manual_seed(seed))
+    return Batch(theta, theta @ MIXING.T + 0.5 * first + noise * second, joint_score=2 * first @ MIXING)
+
+
+@lru_cache
+def measured(noise, training=2000):
+    return score_noise(walk(training, noise, 0), walk(4000, noise, 1), SETTINGS)
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0])
+def test_the_bound_is_close_to_the_variance_of_the_score_given_x(noise):
+    hidden = 0.25 * noise**2 / (0.25 + noise**2)  # the variance of z given x
+    truth = 16 * hidden * (MIXING**2).sum(0)
+    found = torch.tensor(measured(noise).variance)
+    assert (found > 0.93 * truth).all()  # the standard error of a mean over 4,000 squares is 2.2%
+    assert (found < 1.25 * truth).all()
+
+
+def test_scores_that_x_tells_have_little_noise_and_others_are_all_noise():
+    assert max(measured(0.0).share) < 0.01
+    assert min(measured(30.0).share) > 0.95
+
+
+def test_few_rows_are_not_believed_to_explain_more_than_they_do():
+    few = score_noise(walk(30, 1.0, 0), walk(4, 1.0, 3), SETTINGS)
+    assert min(few.share) > 0.3  # 0.8 in truth; of four rows, two more count as not explained at all
+
+
+def test_rows_drawn_at_a_reference_are_left_out():
+    rows, held_out = walk(500, 0.5, 0), walk(500, 0.5, 1)
+    alone = score_noise(rows, held_out, SETTINGS)
+    wild = Batch(torch.zeros(100, 2), torch.full((100, 2), 50.0), joint_score=torch.full((100, 2), 1e3))
+
+    def mixed(at_theta):
+        both = Batch(*(torch.cat(pair) for pair in zip(at_theta[:2], wild[:2], strict=True)))
+        labels = torch.cat([torch.ones(500), torch.zeros(100)])
+        return both._replace(joint_score=torch.cat([at_theta.joint_score, wild.joint_score]), from_theta=labels)
+
+    assert score_noise(mixed(rows), mixed(held_out), SETTINGS) == alone
+
+
+def test_same_seed_same_numbers_and_the_generator_of_torch_is_left_alone():
+    before = torch.get_rng_state()
+    assert measured.__wrapped__(1.0, 300) == measured.__wrapped__(1.0, 300)
+    assert (torch.get_rng_state() == before).all()
+
+
+def test_it_says_how_much_x_tells():
+    noise = measured(0.0)
+    assert str(noise) == "joint scores: x and theta tell at least 100%, 100% of their squares, parameter by parameter"
+
+
+def test_a_parameter_that_does_nothing_has_no_noise_to_speak_of():
+    rows, held_out = (
+        batch._replace(joint_score=batch.joint_score * torch.tensor([1.0, 0.0]))
+        for batch in (walk(300, 0.5, 0), walk(300, 0.5, 1))
+    )
+    variance, share = score_noise(rows, held_out, SETTINGS)
+    assert (variance[1], share[1]) == (0, 1)
