@@ -1,7 +1,8 @@
 """Autoregressive splines and stacks of them; `mfsbi.flows` has the derivation."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
 
@@ -21,14 +22,20 @@ __all__ = ["AutoregressiveSpline", "AutoregressiveSplines"]
 class AutoregressiveSplines(Couplings):
     """A stack of autoregressive splines: densities of ten dimensions and more, which couplings learn slowly.
 
+    Theta enters the last layer alone, whose network is wider: joint scores then are learned in three quarters of the
+    time, and better. With 1.25 million rows of the LHC process (14 coordinates, time of one core) three layers of 96
+    units that all meet theta had after 184 s a NLL of 13.63 and left 0.96 and 1.13 of the scores' squares; two of 64
+    without theta and one of 192 with it, after 148 s, 13.43, 0.97 and 1.06.
+
     Its inverse, and so each draw, takes d times as long as its density. Charts need the inverse: take couplings there.
 
     Arguments:
         layers: number of layers; every second one goes through the coordinates in the opposite order
-        width: units in each hidden layer of the networks
+        width: units in each hidden layer of the networks that do not meet theta
+        theta_width: units in each hidden layer of the last network, which does
         depth: hidden layers of the networks
         sharpness: factor on the first weights of each network
-        theta_sharpness: factor on the first weights that meet theta
+        theta_sharpness: largest factor on the first weights that meet theta; units have all factors from 1 to this
         lu: put a learned linear layer before each layer
         bins: pieces of each spline
         bound: half-width B of the interval [-B, B] the splines act on, in standardised units
@@ -37,13 +44,17 @@ class AutoregressiveSplines(Couplings):
         ValueError: if a number is not positive
     """
 
-    layers: int = 2
-    width: int = 128
+    layers: int = 3
+    width: int = 64
+    theta_width: int = 192
+    sharpness: float = 3.0
+    theta_sharpness: float = 10.0
     bins: int = 5
     bound: float = 6.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_positive_integer("AutoregressiveSplines.theta_width", self.theta_width)
         require_positive_integer("AutoregressiveSplines.bins", self.bins)
         require_positive("AutoregressiveSplines.bound", self.bound)
 
@@ -59,12 +70,13 @@ class AutoregressiveSplines(Couplings):
         layers: list[nn.Module] = []
         for number in range(self.layers):
             layers += [Linear(features)] if self.lu else []
-            layers.append(self.coupling(order.flip(0) if number % 2 else order, parameters))
+            last = number == self.layers - 1
+            layers.append(self.coupling(order.flip(0) if number % 2 else order, parameters if last else 0))
         return Flow(layers, features, parameters)
 
     def coupling(self, keep: Tensor, parameters: int) -> nn.Module:
         """Return one layer that goes through the coordinates in the order `keep`."""
-        return AutoregressiveSpline(keep, parameters, self)
+        return AutoregressiveSpline(keep, parameters, replace(self, width=self.theta_width) if parameters else self)
 
 
 class AutoregressiveSpline(nn.Module):
@@ -124,7 +136,9 @@ class GatedConditioner(nn.Module):
     numbers for a coordinate come from units whose level is no higher than its rank. Before the last hidden layer all
     units are multiplied by 1 + g(theta), g a network of its own. A sum of products of features of x and of theta is
     what log p often is, and learned sooner so than from theta beside x: a regression of the LHC process' joint scores
-    on four million rows left 0.29 and 0.33 of their squares, with theta beside x 0.74 and 0.66.
+    on four million rows left 0.29 and 0.33 of their squares, with theta beside x 0.74 and 0.66. The first units of g
+    are bounded, by tanh, and of all sharpnesses: theta far out gates no more than theta nearby, which unbounded gates
+    did until training broke down, and what happens within a tenth of theta's spread is seen.
 
     Arguments:
         rank: of each coordinate in the order, shape `(d,)`
@@ -148,12 +162,11 @@ class GatedConditioner(nn.Module):
         sizes = [parameters, width, width, width] if parameters else []
         self.gate = cast(Sequence[Affine], nn.ModuleList(Affine(*pair) for pair in pairwise(sizes)))
         with torch.no_grad():
-            for layer, sharpness in (
-                (first, settings.sharpness),
-                *((g, settings.theta_sharpness) for g in self.gate[:1]),
-            ):
-                layer.weight.mul_(sharpness)
-                layer.bias.mul_(sharpness)
+            factors = torch.logspace(0, math.log10(settings.theta_sharpness), width)[:, None]
+            for weight in first.parameters():
+                weight.mul_(settings.sharpness)
+            for weight in [weight for layer in self.gate[:1] for weight in layer.parameters()]:
+                weight.mul_(factors)
             for weight in self.last.parameters():
                 weight.zero_()
 
@@ -186,6 +199,5 @@ class GatedConditioner(nn.Module):
         """Return 1 + g(theta), shape `(width, rows)`; ones if there are no parameters."""
         if not len(self.gate):
             return theta.new_ones(1, 1)
-        for layer in self.gate[:-1]:
-            theta = functional.silu(layer(theta))
-        return 1 + self.gate[-1](theta)
+        first, second, last = self.gate
+        return 1 + last(functional.silu(second(first(theta).tanh())))
