@@ -23,9 +23,9 @@ FLOWS = {
     "one coordinate": lambda: SplineCouplings(layers=2).build(1, 2),
     "3-cycles": with_permutations,
     "lu": lambda: SplineCouplings(layers=3, lu=True).build(5, 2),
-    "autoregressive": lambda: AutoregressiveSplines(layers=3, width=20).build(5, 2),
-    "autoregressive, lu": lambda: AutoregressiveSplines(layers=2, width=10, lu=True).build(3, 2),
-    "autoregressive, one coordinate": lambda: AutoregressiveSplines(layers=2, width=10).build(1, 2),
+    "autoregressive": lambda: AutoregressiveSplines(3, 20, theta_width=20, sharpness=1.0).build(5, 2),
+    "autoregressive, lu": lambda: AutoregressiveSplines(2, 10, theta_width=10, sharpness=1.0, lu=True).build(3, 2),
+    "autoregressive, one coordinate": lambda: AutoregressiveSplines(2, 10, theta_width=10, sharpness=1.0).build(1, 2),
     "lu layer alone": lambda: Flow([Linear(4)], 4, 2),
 }
 
@@ -128,9 +128,20 @@ def test_derivatives_of_a_flow_pass_gradcheck(kind, check):
 
 def test_an_autoregressive_layer_tells_each_coordinate_only_of_those_before_it():
     torch.manual_seed(0)
-    layer = perturbed(AutoregressiveSplines(layers=1, width=20).build(4, 1)).layers[0]
+    layer = perturbed(AutoregressiveSplines(1, theta_width=20).build(4, 1)).layers[0]
     jacobian = jacobian_by_differences(lambda x: layer(x[:, None], torch.zeros(1, 1))[0][:, 0], 0.3 * torch.randn(4))
     ordered = jacobian[layer.order][:, layer.order]
     assert (ordered.triu(1) == 0).all()
     assert (ordered.tril(-1) != 0).sum() == 6
     assert (ordered.diagonal() > 0).all()
+
+
+def test_theta_meets_the_last_layer_of_an_autoregressive_flow_alone_and_far_theta_gates_no_more_than_near():
+    torch.manual_seed(0)
+    flow = perturbed(AutoregressiveSplines(layers=3, theta_width=40).build(4, 2))
+    assert [len(layer.network.gate) for layer in flow.layers] == [0, 0, 3]
+    assert [layer.network.last.weight.shape[1] for layer in flow.layers] == [64, 64, 40]
+    x = torch.randn(1, 4)
+    near, far, farther = (flow.forward_and_log_det(x, scale * torch.ones(1, 2))[1] for scale in (0.0, 1e3, 1e6))
+    assert near != far
+    torch.testing.assert_close(far, farther)
