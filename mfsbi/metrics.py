@@ -108,15 +108,17 @@ def total_variation(p: Tensor, q: Tensor) -> float:
     return float(0.5 * (p - q).abs().sum())
 
 
-def kl_divergence(p: Tensor, q: Tensor) -> float:
-    """Return KL(p || q) in nats of two probability vectors, shape `(cells,)`.
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
+    """Return KL(p || q) in nats of two probability vectors, given their logarithms, shape `(cells,)`.
+
+    Logarithms, since a probability below exp(-745) is zero as a number, though p may well have mass there.
 
     Raises:
         ValueError: if they are not probability vectors of one shape
     """
-    _require_probabilities(p, q)
-    mass = p > 0
-    return float((p[mass] * (p[mass].log() - q[mass].log())).sum())
+    _require_probabilities(log_p.exp(), log_q.exp())
+    mass = log_p > -torch.inf
+    return float((log_p[mass].exp() * (log_p[mass] - log_q[mass])).sum())
 
 
 def _require_probabilities(p: Tensor, q: Tensor) -> None:

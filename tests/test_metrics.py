@@ -32,18 +32,26 @@ def test_mmd_is_the_sum_written_out():
 def test_total_variation_and_divergence_of_known_vectors():
     p, q = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.25, 0.25, 0.5])
     assert total_variation(p, q) == pytest.approx(0.5)
-    assert kl_divergence(p, q) == pytest.approx(math.log(2))
-    assert kl_divergence(q, p) == math.inf
-    assert kl_divergence(p, p) == total_variation(p, p) == 0
+    assert kl_divergence(p.log(), q.log()) == pytest.approx(math.log(2))
+    assert kl_divergence(q.log(), p.log()) == math.inf
+    assert kl_divergence(p.log(), p.log()) == total_variation(p, p) == 0
+
+
+def test_divergence_is_finite_where_probabilities_underflow():
+    log_p = torch.tensor([0.0, -800.0]).double().log_softmax(0)
+    log_q = torch.tensor([-800.0, 0.0]).double().log_softmax(0)
+    assert kl_divergence(log_p, log_q) == pytest.approx(800)
 
 
 @pytest.mark.parametrize("metric", [total_variation, kl_divergence])
 def test_vectors_that_are_no_probabilities_are_refused(metric):
-    good = torch.tensor([0.5, 0.5])
+    good, bad, short = torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.6]), torch.tensor([1.0])
+    if metric is kl_divergence:
+        good, bad, short = good.log(), bad.log(), short.log()
     with pytest.raises(ValueError, match="`q` should be non-negative and sum to 1"):
-        metric(good, torch.tensor([0.5, 0.6]))
+        metric(good, bad)
     with pytest.raises(ValueError, match="on one grid"):
-        metric(good, torch.tensor([1.0]))
+        metric(good, short)
 
 
 @pytest.mark.parametrize(("a", "b"), [((1, 2), (5, 2)), ((5, 2), (5, 3))])

@@ -86,10 +86,10 @@ def _compare(candidate: Candidate, events: _Set) -> dict[str, float]:
 
     log_mass = log_posterior(events.theta) + events.log_area
     total = log_mass.logsumexp(0)
-    p, q = events.log_probability.exp(), (log_mass - total).exp()
+    log_p, log_q = events.log_probability, log_mass - total
     return {
-        "kl": metrics.kl_divergence(p, q),
-        "tv": metrics.total_variation(p, q),
+        "kl": metrics.kl_divergence(log_p, log_q),
+        "tv": metrics.total_variation(log_p.exp(), log_q.exp()),
         "log_posterior": float(log_posterior(events.truth[None])[0] - total),
         "exact_log_posterior": events.log_density_at_truth,
     }
