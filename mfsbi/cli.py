@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import rmtree
 from typing import Annotated, Any, NoReturn, cast
 
 import torch
@@ -113,6 +114,9 @@ def train(  # noqa: PLR0913 - options of a command
     simulations: Annotated[int, typer.Option(min=20, help="To draw from a simulator.")] = 100_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the simulations.")] = 50,
     no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave out joint scores and joint log ratios.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the state in OUT.checkpoints, and go on from there if it was killed.")
+    ] = False,
     seed: SeedOption = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -125,6 +129,8 @@ def train(  # noqa: PLR0913 - options of a command
 
     mfsbi train mymodule:simulate --prior -1:1 --prior 0:10 --manifold-dim 2
 
+    mfsbi train polynomial --resume    # the same line again after a kill goes on where it was
+
     mfsbi train --madminer data/samples --prior -1:1 --prior -1:1 --manifold-dim 14
     """
     try:
@@ -136,8 +142,12 @@ def train(  # noqa: PLR0913 - options of a command
         if origin.rows is not None and len(rows.theta) < len(origin.rows.theta):
             _say(f"A likelihood learns from what was drawn at theta0 alone, not from all {origin.rows}.")
         _say(f"Learning from {rows}.")
-        trainer.append_simulations(**rows.fields).train(max_num_epochs=epochs)
+        kept = out.with_name(f"{out.name}.checkpoints")
+        keeping: dict[str, Any] = {"checkpoint": kept, "resume_training": True} if resume else {}
+        trainer.append_simulations(**rows.fields).train(max_num_epochs=epochs, **keeping)
         save(trainer, out)
+        if resume:
+            rmtree(kept)
     except MISTAKES as error:
         _fail(error)
     _say(str(trainer.history))

@@ -1,8 +1,8 @@
 """Tensors with a description on disk, in one file and without pickle.
 
 A file is in the safetensors format (https://huggingface.co/docs/safetensors): raw tensors, and a description as
-JSON in the header. Reading one runs no code. Files are written aside and renamed into place, so that an
-interrupted save leaves the old file or none.
+JSON in the header. Reading one runs no code. Files are written aside, flushed to the disk and renamed into place, so
+that an interrupted save leaves the old file or none.
 """
 
 import json
@@ -29,6 +29,8 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
     header = {"format": FORMAT, "description": json.dumps(description)}
     try:
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, aside, header)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
         aside.replace(path)
     except SafetensorError as error:
         raise OSError(f"Cannot write {path}: {error}.") from error

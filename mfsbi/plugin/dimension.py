@@ -28,8 +28,9 @@ from mfsbi.checks import require_finite, require_positive, require_positive_inte
 from mfsbi.plugin.specs import MFlow
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, split, steps_per_epoch
-from mfsbi.train.loop import Settings, fit
+from mfsbi.train.loop import fit
 from mfsbi.train.losses import reconstruction
+from mfsbi.train.record import Settings
 from mfsbi.train.schedules import Phase
 
 __all__ = ["DimensionScan", "dimension_scan"]

@@ -10,8 +10,10 @@ losses, a learning rate that ends at zero, a guard against charts that never fou
 their meaning are sbi's where sbi has them.
 """
 
+import re
 import warnings
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -20,12 +22,13 @@ from mfsbi.plugin.host import NeuralPosterior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.plugin.specs import Spec
-from mfsbi.plugin.trainer import AbstractTrainer
+from mfsbi.plugin.trainer import AbstractTrainer, Plan
 from mfsbi.seeds import derived, seeded
+from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.data import Batch
 from mfsbi.train.guard import ChartGuard
-from mfsbi.train.loop import Settings
 from mfsbi.train.losses import ScoreNoise
+from mfsbi.train.record import History
 from mfsbi.train.schedules import Schedule, with_score
 from mfsbi.types import Prior
 
@@ -120,10 +123,14 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         retrain_from_scratch: bool = False,
         discard_prior_samples: bool = False,
         show_train_summary: bool = False,
+        checkpoint: str | Path | None = None,
+        checkpoint_minutes: float = 5.0,
+        resume_training: bool = False,
     ) -> ManifoldEstimator:
         """Train and return the estimator; the trainer keeps it too, also after an error once an epoch was finished.
 
-        Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so.
+        Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so. With `checkpoint`
+        a training survives whatever else ends it: the same call with `resume_training=True` goes on bit for bit.
 
         Arguments:
             schedule: phases of training; `spec.schedule(max_num_epochs)` if not given, for most specs `sequential`
@@ -141,14 +148,20 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             retrain_from_scratch: start from new weights although the trainer has trained before
             discard_prior_samples: leave out round 0 once later rounds are there
             show_train_summary: print the summary at the end
+            checkpoint: a folder to keep the state of the training in (see `mfsbi.train.checkpoint`)
+            checkpoint_minutes: time between two states
+            resume_training: go on from the newest state in that folder, or begin if there is none
 
         Returns:
             the estimator, in evaluation mode
 
         Raises:
             RuntimeError: if no simulations were appended
-            ValueError: if there are too few of them or an argument is out of range
+            ValueError: if there are too few of them, an argument is out of range, or what there is to resume is of
+                another training
             ArithmeticError: if the loss becomes NaN or infinite
+            OSError: if no state can be written
+            SystemExit: after SIGTERM, once the state is written, if there is a folder for it
         """
         if restarts < 0:
             raise ValueError(f"`restarts` should not be negative; got {restarts}.")
@@ -162,14 +175,17 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         rows = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
         theta, x = rows[0].theta, rows[0].x
         schedule = self.spec.suited(x.shape[1]).schedule(max_num_epochs) if schedule is None else schedule
-        noise = self._noise(*rows, settings, score_weight)
+        about = {"spec": _without_addresses(self.spec), "score_weight": score_weight, "restarts": restarts}
+        keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
+        plan = self._kept(Plan(rows, schedule, settings), keeping, about)
+        noise = self._noise(plan, score_weight)
         if rows[0].joint_score is not None and score_weight != 0:
             limit = None if noise is None else theta.new_tensor(noise.variance)
-            schedule = with_score(schedule, score_weight, limit)
-        if self.estimator is None or retrain_from_scratch:
-            estimator = self._train_anew(rows, schedule, settings, noise, restarts)
+            plan = plan._replace(schedule=with_score(schedule, score_weight, limit))
+        if self.estimator is None or retrain_from_scratch or plan.start is not None:
+            estimator = self._train_anew(plan, noise, restarts)
         else:
-            estimator = self._fit(self.estimator, rows, schedule, settings, noise)
+            estimator = self._fit(self.estimator, plan, History(score_noise=noise))
         self._summarise(show_train_summary)
         return estimator
 
@@ -200,25 +216,19 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         processed = self.prior if prior is None else self._processed(prior)[0]
         return posterior_of(potential_with, processed, sample_with, posterior_parameters, self.device)
 
-    def _train_anew(
-        self,
-        rows: tuple[Batch, Batch],
-        schedule: Schedule,
-        settings: Settings,
-        noise: ScoreNoise | None,
-        restarts: int,
-    ) -> ManifoldEstimator:
+    def _train_anew(self, plan: Plan, noise: ScoreNoise | None, restarts: int) -> ManifoldEstimator:
         """Train from new weights, and again from others while the chart collapses."""
-        collapses: list[str] = []
-        for left in range(restarts, -1, -1):
+        collapses = [] if plan.start is None else plan.start.history.collapses
+        theta, x = plan.rows[0].theta.cpu(), plan.rows[0].x.cpu()
+        for left in range(restarts - len(collapses), -1, -1):
             with seeded(derived(self.seed, 3, restarts - left)):
-                estimator = self.spec(rows[0].theta.cpu(), rows[0].x.cpu()).to(self.device)
-            guard = ChartGuard(estimator.model, schedule, *rows, may_stop=left > 0)
-            self._fit(estimator, rows, schedule, settings, noise, guard)
-            self.history.collapses = collapses
+                estimator = self.spec(theta, x).to(self.device)
+            guard = ChartGuard(estimator.model, plan.schedule, *plan.rows, may_stop=left > 0)
+            self._fit(estimator, plan, History(collapses=list(collapses), score_noise=noise), guard)
             if guard.verdict is None or not guard.verdict.collapsed:
                 return estimator
             collapses.append(str(guard.verdict))
+            self.history.collapses = collapses
             if left:
                 warnings.warn(f"The chart has collapsed: {guard.verdict}. Starting again; {left} left.", stacklevel=3)
         warnings.warn(
@@ -227,3 +237,8 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             stacklevel=3,
         )
         return estimator
+
+
+def _without_addresses(spec: Spec) -> str:
+    """Return what a spec says of itself, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(spec))

@@ -20,6 +20,7 @@ place for labels of single pairs; its estimator, potential and posteriors are us
 """
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,11 +31,13 @@ from mfsbi.checks import require_positive_integer
 from mfsbi.gold.checks import log_odds, require_constant_odds
 from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimator
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
-from mfsbi.plugin.trainer import AbstractTrainer
+from mfsbi.plugin.trainer import AbstractTrainer, Plan
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived
+from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.data import Batch, joined
 from mfsbi.train.losses import Alices
+from mfsbi.train.record import History
 from mfsbi.train.schedules import Phase
 from mfsbi.types import Prior
 
@@ -172,10 +175,14 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         retrain_from_scratch: bool = False,
         discard_prior_samples: bool = False,
         show_train_summary: bool = False,
+        checkpoint: str | Path | None = None,
+        checkpoint_minutes: float = 5.0,
+        resume_training: bool = False,
     ) -> GoldenRatio:
         """Train and return the estimator; the trainer keeps it too, also after an error once an epoch was finished.
 
-        Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so.
+        Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so. With `checkpoint`
+        a training survives whatever else ends it: the same call with `resume_training=True` goes on bit for bit.
 
         Arguments:
             training_batch_size: rows per step; 128 as in the reference setting
@@ -190,12 +197,18 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             retrain_from_scratch: start from new weights although the trainer has trained before
             discard_prior_samples: leave out round 0 once later rounds are there
             show_train_summary: print the summary at the end
+            checkpoint: a folder to keep the state of the training in (see `mfsbi.train.checkpoint`)
+            checkpoint_minutes: time between two states
+            resume_training: go on from the newest state in that folder, or begin if there is none
 
         Raises:
             RuntimeError: if no simulations were appended
-            ValueError: if there are too few of them, an argument is out of range, or the share of rows that were drawn
-                at theta depends on theta, as it may where rounds have different shares
+            ValueError: if there are too few of them, an argument is out of range, the share of rows that were drawn
+                at theta depends on theta, as it may where rounds have different shares, or what there is to resume is
+                of another training
             ArithmeticError: if the loss becomes NaN or infinite
+            OSError: if no state can be written
+            SystemExit: after SIGTERM, once the state is written, if there is a folder for it
         """
         settings = self._settings(
             training_batch_size=training_batch_size,
@@ -211,13 +224,18 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         if rows.from_theta is not None:
             require_constant_odds(rows.theta, rows.from_theta)
             odds = log_odds(rows.from_theta)
-        noise = self._noise(training, validation, settings, score_weight)
-        limit = None if noise is None else training.theta.new_tensor(noise.variance)
-        phase = Phase(Alices(score_weight, limit=limit, log_odds=odds), ("network",), max_num_epochs)
+        phase = Phase(Alices(score_weight, log_odds=odds), ("network",), max_num_epochs)
+        about = {"network": self.size, "score_weight": score_weight}
+        keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
+        plan = self._kept(Plan((training, validation), [phase], settings), keeping, about)
+        noise = self._noise(plan, score_weight)
+        if noise is not None:
+            loss = Alices(score_weight, limit=training.theta.new_tensor(noise.variance), log_odds=odds)
+            plan = plan._replace(schedule=[phase._replace(loss=loss)])
         estimator = self.estimator
         if estimator is None or retrain_from_scratch:
             estimator = self._untrained(training)
-        self._fit(estimator, (training, validation), [phase], settings, noise)
+        self._fit(estimator, plan, History(score_noise=noise))
         self._summarise(show_train_summary)
         return estimator
 

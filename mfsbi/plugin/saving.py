@@ -30,8 +30,7 @@ from mfsbi.plugin.ratio import ALICES, GoldenRatio
 from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
 from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
-from mfsbi.train.loop import EpochRecord, History
-from mfsbi.train.losses import ScoreNoise
+from mfsbi.train.record import History
 from mfsbi.types import Prior
 
 __all__ = ["Estimator", "Trainer", "load", "load_trainer", "save", "trainer_for"]
@@ -128,11 +127,7 @@ def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None
     try:
         about, record = description["trainer"], estimator.training_record
         parts = [_simulations(tensors, f"{SIMULATIONS}{number}.") for number in range(len(about["rounds"]))]
-        epochs = [EpochRecord(*epoch) for epoch in record["epochs"]]
-        noise = record.get("score_noise")
-        history = History(
-            epochs, record["interrupted"], record["collapses"], None if noise is None else ScoreNoise(*noise)
-        )
+        history = History.of_record(record)
         seed = about["seed"]
     except (KeyError, TypeError) as error:
         raise ValueError(

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch.distributions import Distribution
 from tqdm.auto import tqdm
@@ -14,16 +14,39 @@ from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, process_prior
 from mfsbi.plugin.posteriors import PosteriorParameters
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.seeds import derived, seeded
+from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
 from mfsbi.train.data import Batch
-from mfsbi.train.loop import History, Settings, fit
+from mfsbi.train.loop import fit
 from mfsbi.train.losses import ScoreNoise
 from mfsbi.train.noise import score_noise
+from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Schedule
 from mfsbi.types import Prior
 
-__all__ = ["AbstractTrainer"]
+__all__ = ["AbstractTrainer", "Plan"]
 
 EstimatorT = TypeVar("EstimatorT", bound=ManifoldEstimator | RatioEstimator)
+
+
+class Plan(NamedTuple):
+    """A training to come.
+
+    Arguments:
+        rows: to learn from, and to judge by
+        schedule: phases in order
+        settings: how to optimise
+        checkpoints: where it is kept on disk, if anywhere
+    """
+
+    rows: tuple[Batch, Batch]
+    schedule: Schedule
+    settings: Settings
+    checkpoints: Checkpoints | None = None
+
+    @property
+    def start(self) -> Snapshot | None:
+        """Where an earlier training goes on, if one does."""
+        return None if self.checkpoints is None else self.checkpoints.start
 
 
 class AbstractTrainer(ABC, Generic[EstimatorT]):
@@ -99,32 +122,56 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         )
         return training.to(self.device), validation.to(self.device)
 
-    def _noise(self, training: Batch, validation: Batch, settings: Settings, weight: float | None) -> ScoreNoise | None:
+    def _kept(self, plan: Plan, keeping: Keeping, about: dict[str, Any]) -> Plan:
+        """Return the plan with a place on disk, if one is wanted; `about` is what tells it from other trainings."""
+        if keeping.folder is None:
+            if keeping.resume:
+                raise ValueError("`resume_training` needs `checkpoint`, the folder where an earlier training was kept.")
+            return plan
+        about = about | {
+            "trainer": type(self).__name__,
+            "schedule": [phase._asdict() | {"loss": phase.loss.__name__} for phase in plan.schedule],
+            "settings": asdict(plan.settings) | {"show_progress_bars": None},
+            "simulations": self.simulations.digest(),
+            "rows": [part.size for part in plan.rows],
+        }
+        checkpoints = Checkpoints(keeping.folder, about, minutes=keeping.minutes, resume=keeping.resume)
+        return plan._replace(checkpoints=checkpoints)
+
+    def _noise(self, plan: Plan, weight: float | None) -> ScoreNoise | None:
         """Return how noisy joint scores are, if there are any and their weight depends on it."""
         if weight is not None and not weight >= 0:
             raise ValueError(f"The weight of the score should not be negative; got {weight}.")
-        wanted = training.joint_score is not None and weight is None
-        return score_noise(training, validation, settings) if wanted else None
+        if plan.start is not None:
+            return plan.start.history.score_noise
+        wanted = plan.rows[0].joint_score is not None and weight is None
+        return score_noise(*plan.rows, plan.settings) if wanted else None
 
     def _fit(
         self,
         estimator: EstimatorT,
-        rows: tuple[Batch, Batch],
-        schedule: Schedule,
-        settings: Settings,
-        noise: ScoreNoise | None,
+        plan: Plan,
+        history: History,
         keep_going: Callable[[int], bool] | None = None,
     ) -> EstimatorT:
         """Train an estimator and keep it, with its history, if it learned anything, however the training ends."""
-        self.history = History(score_noise=noise)
+        self.history = history
         try:
-            fit(estimator.train().model, *rows, schedule, settings, keep_going, self.history)
+            fit(
+                estimator.train().model,
+                *plan.rows,
+                plan.schedule,
+                plan.settings,
+                keep_going=keep_going,
+                history=history,
+                checkpoints=plan.checkpoints,
+            )
         finally:
             estimator.eval()
             if self.history.epochs or self.history.interrupted:
                 self.estimator = estimator
                 about = {"simulations": self.simulations.rows, "sha256": self.simulations.digest()}
-                estimator.training_record = asdict(self.history) | about
+                estimator.training_record = self.history.as_record() | about
         return estimator
 
     def _summarise(self, wanted: bool) -> None:  # noqa: FBT001

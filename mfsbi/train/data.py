@@ -77,10 +77,17 @@ def joined(parts: Sequence[Batch]) -> Batch:
     return parts[0]._replace(**{name: torch.cat([getattr(part, name) for part in parts]) for name in there})
 
 
-def minibatches(data: Batch, size: int, generator: Generator) -> Iterator[Batch]:
-    """Yield the rows in random order, `size` at a time; a smaller last batch is left for another epoch's order."""
+def minibatches(data: Batch, size: int, generator: Generator, skip: int = 0) -> Iterator[Batch]:
+    """Yield the rows in random order, `size` at a time; a smaller last batch is left for another epoch's order.
+
+    Arguments:
+        data: all rows
+        size: rows of a batch
+        generator: of the order
+        skip: batches to leave out at the beginning
+    """
     order = torch.randperm(data.size, generator=generator).to(data.theta.device)
-    for start in range(0, steps_per_epoch(data, size) * size, size):
+    for start in range(skip * size, steps_per_epoch(data, size) * size, size):
         yield data.rows(order[start : start + size])
 
 

@@ -77,7 +77,11 @@ Loss = Callable[[Any, Batch], Tensor]
 
 @runtime_checkable
 class Adaptive(Protocol):
-    """A loss with settings that it takes from held-out rows as training goes on."""
+    """A loss with a setting, its noise, that it takes from held-out rows as training goes on."""
+
+    @property
+    def noise(self) -> Tensor | None:
+        """The setting; None before it was taken."""
 
     def adapted(self, model: Any, held_out: Batch) -> "Adaptive":  # noqa: ANN401 - whatever it is a loss of
         """Return the same loss with settings for the model as it is."""

@@ -22,8 +22,9 @@ from torch.nn import functional
 
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, steps_per_epoch
-from mfsbi.train.loop import Settings, fit
+from mfsbi.train.loop import fit
 from mfsbi.train.losses import ScoreNoise, with_doubt
+from mfsbi.train.record import Settings
 from mfsbi.train.schedules import Phase
 
 __all__ = ["ScoreRegression", "score_noise"]

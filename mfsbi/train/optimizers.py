@@ -27,7 +27,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from mfsbi.train.muon import Muon
 
@@ -61,12 +60,8 @@ class PartsOptimizer:
             self.optimizers.append(torch.optim.AdamW(vectors, learning_rate, weight_decay=weight_decay, fused=True))
         if matrices:
             self.optimizers.append(Muon(matrices, learning_rate, weight_decay))
-        warm_up = max(1, int(WARM_UP * steps))
-
-        def rate(step: int) -> float:
-            return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-
-        self.schedulers = [LambdaLR(optimizer, rate) for optimizer in self.optimizers]
+        self.peak, self.steps, self.taken = learning_rate, steps, 0
+        self._set_learning_rate()
 
     @property
     def learning_rate(self) -> float:
@@ -76,9 +71,10 @@ class PartsOptimizer:
     def step(self, max_norm: float | None) -> None:
         """Move the weights by their gradients, and the learning rate along its curve."""
         self.clip(max_norm)
-        for optimizer, scheduler in zip(self.optimizers, self.schedulers, strict=True):
+        for optimizer in self.optimizers:
             optimizer.step()
-            scheduler.step()
+        self.taken += 1
+        self._set_learning_rate()
 
     def clip(self, max_norm: float | None) -> None:
         """Shorten a gradient that is longer than `max_norm`, or than three times what has been usual."""
@@ -90,6 +86,36 @@ class PartsOptimizer:
         limit = SPIKE * usual if max_norm is None else (SPIKE * usual).clamp(max=max_norm)
         torch._foreach_mul_(gradients, (limit / (norm + 1e-12)).clamp(max=1))
         self.usual_norm = torch.lerp(usual, torch.minimum(norm, limit), MEMORY)
+
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that it remembers, by name."""
+        tensors = {"taken": torch.tensor(self.taken)}
+        if self.usual_norm is not None:
+            tensors["usual_norm"] = self.usual_norm
+        for number, optimizer in enumerate(self.optimizers):
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"{number}.{index}.{name}": value for name, value in values.items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Remember what `state` of another, for the same weights, returned."""
+        self.taken, self.usual_norm = int(tensors["taken"]), tensors.get("usual_norm")
+        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.optimizers]
+        for name, value in tensors.items():
+            if name.count(".") == 2:
+                number, index, key = name.split(".")
+                states[int(number)].setdefault(int(index), {})[key] = value
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        self._set_learning_rate()
+
+    def _set_learning_rate(self) -> None:
+        warm_up = max(1, int(WARM_UP * self.steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.taken / self.steps)))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.peak * min((self.taken + 1) / warm_up, cosine)
 
 
 def _is_matrix(weight: Tensor) -> bool:

@@ -8,8 +8,9 @@ from torch import Generator
 from mfsbi import AF, MFlow, alternating, density_only, sequential
 from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
-from mfsbi.train.loop import Settings, fit
+from mfsbi.train.loop import fit
 from mfsbi.train.losses import latent_nll, reconstruction
+from mfsbi.train.record import Settings
 from mfsbi.train.schedules import Phase
 from tests.problems import surface_data
 

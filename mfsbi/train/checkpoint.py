@@ -1,0 +1,193 @@
+r"""A training on disk, so that one that was killed goes on where it was, bit for bit.
+
+A checkpoint is one file in the format of `mfsbi.files`, without pickle: the weights and the best ones so far, what the
+optimisers remember, the state of the random generators, the losses of the epoch under way, and the record. It is
+written aside, flushed to the disk and renamed into place, and the one before it stays until the next is there. A
+checksum tells a file that is torn; `about` tells a training of other data, schedule, settings or seed. Neither is used:
+the one before it is, with a warning, and where there is none a foreign checkpoint is an error, since going on would
+train something else than was asked for.
+
+A training that goes on repeats no step and skips none, so on the same machine, with as many threads and the same
+versions, its weights are those of a training that was never stopped.
+
+**SIGTERM** is what schedulers send some time before they kill. While checkpoints are kept it lets the step under way
+end, writes one, and leaves by `SystemExit(143)`; only the main thread can listen to it.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from mfsbi import files
+from mfsbi.checks import require_positive
+from mfsbi.train.record import History
+
+__all__ = ["Checkpoints", "Keeping", "Snapshot"]
+
+KEPT = 2
+
+
+class Snapshot(NamedTuple):
+    """A training between two steps.
+
+    Arguments:
+        tensors: by name
+        numbers: everything else, as JSON can hold it
+    """
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+    @property
+    def history(self) -> History:
+        """The record up to there."""
+        return History.of_record(self.numbers["history"])
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names begin like this, without that."""
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+
+
+class Keeping(NamedTuple):
+    """Whether and how a training is kept on disk; see `Checkpoints`."""
+
+    folder: str | Path | None
+    minutes: float
+    resume: bool
+
+
+class Checkpoints:
+    """A folder of checkpoints of one training.
+
+    Arguments:
+        folder: made if it is not there; checkpoints of earlier trainings in it are replaced unless `resume`
+        about: what tells this training from others, as JSON can hold it
+        minutes: between two checkpoints
+        resume: go on from the newest checkpoint; begin anew if there is none
+
+    Attributes:
+        start: where to go on, or None to begin anew; `taken` gives it away
+
+    Raises:
+        ValueError: if minutes is not positive, or all there is to resume is torn or of another training
+        OSError: if nothing can be written there
+    """
+
+    def __init__(self, folder: str | Path, about: dict[str, Any], *, minutes: float, resume: bool) -> None:
+        require_positive("checkpoint_minutes", minutes)
+        self.folder, self.minutes = Path(folder), minutes
+        self.about = json.loads(json.dumps(about))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.folder, os.W_OK):
+            raise OSError(f"Checkpoints cannot be written to {self.folder}: choose another folder.")
+        self.start = self._newest() if resume else None
+        if not resume:
+            for path in self.paths:
+                path.unlink()
+        self.written = time.monotonic()
+        self.terminated = False
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that are there, the newest first."""
+        return sorted(self.folder.glob("checkpoint-*.safetensors"), reverse=True)
+
+    def taken(self) -> Snapshot | None:
+        """Return where to go on; to be asked once, since another start of the same training begins anew."""
+        start, self.start = self.start, None
+        return start
+
+    def due(self) -> bool:
+        """Return whether it is time to write one."""
+        return self.terminated or time.monotonic() - self.written >= 60 * self.minutes
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Write a checkpoint, then remove all but the one before it; leave the program if it was told to end.
+
+        A disk that is full is a warning: the training goes on, and so does the checkpoint before.
+
+        Raises:
+            SystemExit: with code 143 after SIGTERM
+        """
+        there = self.paths
+        number = 1 + int(there[0].stem.split("-")[1]) if there else 0
+        path = self.folder / f"checkpoint-{number:08}.safetensors"
+        checked = {"about": self.about, "numbers": snapshot.numbers, "sha256": _digest(snapshot.tensors)}
+        try:
+            files.write(path, snapshot.tensors, checked)
+            for old in there[KEPT - 1 :]:
+                old.unlink()
+        except OSError as error:
+            warnings.warn(f"A checkpoint could not be written, and training goes on without it: {error}", stacklevel=2)
+        self.written = time.monotonic()
+        if self.terminated:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM inside the block as the wish for a checkpoint and an end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def end(_number: int, _frame: FrameType | None) -> None:
+            self.terminated = True
+
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _newest(self) -> Snapshot | None:
+        """Return the newest checkpoint that is whole and of this training."""
+        refused = []
+        for path in self.paths:
+            try:
+                found = self._read(path)
+            except ValueError as error:
+                refused.append(str(error))
+                continue
+            if refused:
+                warnings.warn(f"{' '.join(refused)} The one before it, {path.name}, is used.", stacklevel=4)
+            return found
+        if refused:
+            raise ValueError(f"{' '.join(refused)} Choose another folder, or begin anew without resuming.")
+        return None
+
+    def _read(self, path: Path) -> Snapshot:
+        """Return a checkpoint.
+
+        Raises:
+            ValueError: if it is torn, or not of this training
+        """
+        tensors, description = files.read(path)
+        if description.get("sha256") != _digest(tensors):
+            raise ValueError(f"{path} is torn: its contents do not fit its checksum.")
+        theirs = description["about"]
+        differing = sorted(key for key in theirs.keys() | self.about.keys() if theirs.get(key) != self.about.get(key))
+        if differing:
+            said = "; ".join(f"{key} {theirs.get(key)} there, {self.about.get(key)} here" for key in differing)
+            raise ValueError(f"{path} is of another training: {said}.")
+        return Snapshot(tensors, description["numbers"])
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Return a hash of tensors and their names."""
+    digest = sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(np.ascontiguousarray(value.detach().cpu()).data)
+    return digest.hexdigest()

@@ -1,0 +1,229 @@
+"""One phase of a training: epochs of steps, the best weights, and an early end if asked for.
+
+After every epoch the validation loss is taken without gradients. A phase keeps a *copy* of its best weights, those it
+began with included, and ends with the best copy in place, also when it is interrupted. It stops early only if asked
+to: steps gain most when the learning rate has fallen, and a phase that stops on a plateau of the large steps never gets
+there. With `stop_after_epochs` a phase ends when as many epochs brought nothing better, judged by the mean over the
+last few. While the chart stands still its coordinates are computed once for the whole phase. A phase that trains the
+density begins by measuring where they lie: reconstruction alone may blow them up to any size, and splines reach six
+spreads (a chart of the Lorenz attractor had coordinates up to 24, and its density stayed on a patch).
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Generator, Tensor, nn
+from tqdm.auto import tqdm
+
+from mfsbi.models import AbstractModel
+from mfsbi.train.checkpoint import Snapshot
+from mfsbi.train.data import Batch, in_chunks, minibatches, steps_per_epoch
+from mfsbi.train.losses import Adaptive
+from mfsbi.train.optimizers import PartsOptimizer
+from mfsbi.train.record import EpochRecord, History, Settings
+from mfsbi.train.schedules import Phase
+
+__all__ = ["PhaseRun", "rows_of_step"]
+
+SMOOTH = 5  # epochs whose validation losses are averaged to decide when to stop
+
+
+class PhaseRun:
+    """One phase at work; its loss may adapt to the held-out rows before each epoch.
+
+    Attributes:
+        epoch: the one under way, counted from 1; 0 before the phase has begun
+        losses: of the steps taken in it
+        order: the state of the generator before it
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        number: int,
+        phase: Phase,
+        optimizer: PartsOptimizer,
+        settings: Settings,
+        generator: Generator,
+    ) -> None:
+        self.model, self.number, self.phase = model, number, phase
+        self.optimizer, self.settings, self.generator = optimizer, settings, generator
+        self.loss = phase.loss
+        self.best, self.patience = _Best(optimizer.parts), _Patience(settings.stop_after_epochs)
+        self.epoch, self.order = 0, generator.get_state()
+        self.losses: list[Tensor] = []
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all that the phase has come to, as tensors and numbers."""
+        tensors = {f"best.{name}": value for name, value in self.best.weights.items()} | {"order": self.order}
+        if self.losses:
+            tensors["losses"] = torch.stack(self.losses)
+        if isinstance(self.loss, Adaptive) and self.loss.noise is not None:
+            tensors["noise"] = self.loss.noise
+        best, patience = self.best, self.patience
+        numbers = {"epoch": self.epoch, "best": [best.loss, best.epoch], "recent": list(patience.recent)}
+        return tensors, numbers | {"patience": [patience.least, patience.waited]}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take up what `state` returned."""
+        tensors, numbers = snapshot.tensors, snapshot.numbers
+        self.best.weights = snapshot.part("best.")
+        self.best.loss, self.best.epoch = numbers["best"]
+        self.patience.recent.extend(numbers["recent"])
+        self.patience.least, self.patience.waited = numbers["patience"]
+        self.epoch, self.order = numbers["epoch"], tensors["order"]
+        self.generator.set_state(self.order)
+        self.losses = list(tensors["losses"]) if "losses" in tensors else []
+        if "noise" in tensors:
+            self.loss = replace(cast(Any, self.loss), noise=tensors["noise"])
+
+    def epochs(
+        self, training: Batch, validation: Batch, bar: tqdm, history: History, keep: Callable[..., None]
+    ) -> None:
+        """Run the phase; its records are in `history` and the best weights in place however it ends."""
+        try:
+            training, validation = self._with_coordinates(training), self._with_coordinates(validation)
+            if self.epoch == 0:
+                self._measure_coordinates(training, validation)
+                self._keep_if_better(validation)
+                self.epoch = 1
+            steps = steps_per_epoch(training, rows_of_step(self.phase, self.settings))
+            bar.update(steps * (self.epoch - 1) + len(self.losses))
+            while self.epoch <= self.phase.epochs and not self.patience.over:
+                bar.set_description(f"{'+'.join(self.phase.trains)} {self.epoch}/{self.phase.epochs}", refresh=False)
+                record = self._epoch(training, validation, bar, keep)
+                history.epochs.append(record)
+                if record.validation_loss < self.best.loss:
+                    self.best.keep(record.validation_loss, self.epoch)
+                self.patience.see(record.validation_loss)
+                self.epoch, self.losses, self.order = self.epoch + 1, [], self.generator.get_state()
+                keep(ended=False)
+            keep(ended=True)
+        except KeyboardInterrupt:
+            self._keep_if_better(validation)
+            raise
+        finally:
+            self.best.restore()
+
+    def _epoch(self, training: Batch, validation: Batch, bar: tqdm, keep: Callable[..., None]) -> EpochRecord:
+        """Pass over the training rows once, then judge by the validation rows."""
+        began = time.perf_counter()
+        self.generator.set_state(self.order)
+        for batch in minibatches(
+            training, rows_of_step(self.phase, self.settings), self.generator, skip=len(self.losses)
+        ):
+            self.losses.append(self._step(batch))
+            if len(self.losses) % 20 == 1:
+                bar.set_postfix(loss=f"{float(self.losses[-1]):.4g}", refresh=False)
+            bar.update()
+            keep(ended=False)
+        where = f"in phase {self.number + 1} ({self.phase.loss.__name__}), epoch {self.epoch}"
+        training_loss = _number(torch.stack(self.losses).mean(), f"training loss {where}")
+        validation_loss = _number(self._held_out(validation), f"validation loss {where}")
+        bar.set_postfix(loss=f"{training_loss:.4g}", validation=f"{validation_loss:.4g}")
+        return EpochRecord(
+            phase=self.number,
+            loss=self.phase.loss.__name__,
+            epoch=self.epoch,
+            training_loss=training_loss,
+            validation_loss=validation_loss,
+            learning_rate=self.optimizer.learning_rate,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _keep_if_better(self, validation: Batch) -> None:
+        """Copy the present weights if they do better on the validation rows than the best so far."""
+        loss = float(self._held_out(validation))
+        if loss < self.best.loss:
+            self.best.keep(loss, self.epoch)
+
+    def _held_out(self, validation: Batch) -> Tensor:
+        """Return the mean loss of the validation rows, to which it has adapted if it can."""
+        if isinstance(self.loss, Adaptive):
+            self.loss = self.loss.adapted(self.model, validation)
+        return in_chunks(lambda rows: self.loss(self.model, rows), validation).mean()
+
+    def _step(self, batch: Batch) -> Tensor:
+        """Move the weights once along the gradient of the mean loss and return that."""
+        self.optimizer.parts.zero_grad(set_to_none=True)
+        loss = self.loss(self.model, batch).mean()
+        loss.backward()
+        self.optimizer.step(self.settings.clip_max_norm)
+        return loss.detach()
+
+    def _with_coordinates(self, data: Batch) -> Batch:
+        """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
+        moving = "chart" in self.phase.trains or not isinstance(self.model, AbstractModel)
+        return data._replace(u=None if moving else self._encode(data))
+
+    def _measure_coordinates(self, training: Batch, validation: Batch) -> None:
+        """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
+        if "latent" in self.phase.trains and isinstance(self.model, AbstractModel):
+            latent, before = self.model.latent, self._held_out(validation)
+            old = latent.u_mean.clone(), latent.u_std.clone()
+            latent.measure(self._encode(training) if training.u is None else training.u)
+            if self._held_out(validation) > before:  # it had learned better than that already
+                latent.u_mean.copy_(old[0])
+                latent.u_std.copy_(old[1])
+
+    def _encode(self, data: Batch) -> Tensor:
+        model = cast(AbstractModel, self.model)
+        return in_chunks(lambda rows: model.encode(rows.x, rows.theta), data)
+
+
+class _Best:
+    """A copy of the best weights of some parts; `state_dict` alone is a live view and restores nothing.
+
+    Epoch 0 stands for the weights the phase began with.
+    """
+
+    def __init__(self, parts: nn.Module) -> None:
+        self.parts = parts
+        self.keep(math.inf, 0)
+
+    def keep(self, loss: float, epoch: int) -> None:
+        self.loss, self.epoch = loss, epoch
+        self.weights = {name: value.detach().clone() for name, value in self.parts.state_dict().items()}
+
+    def restore(self) -> None:
+        self.parts.load_state_dict(self.weights)
+
+
+class _Patience:
+    """Ends when the mean of the last few losses has had no new minimum for a number of epochs."""
+
+    def __init__(self, epochs: int | None) -> None:
+        self.epochs = math.inf if epochs is None else epochs
+        self.recent: deque[float] = deque(maxlen=SMOOTH)
+        self.least, self.waited = math.inf, 0
+
+    @property
+    def over(self) -> bool:
+        return self.waited >= self.epochs
+
+    def see(self, loss: float) -> None:
+        self.recent.append(loss)
+        mean = math.fsum(self.recent) / len(self.recent)
+        self.waited = 0 if mean < self.least else self.waited + 1
+        self.least = min(mean, self.least)
+
+
+def rows_of_step(phase: Phase, settings: Settings) -> int:
+    """Return how many rows a step of the phase takes."""
+    return settings.training_batch_size if phase.rows is None else phase.rows
+
+
+def _number(loss: Tensor, what: str) -> float:
+    """Return a loss as a number, or refuse to go on."""
+    value = float(loss)
+    if not math.isfinite(value):
+        raise ArithmeticError(
+            f"The {what} is {value}: training diverged. The best weights before that are kept; "
+            "a lower `learning_rate` or `clip_max_norm` usually helps."
+        )
+    return value

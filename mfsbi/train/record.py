@@ -1,0 +1,105 @@
+"""How a training is done, and the record of it."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from mfsbi.checks import require_positive
+from mfsbi.train.losses import ScoreNoise
+
+__all__ = ["EpochRecord", "History", "Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to optimise, whatever the loss.
+
+    Arguments:
+        training_batch_size: rows per step
+        learning_rate: peak of the learning rate
+        weight_decay: decoupled, as in AdamW; a phase has a factor on it
+        clip_max_norm: largest norm of the gradient; None for no such limit
+        stop_after_epochs: epochs without a better validation loss (averaged over five) before a phase stops; None for
+            no early end
+        seed: of the order of the rows
+        show_progress_bars: True, False, or None for "only on a terminal"
+
+    Raises:
+        ValueError: if a number is not positive, or weight_decay negative
+    """
+
+    training_batch_size: int = 500
+    learning_rate: float = 7e-3
+    weight_decay: float = 0.1
+    clip_max_norm: float | None = 5.0
+    stop_after_epochs: int | None = None
+    seed: int = 0
+    show_progress_bars: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("training_batch_size", "learning_rate", "stop_after_epochs", "clip_max_norm"):
+            if getattr(self, name) is not None:
+                require_positive(name, getattr(self, name))
+        if not self.weight_decay >= 0:
+            raise ValueError(f"`weight_decay` should not be negative; got {self.weight_decay}.")
+
+
+class EpochRecord(NamedTuple):
+    """What one pass over the data did; losses are means over rows."""
+
+    phase: int
+    loss: str
+    epoch: int
+    training_loss: float
+    validation_loss: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """The record of a training.
+
+    Arguments:
+        epochs: one `EpochRecord` per pass
+        interrupted: whether it was
+        collapses: what was wrong with starts that failed
+        score_noise: of joint scores, where it was measured
+    """
+
+    epochs: list[EpochRecord] = field(default_factory=list)
+    interrupted: bool = False
+    collapses: list[str] = field(default_factory=list)
+    score_noise: ScoreNoise | None = None
+
+    def of(self, loss: str) -> tuple[list[float], list[float]]:
+        """Return (training, validation) losses of all epochs that minimised `loss`, in order."""
+        chosen = [epoch for epoch in self.epochs if epoch.loss == loss]
+        return [epoch.training_loss for epoch in chosen], [epoch.validation_loss for epoch in chosen]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{loss}: {len(self.of(loss)[1])} epochs, best validation loss {min(self.of(loss)[1]):.4g}"
+            for loss in self.losses
+        ]
+        gold = [] if self.score_noise is None else [str(self.score_noise)]
+        return "\n".join(gold + lines + [f"collapsed start: {verdict}" for verdict in self.collapses])
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> "History":
+        """Return the history that `asdict` made a record of, as JSON gives it back.
+
+        Raises:
+            KeyError: if something is missing
+            TypeError: if something is of another form
+        """
+        epochs, noise = [EpochRecord(*epoch) for epoch in record["epochs"]], record.get("score_noise")
+        return cls(epochs, record["interrupted"], record["collapses"], None if noise is None else ScoreNoise(*noise))
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+    @property
+    def losses(self) -> list[str]:
+        """The names of the losses that were minimised, in order of appearance."""
+        return list(dict.fromkeys(epoch.loss for epoch in self.epochs))

@@ -1,0 +1,246 @@
+"""Trainings that stop and go on: bit for bit what they would have been."""
+
+import os
+import signal
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Generator
+
+from mfsbi import ALICES, ManifoldNLE, MFlow, alternating, sequential
+from mfsbi.flows import SplineCouplings
+from mfsbi.train.checkpoint import Checkpoints
+from mfsbi.train.data import Batch, split
+from mfsbi.train.loop import fit
+from mfsbi.train.losses import Scandal, joint_nll, reconstruction
+from mfsbi.train.record import History, Settings
+from mfsbi.train.schedules import Phase
+from simulators.polynomial import PolynomialSurface
+
+SMALL = SplineCouplings(layers=2, width=16)
+SETTINGS = Settings(training_batch_size=100, show_progress_bars=False)
+ALWAYS = 1e-9
+
+
+class Killed(BaseException):
+    """What ends a process from outside."""
+
+
+class Kept(Checkpoints):
+    """Checkpoints after every step, and an end after some of them."""
+
+    def __init__(self, folder, *, kills_at=None, resume=False, about=None):
+        super().__init__(folder, about or {"seed": 0}, minutes=ALWAYS, resume=resume)
+        self.left = kills_at
+
+    def write(self, snapshot):
+        super().write(snapshot)
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+
+
+@pytest.fixture(scope="module")
+def data():
+    surface = PolynomialSurface()
+    theta = surface.prior.sample((500,))
+    x, score, _ = surface.simulate_with_gold(theta, seed=0)
+    return split([Batch(theta, x, joint_score=score)], 0.2, Generator().manual_seed(0))[0]
+
+
+def built(data):
+    torch.manual_seed(0)
+    return MFlow(2, chart=SMALL, latent=SMALL).build(data[0].theta, data[0].x)
+
+
+def weights(module):
+    return torch.cat([value.flatten().double() for value in module.state_dict().values()])
+
+
+SCHEDULES = {
+    "sequential": sequential(4),
+    "alternating": alternating(4),
+    "with random numbers": [Phase(joint_nll, ("chart", "latent"), 2)],
+    "with scores": [Phase(reconstruction, ("chart",), 1), Phase(Scandal(), ("latent",), 2)],
+}
+
+
+@pytest.mark.parametrize("kills_at", [1, 6, 11])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_what_was_killed_goes_on_bit_for_bit(name, kills_at, data, tmp_path):
+    whole, schedule = built(data), SCHEDULES[name]
+    expected = fit(whole, *data, schedule, SETTINGS)
+    model = built(data)
+    with pytest.raises(Killed):
+        fit(model, *data, schedule, SETTINGS, checkpoints=Kept(tmp_path, kills_at=kills_at))
+    model = built(data)  # another process
+    found = fit(model, *data, schedule, SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+    assert (weights(model) == weights(whole)).all()
+    assert [epoch[:6] for epoch in found.epochs] == [epoch[:6] for epoch in expected.epochs]
+
+
+def test_patience_is_remembered(data, tmp_path):
+    settings = Settings(training_batch_size=100, stop_after_epochs=2, learning_rate=1e-9, show_progress_bars=False)
+    schedule = [Phase(reconstruction, ("chart",), 50)]
+    expected = fit(built(data), *data, schedule, settings)
+    with pytest.raises(Killed):
+        fit(built(data), *data, schedule, settings, checkpoints=Kept(tmp_path, kills_at=7))
+    found = fit(built(data), *data, schedule, settings, checkpoints=Kept(tmp_path, resume=True))
+    assert len(found.epochs) == len(expected.epochs) < 50
+
+
+def test_a_training_that_ended_is_there_at_once(data, tmp_path):
+    model = built(data)
+    fit(model, *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    again, steps = built(data), []
+
+    def watched(model, batch):
+        steps.append(torch.is_grad_enabled())
+        return reconstruction(model, batch)
+
+    watched.__name__ = "reconstruction"
+    schedule = sequential(2)
+    schedule[0] = schedule[0]._replace(loss=watched)
+    history = fit(again, *data, schedule, SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+    assert (weights(again) == weights(model)).all()
+    assert len(history.epochs) == 2
+    assert not any(steps)
+
+
+def test_two_are_kept_at_most(data, tmp_path):
+    checkpoints = Kept(tmp_path)
+    fit(built(data), *data, sequential(2), SETTINGS, checkpoints=checkpoints)
+    assert len(checkpoints.paths) == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(damage, data, tmp_path):
+    whole = built(data)
+    fit(whole, *data, sequential(4), SETTINGS)
+    with pytest.raises(Killed):
+        fit(built(data), *data, sequential(4), SETTINGS, checkpoints=Kept(tmp_path, kills_at=7))
+    newest = Kept(tmp_path, resume=True).paths[0]
+    content = bytearray(newest.read_bytes())
+    if damage == "flipped":
+        content[-9] ^= 1
+    newest.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "emptied": b""}[damage])
+    model = built(data)
+    with pytest.warns(UserWarning, match=r"(torn|not a file of mfsbi).*The one before it"):
+        checkpoints = Kept(tmp_path, resume=True)
+    fit(model, *data, sequential(4), SETTINGS, checkpoints=checkpoints)
+    assert (weights(model) == weights(whole)).all()
+
+
+def test_a_checkpoint_of_another_training_is_refused(data, tmp_path):
+    fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    with pytest.raises(ValueError, match="another training: seed 0 there, 1 here.*Choose another folder"):
+        Kept(tmp_path, resume=True, about={"seed": 1})
+
+
+def test_a_training_that_does_not_resume_replaces_what_was_there(data, tmp_path):
+    fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    assert Kept(tmp_path).paths == []
+
+
+def test_a_full_disk_is_a_warning(data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mfsbi.train.checkpoint.files.write", full)
+    with pytest.warns(UserWarning, match="could not be written, and training goes on.*No space left"):
+        history = fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    assert len(history.epochs) == 2
+
+
+def test_a_folder_nobody_can_write_to_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OSError, match="cannot be written to .*: choose another folder"):
+        Kept(tmp_path)
+
+
+def test_sigterm_writes_a_checkpoint_and_leaves(data, tmp_path):
+    whole, model, calls = built(data), built(data), []
+    fit(whole, *data, sequential(4), SETTINGS)
+
+    def terminated(model, batch):
+        calls.append(1)
+        if len(calls) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return reconstruction(model, batch)
+
+    terminated.__name__ = "reconstruction"
+    schedule = sequential(4)
+    schedule[0] = schedule[0]._replace(loss=terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        fit(model, *data, schedule, SETTINGS, checkpoints=Checkpoints(tmp_path, {}, minutes=1e9, resume=False))
+    assert left.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    model = built(data)
+    fit(model, *data, sequential(4), SETTINGS, checkpoints=Checkpoints(tmp_path, {}, minutes=1e9, resume=True))
+    assert (weights(model) == weights(whole)).all()
+
+
+def test_history_survives_a_file():
+    history = History(collapses=["flat"])
+    assert History.of_record(history.as_record()) == history
+
+
+TRAINERS = {
+    "likelihood": lambda: ManifoldNLE(PolynomialSurface().prior, MFlow(2, chart=SMALL, latent=SMALL), seed=1),
+    "ratio": lambda: ALICES(PolynomialSurface().prior, width=8, depth=1, seed=1),
+}
+
+
+def appended(kind, data):
+    trainer = TRAINERS[kind]()
+    return trainer.append_simulations(data[0].theta, data[0].x, joint_score=data[0].joint_score)
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+@pytest.mark.parametrize("kills_at", [1, 9])
+def test_a_trainer_that_was_killed_goes_on(kind, kills_at, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("mfsbi.train.noise.STEPS", 5)
+    settings = {"max_num_epochs": 4, "restarts": 0} if kind == "likelihood" else {"max_num_epochs": 4}
+    with pytest.warns() if kind == "likelihood" else nullcontext():
+        whole = appended(kind, data).train(**settings)
+    write, calls = Checkpoints.write, []
+
+    def killing(self, snapshot):
+        write(self, snapshot)
+        calls.append(1)
+        if len(calls) == kills_at:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "write", killing)
+    keeping = {"checkpoint": tmp_path, "checkpoint_minutes": ALWAYS}
+    with pytest.raises(Killed):
+        appended(kind, data).train(**settings, **keeping)
+    with pytest.warns() if kind == "likelihood" else nullcontext():
+        resumed = appended(kind, data).train(**settings, **keeping, resume_training=True)
+    assert (weights(resumed) == weights(whole)).all()
+    with pytest.raises(ValueError, match="another training: schedule"):
+        appended(kind, data).train(**settings | {"max_num_epochs": 6}, **keeping, resume_training=True)
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_resuming_without_a_folder_is_refused(kind, data):
+    with pytest.raises(ValueError, match="`resume_training` needs `checkpoint`"):
+        appended(kind, data).train(resume_training=True)
+
+
+def test_a_collapsed_start_is_remembered(data, tmp_path):
+    """Killed in its second start, a training goes on there, and its weights are those of the second start."""
+    settings = {"max_num_epochs": 2, "restarts": 1, "checkpoint": tmp_path / "a", "checkpoint_minutes": ALWAYS}
+    with pytest.warns(UserWarning):
+        trainer = appended("likelihood", data)
+        whole = trainer.train(**settings)
+    assert len(trainer.history.collapses) == 2
+    with pytest.warns(UserWarning, match="after 2 starts"):
+        again = appended("likelihood", data)
+        resumed = again.train(**settings, resume_training=True)
+    assert (weights(resumed) == weights(whole)).all()
+    assert again.history.collapses == trainer.history.collapses
