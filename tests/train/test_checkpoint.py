@@ -18,7 +18,7 @@ from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Phase
 from simulators.polynomial import PolynomialSurface
 
-SMALL = SplineCouplings(layers=2, width=16)
+SMALL = SplineCouplings(layers=2, width=8, depth=1)
 SETTINGS = Settings(training_batch_size=100, show_progress_bars=False)
 ALWAYS = 1e-9
 
@@ -67,7 +67,7 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("kills_at", [1, 6, 11])
+@pytest.mark.parametrize("kills_at", [6, 11])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_what_was_killed_goes_on_bit_for_bit(name, kills_at, data, tmp_path):
     whole, schedule = built(data), SCHEDULES[name]
@@ -235,12 +235,11 @@ def test_resuming_without_a_folder_is_refused(kind, data):
 def test_a_collapsed_start_is_remembered(data, tmp_path):
     """Killed in its second start, a training goes on there, and its weights are those of the second start."""
     settings = {"max_num_epochs": 2, "restarts": 1, "checkpoint": tmp_path / "a", "checkpoint_minutes": ALWAYS}
+    trainer, again = appended("likelihood", data), appended("likelihood", data)
     with pytest.warns(UserWarning):
-        trainer = appended("likelihood", data)
         whole = trainer.train(**settings)
     assert len(trainer.history.collapses) == 2
     with pytest.warns(UserWarning, match="after 2 starts"):
-        again = appended("likelihood", data)
         resumed = again.train(**settings, resume_training=True)
     assert (weights(resumed) == weights(whole)).all()
     assert again.history.collapses == trainer.history.collapses
