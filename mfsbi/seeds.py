@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-__all__ = ["derived", "seeded", "undisturbed"]
+__all__ = ["derived", "seeded", "spawned", "undisturbed"]
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def seeded(seed: int) -> Iterator[None]:
     state = np.random.get_state()  # noqa: NPY002 - sbi's slice sampler draws from numpy's global state
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed([seed % 2**32, seed >> 32] if seed >= 2**32 else seed % 2**32)  # noqa: NPY002
         try:
             yield
         finally:
@@ -35,6 +35,11 @@ def seeded(seed: int) -> Iterator[None]:
 def derived(seed: int, *keys: int) -> int:
     """Return a seed for one use of many, independent of the others: same seed and keys, same result."""
     return int(np.random.SeedSequence(seed, spawn_key=keys).generate_state(1)[0])
+
+
+def spawned(seed: int, *keys: int) -> int:
+    """Return a seed like `derived` of 63 bits, for so many uses that those of 32 would collide."""
+    return int(np.random.SeedSequence(seed, spawn_key=keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager
