@@ -1,6 +1,7 @@
 """Global state on loan: libraries that use or change it are let in, and the user's state comes back."""
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,27 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-__all__ = ["derived", "seeded", "spawned", "undisturbed"]
+__all__ = ["alone", "derived", "seeded", "spawned", "undisturbed"]
+
+
+_ALONE = threading.RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let one thread of this process compute, by one thread of torch and in float32, and put everything back.
+
+    What is computed inside depends neither on the process's settings nor, by the global generators, on its threads.
+    """
+    with _ALONE:
+        threads, kind = torch.get_num_threads(), torch.get_default_dtype()
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_default_dtype(kind)
 
 
 @contextmanager

@@ -159,7 +159,11 @@ def _posteriors(candidate: Candidate, surface: KnownTruth) -> Iterator[tuple[flo
         exact = grid_posterior(_exact(surface, x), [-1], [1], CELLS)
         model = grid_posterior(candidate.potential(x), [-1], [1], CELLS)
         p, q = exact.probability, model.probability
-        yield metrics.total_variation(p, q), metrics.kl_divergence(p.log(), q.log()), metrics.mmd2_on_grid(exact.theta, p, q)
+        yield (
+            metrics.total_variation(p, q),
+            metrics.kl_divergence(p.log(), q.log()),
+            metrics.mmd2_on_grid(exact.theta, p, q),
+        )
 
 
 def _exact(simulator: KnownTruth, x: Tensor) -> Callable[[Tensor], Tensor]:

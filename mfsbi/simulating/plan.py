@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mfsbi.checks import require_positive_integer
-from mfsbi.seeds import seeded
+from mfsbi.seeds import alone, seeded
 from mfsbi.types import HasGold, Prior, Simulator
 
 __all__ = ["Plan", "fingerprint", "require_same"]
@@ -70,7 +70,7 @@ class Plan:
     def attributes(self) -> dict[str, Any]:
         """Return where the simulations come from, for JSON."""
         prior = self.prior_of_theta
-        with seeded(0):
+        with alone(), seeded(0):
             draws = prior.sample((DRAWS,))
         return {
             "simulator": self.name or type(self.simulator).__qualname__,
@@ -111,8 +111,8 @@ def require_same(path: Path, stored: dict[str, Any], plan: Plan) -> None:
     for name, why in MEANT.items():
         if not _agree(stored[name], here[name]):
             raise ValueError(
-                f"`{name}` of the store {path} is {_short(stored[name])}; of this run it is {_short(here[name])}. {why}: "
-                "run what made the store, or choose another place."
+                f"`{name}` of the store {path} is {_short(stored[name])}; here it is {_short(here[name])}, and {why}. "
+                "Run what made the store, or choose another place."
             )
 
 
@@ -142,18 +142,25 @@ def fingerprint(thing: Any) -> str:  # noqa: ANN401
 def _parts(thing: Any, depth: int) -> list[str]:  # noqa: ANN401
     """Return texts that together tell what an object does."""
     if isinstance(thing, Tensor | np.ndarray):
-        array = np.ascontiguousarray(torch.as_tensor(thing).detach().cpu().numpy())
+        array = np.ascontiguousarray(thing.detach().cpu().numpy() if isinstance(thing, Tensor) else thing)
         return [str(array.dtype), str(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
     if inspect.isroutine(thing) or isinstance(thing, type):
         return [_source(thing)]
     parts = [_source(kind) for kind in type(thing).__mro__[:-1]]
-    if type(thing).__repr__ is not object.__repr__ and " at 0x" not in repr(thing):
+    inside = _inside(thing) if depth > 0 else {}
+    if " at 0x" not in repr(thing):
         parts.append(repr(thing))
-    if depth > 0:
-        for name, value in sorted(getattr(thing, "__dict__", {}).items()):
-            if not name.startswith("_"):
-                parts += [name, *_parts(value, depth - 1)]
-    return parts
+    return parts + [part for name in inside for part in (name, *_parts(inside[name], depth - 1))]
+
+
+def _inside(thing: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return what an object holds, by names in a fixed order."""
+    if isinstance(thing, list | tuple):
+        return {str(i): value for i, value in enumerate(thing)}
+    held = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
+    weights = thing.state_dict() if isinstance(thing, nn.Module) else {}
+    public = {str(name): value for name, value in held.items() if not str(name).startswith("_")}
+    return dict(sorted({**public, **weights}.items()))
 
 
 def _source(thing: Any) -> str:  # noqa: ANN401

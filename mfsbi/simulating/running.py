@@ -43,7 +43,7 @@ class _Job:
     max_failures: float
 
 
-def simulate_to_store(  # noqa: PLR0913 - a plan, a place, and four ways to run it
+def simulate_to_store(
     plan: Plan,
     path: Path | str,
     *,

@@ -1,9 +1,7 @@
 """One shard: theta from the prior, x from the simulator, and which rows failed; see `mfsbi.simulating`."""
 
-import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mfsbi.seeds import seeded, spawned
+from mfsbi.seeds import alone, seeded, spawned
 from mfsbi.simulating.plan import Plan
 from mfsbi.store import Layout
 
@@ -23,8 +21,6 @@ GRACE = 10
 
 TRIES = 4
 """Pairs of theta at which a simulator may fail before it is given up."""
-
-_ALONE = threading.Lock()
 
 
 class Drawn(NamedTuple):
@@ -53,7 +49,7 @@ def draw(plan: Plan, layout: Layout, shard: int, *, max_failures: float = 1.0) -
         RuntimeError: if too many rows fail; the message holds the first traceback
     """
     rows, first = layout.rows_of(shard), shard * layout.shard_rows
-    with _alone():
+    with alone():
         theta = _theta(plan, rows, shard, 0)
         making = _Making(plan, theta, (shard, 1), allowed_failures(max_failures, rows), first)
         arrays = {name: np.full((rows, *shape), np.nan, np.float32) for name, shape in layout.shapes.items()}
@@ -79,7 +75,7 @@ def shapes_of(plan: Plan) -> dict[str, tuple[int, ...]]:
         RuntimeError: if the simulator fails at all of them
         ValueError: if its x has no rows
     """
-    with _alone():
+    with alone():
         for attempt in range(TRIES):
             theta = _theta(plan, 2, 0, 2, attempt)
             making = _Making(plan, theta, (0, 3, attempt), allowed=2, first=0)
@@ -113,7 +109,7 @@ class _Making:
             found = self._call(self.theta[start:end], spawned(self.plan.seed, *self.keys, start, end))
         except MemoryError:
             raise  # the machine's failure, not that of a row
-        except Exception as error:  # noqa: BLE001 - whatever a simulator raises is its failure at some rows
+        except Exception as error:
             if end - start == 1:
                 self._record(start, f"{type(error).__name__}: {error}", traceback.format_exc())
             else:
@@ -176,17 +172,3 @@ def _array(name: str, value: Any, rows: int) -> NDArray:  # noqa: ANN401
 
 def _told(reason: dict[str, Any]) -> str:
     return f"theta = {reason['theta']}\n{reason['traceback'] or reason['error']}"
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Let one thread of this process simulate, in float32 and by one thread of torch, and put everything back."""
-    with _ALONE:
-        threads, kind = torch.get_num_threads(), torch.get_default_dtype()
-        torch.set_num_threads(1)
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.set_default_dtype(kind)

@@ -119,10 +119,12 @@ def _create(place: Path, layout: Layout, attributes: dict[str, Any]) -> None:
             **common,
         )
     shape, chunks = (layout.shards, len(MARKS)), (1, len(MARKS))
-    of_marks = {"dimension_names": ["shard", "mark"], "attributes": {"columns": MARKS}}
+    of_marks: dict[str, Any] = {"dimension_names": ["shard", "mark"], "attributes": {"columns": MARKS}}
     group.create_array("marks", shape=shape, chunks=chunks, dtype=np.uint64, fill_value=0, **of_marks, **common)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # xarray looks for consolidated metadata, of which zarr 3 says they are no standard
+        warnings.simplefilter(
+            "ignore"
+        )  # xarray looks for consolidated metadata, of which zarr 3 says they are no standard
         zarr.consolidate_metadata(place)
 
 

@@ -5,11 +5,11 @@ Readers see the rows of finished shards that did not fail, numbered 0, 1, ... in
 **How well `blocks` shuffles.** A pass takes the shards in a random order, loads as many at a time as fit into memory,
 and puts the rows of these into a random order. Every row comes once. Rows of a store are independent draws, and shards
 are cut without looking at them, so that each block is an independent sample of the same distribution as the whole
-store, and the expected gradient over a block that of all rows. What is not as in a shuffle of all rows: two rows of one
-shard come in the same block in *every* pass, so that they meet in a batch of B rows about (rows of the store) / (rows in
-memory) times more often than they should; and a pass ends a block before it begins the next, so that the rows of a
-batch are drawn without replacement from a block. Both vanish when the store fits into one block. Neither biases an
-estimate; they would if shards differed, such as the rounds of a sequential scheme, which belong into stores of their own.
+store, and the expected gradient over a block is that over all rows. Two things are not as in a shuffle of all rows: two
+rows of one shard come in the same block in *every* pass, so that they meet in a batch (rows of the store) / (rows in
+memory) times as often; and a block ends before the next begins, so that the rows of a batch are drawn without
+replacement from a block. Both vanish when the store fits into one block. Neither biases an estimate; they would if
+shards differed, such as the rounds of a sequential scheme, which belong into stores of their own.
 """
 
 import json
@@ -74,8 +74,8 @@ class Store:
 
     def __repr__(self) -> str:
         return (
-            f"Store({str(self.path)!r}: {self.attributes.get('simulator')}, {len(self.finished)} of "
-            f"{self.layout.shards} shards finished, {len(self):,} of {self.rows:,} rows to read, {self.failed:,} failed)"
+            f"Store({str(self.path)!r}: {len(self):,} of {self.rows:,} simulations of {self.attributes['simulator']}, "
+            f"{self.failed:,} failed; {len(self.finished)} of {self.layout.shards} shards finished)"
         )
 
     def __len__(self) -> int:
