@@ -23,7 +23,7 @@ StoreArgument = Annotated[Path, typer.Argument(help="A folder of `mfsbi simulate
 def _count(word: str | int) -> int:
     """Return the whole number that a word such as 1e7 stands for."""
     number = float(word)
-    if not (number >= 1 and number == int(number)):
+    if not (1 <= number < 1e18 and number == int(number)):
         raise typer.BadParameter(f"should be a positive whole number, such as 100000 or 1e7; got {word}.")
     return int(number)
 

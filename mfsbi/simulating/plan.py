@@ -69,9 +69,12 @@ class Plan:
 
     def attributes(self) -> dict[str, Any]:
         """Return where the simulations come from, for JSON."""
-        prior = self.prior_of_theta
         with alone(), seeded(0):
-            draws = prior.sample((DRAWS,))
+            return self._attributes()
+
+    def _attributes(self) -> dict[str, Any]:
+        prior = self.prior_of_theta
+        draws = prior.sample((DRAWS,))
         return {
             "simulator": self.name or type(self.simulator).__qualname__,
             "simulator_version": str(_version(self.simulator)),

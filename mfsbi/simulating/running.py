@@ -1,8 +1,9 @@
 """Simulating on any `concurrent.futures.Executor`: this process, loky, dask.distributed, mpi4py.futures."""
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,7 @@ from mfsbi.checks import require_positive_integer
 from mfsbi.seeds import spawned
 from mfsbi.simulating.plan import Plan, require_same
 from mfsbi.simulating.shards import allowed_failures, draw, shapes_of
-from mfsbi.store import Layout, Store, create, finish, read_attributes, require_writable, sweep
+from mfsbi.store import Layout, Store, create, finish, is_finished, read_attributes, require_writable, sweep
 
 __all__ = ["simulate_to_store", "workers"]
 
@@ -113,28 +114,33 @@ def workers(count: int) -> Iterator[Executor | None]:
 
 
 def make_shard(job: _Job, shard: int) -> Made:
-    """Simulate and write one shard; runs in a worker."""
+    """Simulate and write one shard, unless somebody else has finished it meanwhile; runs in a worker."""
+    rows = job.layout.rows_of(shard)
+    if is_finished(job.path, job.layout, shard):
+        return Made(rows, 0, "")
     drawn = draw(job.plan, job.layout, shard, max_failures=job.max_failures)
     seed = spawned(job.plan.seed, shard)
     finish(job.path, job.layout, shard, seed=seed, arrays=drawn.arrays, reasons=drawn.reasons)
-    first = drawn.reasons[0] if drawn.reasons else None
-    return Made(
-        job.layout.rows_of(shard), len(drawn.reasons), f"theta = {first['theta']}: {first['error']}" if first else ""
-    )
+    reason = "theta = {theta}: {error}".format(**drawn.reasons[0]) if drawn.reasons else ""
+    return Made(rows, len(drawn.reasons), reason)
 
 
 def _opened(plan: Plan, path: Path) -> Layout:
     """Return the layout of the store, which is made if there is none and is this plan's."""
     if not (path / "zarr.json").exists():
-        shapes = shapes_of(plan)
-        per_row = Layout(1, 1, shapes).bytes_per_row
-        rows = plan.shard_rows or max(1, min(SHARD_BYTES // per_row, -(-plan.rows // SHARDS)))
-        layout = Layout(plan.rows, min(rows, plan.rows), shapes)
-        _require_room(path, layout.rows * per_row)
+        layout = _sized(plan, shapes_of(plan))
+        _require_room(path, layout.rows * layout.bytes_per_row)
         create(path, layout, plan.attributes())
     attributes = read_attributes(path)  # somebody else may have been first
     require_same(path, attributes, plan)
     return Layout.of(attributes)
+
+
+def _sized(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> Layout:
+    """Return the layout of a plan, which must not depend on who carries it out."""
+    fitting = SHARD_BYTES // Layout(1, 1, shapes).bytes_per_row
+    rows = plan.shard_rows or max(1, min(fitting, math.ceil(plan.rows / SHARDS)))
+    return Layout(plan.rows, min(rows, plan.rows), shapes)
 
 
 def _made(job: _Job, todo: Sequence[int], executor: Executor | None) -> Iterator[Made]:
@@ -152,6 +158,11 @@ def _made(job: _Job, todo: Sequence[int], executor: Executor | None) -> Iterator
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
+    except BrokenExecutor as error:
+        raise RuntimeError(
+            f"The workers broke down: {error} Finished shards are safe, and the same again goes on. If one was killed "
+            "for want of memory, take fewer workers or smaller shards."
+        ) from error
     finally:
         for future in pending:
             future.cancel()

@@ -105,23 +105,25 @@ class _Making:
 
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, dict[str, NDArray]]]:
         """Yield runs of rows that did not raise an exception, and their arrays."""
+        found = None
         try:
             found = self._call(self.theta[start:end], spawned(self.plan.seed, *self.keys, start, end))
         except MemoryError:
             raise  # the machine's failure, not that of a row
-        except Exception as error:
+        except Exception as error:  # whatever a simulator raises is its failure at some rows
             if end - start == 1:
                 self._record(start, f"{type(error).__name__}: {error}", traceback.format_exc())
-            else:
-                middle = (start + end) // 2
-                yield from self.pieces(start, middle)
-                yield from self.pieces(middle, end)
+                return
+        if found is None:
+            middle = (start + end) // 2
+            yield from self.pieces(start, middle)
+            yield from self.pieces(middle, end)
             return
         arrays = {name: _array(name, value, end - start) for name, value in found.items()}
         self._record_infinite(start, arrays)
         yield start, end, arrays
 
-    def _call(self, theta: Tensor, seed: int) -> dict[str, Tensor]:
+    def _call(self, theta: Tensor, seed: int) -> dict[str, Any]:
         with seeded(seed):
             if not self.plan.has_gold:
                 return {"x": self.plan.simulator.simulate(theta, seed=seed)}

@@ -24,7 +24,7 @@ somebody else, and it comes out the same, since data are a function of the store
 
 from mfsbi.store.layout import FORMAT, Layout, create, read_attributes
 from mfsbi.store.reading import Simulations, Store
-from mfsbi.store.writing import finish, require_writable, sweep
+from mfsbi.store.writing import finish, is_finished, require_writable, sweep
 
 __all__ = [
     "FORMAT",
@@ -33,6 +33,7 @@ __all__ = [
     "Store",
     "create",
     "finish",
+    "is_finished",
     "read_attributes",
     "require_writable",
     "sweep",

@@ -9,7 +9,7 @@ import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Layout:
         require_positive_integer("shard_rows", self.shard_rows)
 
     @classmethod
-    def of(cls, attributes: dict[str, Any]) -> Self:
+    def of(cls, attributes: dict[str, Any]) -> "Layout":
         """Return the layout that a store's attributes describe."""
         shapes = {name: tuple(shape) for name, shape in attributes["shapes"].items()}
         return cls(attributes["rows"], attributes["shard_rows"], shapes)

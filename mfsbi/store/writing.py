@@ -45,6 +45,8 @@ def finish(
     marks = np.array([seed, arrays["failed"].sum(), digest_of(chunks.values())], dtype="<u8").tobytes()
     try:
         _place(path, contents)
+        for folder in {(path / name).parent for name in contents}:
+            _force(folder)
         _place(path, {layout.file_of("marks", shard): marks})
     except FileNotFoundError:
         if is_finished(path, layout, shard):  # by somebody else, who swept up
@@ -96,8 +98,6 @@ def _place(path: Path, contents: dict[Path, bytes]) -> None:
                 os.fsync(file.fileno())
         for place, final in places.items():
             place.replace(final)
-        for folder in {final.parent for final in places.values()}:
-            _force(folder)
     finally:
         for place in places:
             place.unlink(missing_ok=True)
