@@ -24,7 +24,9 @@ _HOMES = {
     "PAE": "mfsbi.plugin.specs",
     "PIE": "mfsbi.plugin.specs",
     "Phase": "mfsbi.train.schedules",
+    "Plan": "mfsbi.simulating",
     "SplineCouplings": "mfsbi.flows",
+    "Store": "mfsbi.store",
     "alternating": "mfsbi.train.schedules",
     "ambient": "mfsbi.train.schedules",
     "calibrate": "mfsbi.plugin.calibrating",
@@ -38,8 +40,10 @@ _HOMES = {
     "sample_chains": "mfsbi.plugin.sampling",
     "save": "mfsbi.plugin.saving",
     "sequential": "mfsbi.train.schedules",
+    "simulate_to_store": "mfsbi.simulating",
     "simultaneous": "mfsbi.train.schedules",
     "to_arviz": "mfsbi.inference.to_arviz",
+    "workers": "mfsbi.simulating",
 }
 
 __all__ = list(_HOMES)

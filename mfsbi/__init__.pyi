@@ -20,6 +20,10 @@ from mfsbi.plugin.specs import PAE as PAE
 from mfsbi.plugin.specs import PIE as PIE
 from mfsbi.plugin.specs import MeFlow as MeFlow
 from mfsbi.plugin.specs import MFlow as MFlow
+from mfsbi.simulating import Plan as Plan
+from mfsbi.simulating import simulate_to_store as simulate_to_store
+from mfsbi.simulating import workers as workers
+from mfsbi.store import Store as Store
 from mfsbi.train.schedules import Phase as Phase
 from mfsbi.train.schedules import alternating as alternating
 from mfsbi.train.schedules import ambient as ambient

@@ -1,6 +1,7 @@
 """Global state on loan: libraries that use or change it are let in, and the user's state comes back."""
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,27 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-__all__ = ["derived", "seeded", "undisturbed"]
+__all__ = ["alone", "derived", "seeded", "spawned", "undisturbed"]
+
+
+_ALONE = threading.RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let one thread of this process compute, by one thread of torch and in float32, and put everything back.
+
+    What is computed inside depends neither on the process's settings nor, by the global generators, on its threads.
+    """
+    with _ALONE:
+        threads, kind = torch.get_num_threads(), torch.get_default_dtype()
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_default_dtype(kind)
 
 
 @contextmanager
@@ -25,7 +46,7 @@ def seeded(seed: int) -> Iterator[None]:
     state = np.random.get_state()  # noqa: NPY002 - sbi's slice sampler draws from numpy's global state
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed([seed % 2**32, seed >> 32] if seed >= 2**32 else seed % 2**32)  # noqa: NPY002
         try:
             yield
         finally:
@@ -35,6 +56,11 @@ def seeded(seed: int) -> Iterator[None]:
 def derived(seed: int, *keys: int) -> int:
     """Return a seed for one use of many, independent of the others: same seed and keys, same result."""
     return int(np.random.SeedSequence(seed, spawn_key=keys).generate_state(1)[0])
+
+
+def spawned(seed: int, *keys: int) -> int:
+    """Return a seed like `derived` of 63 bits, for so many uses that those of 32 would collide."""
+    return int(np.random.SeedSequence(seed, spawn_key=keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager

@@ -1,0 +1,149 @@
+"""Commands that measure: the demo, benchmarks and their reports."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mfsbi.bench.report import report as report_results
+from mfsbi.bench.run import run_table
+from mfsbi.bench.samplers import as_markdown, compare_samplers
+from mfsbi.bench.speed import speed as measure_speed
+from mfsbi.cli.common import console, fail
+from mfsbi.demo import EVENTS, DemoResult, run_demo
+from mfsbi.registry import registered
+
+__all__ = ["bench", "demo", "report"]
+
+bench = typer.Typer(help="Measure mfsbi and others side by side.", no_args_is_help=True)
+
+TABLES_FOLDER = Path("notebooks/tables")
+
+
+def report(
+    table: Annotated[str, typer.Argument(help="polynomial, circle or lhc.")] = "polynomial",
+    preset: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "paper",
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = TABLES_FOLDER,
+) -> None:
+    """Print the results of a benchmark as Markdown: medians, the published numbers beside them, and every run."""
+    try:
+        console.print(report_results(table, preset, out), soft_wrap=True, markup=False, highlight=False)
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+def demo(
+    simulator: Annotated[str, typer.Argument(help="Name of a registered simulator of a surface.")] = "polynomial",
+    out: Annotated[Path, typer.Option(help="Folder for draws, estimator and figures.")] = Path("mfsbi-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything: the same seed gives the same result.")] = 0,
+    simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 1_000_000,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")] = False,  # noqa: FBT002
+) -> None:
+    """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about two minutes."""
+    try:
+        surface = registered(simulator)
+        result = run_demo(
+            surface,
+            out,
+            seed=seed,
+            simulations=simulations,
+            quiet=quiet,
+            tell=(lambda _: None) if quiet else console.print,
+        )
+    except (ValueError, OSError) as error:
+        fail(error)
+    console.print(_table(result, simulator))
+    console.print(
+        f"Draws, estimator, figures and numbers are in {escape(str(out.resolve()))}", highlight=False, soft_wrap=True
+    )
+
+
+@bench.command()
+def speed(
+    out: Annotated[Path | None, typer.Option(help="Folder for speed.md and speed.json.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch, on both sides.")] = 2,
+) -> None:
+    """Time the kernels against zuko, nflows, sbi and the plain way, in turns, and print the ratios."""
+    table = measure_speed(threads=threads, out=out, tell=lambda row: Console(stderr=True).print(row, soft_wrap=True))
+    console.print(str(table), soft_wrap=True, markup=False, highlight=False)
+
+
+@bench.command()
+def samplers(
+    simulators: Annotated[list[str] | None, typer.Argument(help="Registered simulators; default: two.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for samplers.md and samplers.json.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+) -> None:
+    """Learn simulators and compare what each sampler brings per second, and slice on sbi's own potential."""
+    chosen = tuple(simulators) if simulators else ("polynomial", "sphere")
+    try:
+        rates = compare_samplers(
+            chosen, threads=threads, out=out, tell=lambda row: Console(stderr=True).print(row, soft_wrap=True)
+        )
+    except (ValueError, OSError) as error:
+        fail(error)
+    console.print(as_markdown(rates), soft_wrap=True, markup=False, highlight=False)
+
+
+@bench.command()
+def polynomial(
+    preset: Annotated[str, typer.Option(help="smoke (a minute), quick (a quarter of an hour) or paper.")] = "quick",
+    only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+) -> None:
+    """Train and judge every model of the paper on the polynomial surface; an interrupted run goes on where it was."""
+    _run("polynomial", preset, only, out)
+
+
+@bench.command()
+def circle(
+    preset: Annotated[str, typer.Option(help="smoke (a minute), quick (minutes) or paper.")] = "quick",
+    only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+) -> None:
+    """Train and judge models on a Gaussian on a circle, which no single chart covers."""
+    _run("circle", preset, only, out)
+
+
+@bench.command()
+def lhc(
+    preset: Annotated[str, typer.Option(help="smoke (minutes), quick (half an hour) or paper (a night).")] = "quick",
+    only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+) -> None:
+    """Train and judge every model on the LHC process, with joint scores and without, by its exact posterior."""
+    _run("lhc", preset, only, out)
+
+
+def _run(table: str, preset: str, only: str, out: Path) -> None:
+    """Run a table and print its report."""
+    try:
+        run_table(table, preset, out, only=only, tell=lambda line: Console(stderr=True).print(line, soft_wrap=True))
+        text = report_results(table, preset, out)
+    except (ValueError, OSError) as error:
+        fail(error)
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(result: DemoResult, simulator: str) -> Table:
+    """Return the demo's numbers as one table."""
+    table = Table(title=f"M-flow on the simulator {simulator!r}, {EVENTS} observations", title_justify="left")
+    table.add_column("quantity", no_wrap=True)
+    table.add_column("model", justify="right")
+    table.add_column("exact", justify="right")
+    table.add_row("reconstruction error", f"{result.reconstruction_error:.4f}", "0")
+    table.add_row("manifold distance of samples", f"{result.manifold_distance:.4f}", "0")
+    table.add_row(
+        "posterior mean ± sd of theta",
+        f"{result.mean:+.3f} ± {result.std:.3f}",
+        f"{result.exact_mean:+.3f} ± {result.exact_std:.3f}",
+    )
+    table.add_row("TV distance of the posteriors", f"{result.total_variation:.4f}", "0")
+    table.add_row("R-hat", f"{max(result.diagnostics.r_hat):.4f}", "1")
+    table.add_row("effective sample size, bulk", f"{min(result.diagnostics.ess_bulk):.0f}", "")
+    table.add_row("collapsed charts, restarted", f"{result.collapses}", "")
+    table.add_row("seconds", f"{result.seconds:.0f}", "")
+    return table

@@ -1,0 +1,37 @@
+"""What all commands share: how to speak, how to fail, options by one name."""
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+__all__ = ["MISTAKES", "PriorOption", "SeedOption", "console", "fail", "require_folder", "say"]
+
+console = Console()
+
+MISTAKES = (ValueError, TypeError, RuntimeError, ArithmeticError, OSError)
+"""Errors whose message is for the user."""
+
+PriorOption = Annotated[
+    list[str], typer.Option("--prior", help="LOW:HIGH of a parameter with a uniform prior; once for each, in order.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything: the same seed gives the same result.")]
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def require_folder(out: Path) -> None:
+    """Raise OSError unless a file can be made there, before any work is done."""
+    if not out.resolve().parent.is_dir():
+        raise OSError(f"Cannot write {out}: there is no folder {out.resolve().parent}. Choose another place by --out.")
+
+
+def fail(error: Exception) -> NoReturn:
+    """Say what is wrong and end the program."""
+    Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(2) from error

@@ -1,0 +1,156 @@
+"""Commands that simulate into stores, and look into them."""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, fail, require_folder, say
+from mfsbi.simulating import Plan, check, simulate_to_store, workers
+from mfsbi.sources import box, simulator
+from mfsbi.store import Store
+
+__all__ = ["simulate", "store"]
+
+store = typer.Typer(help="Look into simulations on disk.", no_args_is_help=True)
+
+StoreArgument = Annotated[Path, typer.Argument(help="A folder of `mfsbi simulate`.")]
+
+
+def _count(word: str | int) -> int:
+    """Return the whole number that a word such as 1e7 stands for."""
+    number = float(word)
+    if not (1 <= number < 1e18 and number == int(number)):
+        raise typer.BadParameter(f"should be a positive whole number, such as 100000 or 1e7; got {word}.")
+    return int(number)
+
+
+def _part(word: str) -> tuple[int, int]:
+    """Return (i, N) of the word i/N."""
+    i, _, count = word.partition("/")
+    if not (i.isdecimal() and count.isdecimal() and int(i) < int(count)):
+        raise ValueError(f"`--shard` should be i/N with i from 0 to N - 1; got {word}.")
+    return int(i), int(count)
+
+
+def simulate(  # noqa: PLR0913 - options of a command
+    word: Annotated[str, typer.Argument(metavar="SIMULATOR", help="A registered simulator, or MODULE:NAME.")],
+    *,
+    rows: Annotated[int, typer.Option("-n", parser=_count, metavar="N", help="Simulations, such as 1e7.")],
+    out: Annotated[Path, typer.Option(help="Folder of the store.")],
+    prior: PriorOption = [],  # noqa: B006 - typer copies it
+    seed: SeedOption = 0,
+    part: Annotated[
+        str, typer.Option("--shard", metavar="i/N", help="Only shards i, i + N, ...; i from 0 as in job arrays.")
+    ] = "0/1",
+    workers_: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
+    dask: Annotated[str, typer.Option(metavar="ADDRESS", help="A dask scheduler's, instead of --workers.")] = "",
+    shard_rows: Annotated[int, typer.Option(min=0, help="Rows of a shard; 0 to choose by size.")] = 0,
+    no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave out joint scores and joint log ratios.")] = False,
+    max_failures: Annotated[float, typer.Option(min=0, max=1, help="Fraction of simulations that may fail.")] = 0.1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Simulate into a store on disk. The same line again goes on after whatever interrupted it.
+
+    Theta comes from the prior, x from the simulator, and both from the seed alone: any number of workers, on any
+    machines, in any order leave the same store. A simulation that fails is told in failed/*.jsonl of the store.
+
+    mfsbi simulate polynomial -n 1e7 --out sims --workers 4
+
+    mfsbi simulate mymodule:simulate -n 1e6 --prior -1:1 --prior 0:10 --out sims
+
+    mfsbi simulate lhc -n 1e7 --out sims --shard $SLURM_ARRAY_TASK_ID/100     (sbatch --array=0-99)
+    """
+    try:
+        require_folder(out)
+        plan = _plan(word, prior, rows=rows, seed=seed, shard_rows=shard_rows or None, gold=not no_gold)
+        with _executor(workers_, dask) as executor:
+            found = simulate_to_store(
+                plan,
+                out,
+                executor=executor,
+                part=_part(part),
+                max_failures=max_failures,
+                show_progress_bar=False if quiet else None,
+            )
+    except KeyboardInterrupt as error:
+        say("Interrupted. Finished shards are safe; the same line again goes on.")
+        raise typer.Exit(130) from error
+    except MISTAKES as error:
+        fail(error)
+    say(_summary(found))
+
+
+@store.command()
+def info(path: StoreArgument) -> None:
+    """Say what a store holds and where that came from."""
+    try:
+        found = Store(path)
+    except MISTAKES as error:
+        fail(error)
+    say(_summary(found))
+    hidden = {"format", "prior_draws", "prior_log_probs"}
+    for name, value in found.attributes.items():
+        if name not in hidden:
+            say(f"{name.replace('_', ' ')}: {value}")
+
+
+@store.command(name="check")
+def check_store(
+    path: StoreArgument,
+    *,
+    again: Annotated[int, typer.Option(min=0, help="Shards to simulate again and compare bit by bit.")] = 0,
+    simulator_name: Annotated[str, typer.Option("--simulator", help="For --again, if not the store's word.")] = "",
+    prior: PriorOption = [],  # noqa: B006 - typer copies it
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of shards.")] = 0,
+) -> None:
+    """Read every finished shard and see whether it is what was written. Exit code 1 if one is not."""
+    try:
+        found = Store(path)
+        plan = _plan_of(found, simulator_name, prior) if again else None
+        faults = check(found, plan, again=again, seed=seed)
+    except MISTAKES as error:
+        fail(error)
+    say(_summary(found))
+    for fault in faults:
+        say(fault)
+    if faults:
+        say("Remove marks/c.<shard>.0 of these and run the line that made the store: they are made again.")
+        raise typer.Exit(1)
+    say("No fault found" + (f"; {again} shards came out the same again." if again else "."))
+
+
+def _plan(word: str, prior: list[str], *, rows: int, seed: int, shard_rows: int | None, gold: bool) -> Plan:
+    """Return the plan that words stand for; bounds replace the prior of a simulator that has one."""
+    known = simulator(word, prior)
+    chosen = box(prior) if prior else None
+    return Plan(known, rows, prior=chosen, seed=seed, shard_rows=shard_rows, gold=gold, name=word)
+
+
+def _plan_of(found: Store, word: str, prior: list[str]) -> Plan:
+    stored = found.attributes
+    known = {name: stored[name] for name in ("rows", "seed", "shard_rows", "gold")}
+    return _plan(word or stored["simulator"], prior, **known)
+
+
+@contextmanager
+def _executor(count: int, dask: str) -> Iterator[Executor | None]:
+    if not dask:
+        with workers(count) as executor:
+            yield executor
+        return
+    try:
+        from distributed import Client  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ValueError("`--dask` needs dask.distributed: pip install 'mfsbi[dask]'.") from error
+    with Client(dask) as client:
+        yield client.get_executor()
+
+
+def _summary(found: Store) -> str:
+    shards = f"{len(found.finished)} of {found.layout.shards} shards are finished"
+    failed = f", {found.failed:,} failed" if found.failed else ""
+    return f"{found.path} holds {len(found):,} of {found.rows:,} simulations{failed}; {shards}."

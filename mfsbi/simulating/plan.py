@@ -1,0 +1,182 @@
+"""What is simulated, and how to tell whether it is still the same."""
+
+import hashlib
+import inspect
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mfsbi.checks import require_positive_integer
+from mfsbi.seeds import alone, seeded
+from mfsbi.types import HasGold, Prior, Simulator
+
+__all__ = ["Plan", "fingerprint", "require_same"]
+
+DRAWS = 16
+"""Draws by which priors are compared."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Simulations to be made.
+
+    Arguments:
+        simulator: called with `theta` of shape `(rows, parameter)` in float32 and a whole number `seed` below 2^63
+            (`numpy.random.seed` takes fewer, `numpy.random.default_rng` any). A public attribute `version` is noted
+        rows: how many
+        prior: of theta; the simulator's own if None
+        seed: of everything
+        shard_rows: rows simulated by one call and written together; if None, so many that a shard takes 16 MB or that
+            there are 64 shards, whichever is fewer
+        gold: whether to keep the joint score and the joint log ratio of a simulator that knows them
+        name: of the simulator, for people; its class if empty
+
+    Raises:
+        ValueError: if a number is out of range
+    """
+
+    simulator: Simulator
+    rows: int
+    prior: Prior | None = None
+    seed: int = 0
+    shard_rows: int | None = None
+    gold: bool = True
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        require_positive_integer("rows", self.rows)
+        if self.shard_rows is not None:
+            require_positive_integer("shard_rows", self.shard_rows)
+        if self.seed < 0:
+            raise ValueError(f"`seed` should not be negative; got {self.seed}.")
+
+    @property
+    def prior_of_theta(self) -> Prior:
+        """The prior theta is drawn from."""
+        return self.simulator.prior if self.prior is None else self.prior
+
+    @property
+    def has_gold(self) -> bool:
+        """Whether gold comes along."""
+        return self.gold and isinstance(self.simulator, HasGold)
+
+    def attributes(self) -> dict[str, Any]:
+        """Return where the simulations come from, for JSON."""
+        with alone(), seeded(0):
+            return self._attributes()
+
+    def _attributes(self) -> dict[str, Any]:
+        prior = self.prior_of_theta
+        draws = prior.sample((DRAWS,))
+        return {
+            "simulator": self.name or type(self.simulator).__qualname__,
+            "simulator_version": str(_version(self.simulator)),
+            "simulator_hash": fingerprint(self.simulator),
+            "prior": repr(prior),
+            "prior_draws": draws.tolist(),
+            "prior_log_probs": torch.as_tensor(prior.log_prob(draws)).reshape(DRAWS, -1).sum(-1).tolist(),
+            "parameter_names": list(self.simulator.parameter_names),
+            "seed": self.seed,
+            "gold": self.has_gold,
+            "versions": {
+                "mfsbi": version("mfsbi"),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+
+MEANT = {
+    "rows": "a store does not grow; make another one with another seed, and learn from both",
+    "shard_rows": "shards keep their size",
+    "seed": "its shards would come from two seeds",
+    "gold": "its shards would differ in their arrays",
+    "parameter_names": "theta would mean two things",
+    "prior_draws": "theta would come from two priors",
+    "prior_log_probs": "theta would come from two priors",
+    "simulator_version": "x would come from two simulators",
+    "simulator_hash": "x would come from two simulators; its code or its public attributes are not what they were",
+}
+"""What has to agree between a store and whoever goes on with it, and why."""
+
+
+def require_same(path: Path, stored: dict[str, Any], plan: Plan) -> None:
+    """Raise ValueError, by the name of the first difference, unless a plan is the one a store was made by."""
+    here = {**plan.attributes(), "rows": plan.rows, "shard_rows": plan.shard_rows or stored["shard_rows"]}
+    for name, why in MEANT.items():
+        if not _agree(stored[name], here[name]):
+            raise ValueError(
+                f"`{name}` of the store {path} is {_short(stored[name])}; here it is {_short(here[name])}, and {why}. "
+                "Run what made the store, or choose another place."
+            )
+
+
+def _agree(one: Any, other: Any) -> bool:  # noqa: ANN401
+    """Whether two values of JSON are the same, up to rounding by different processors in lists of numbers."""
+    try:
+        first, second = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    except ValueError:
+        return bool(one == other)
+    return first.shape == second.shape and np.allclose(first, second, rtol=1e-4, atol=1e-6)
+
+
+def _short(value: Any) -> str:  # noqa: ANN401
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def fingerprint(thing: Any) -> str:  # noqa: ANN401
+    """Return a hash of the source of an object's classes and of its public attributes.
+
+    Code that it calls elsewhere is not seen: a simulator can say by an attribute `version` that such code has changed.
+    """
+    digest = hashlib.sha256("\n".join(_parts(thing, depth=4)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _parts(thing: Any, depth: int) -> list[str]:  # noqa: ANN401
+    """Return texts that together tell what an object does."""
+    if isinstance(thing, Tensor | np.ndarray):
+        array = np.ascontiguousarray(thing.detach().cpu().numpy() if isinstance(thing, Tensor) else thing)
+        return [str(array.dtype), str(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+    if inspect.isroutine(thing) or isinstance(thing, type):
+        return [_source(thing)]
+    parts = [_source(kind) for kind in type(thing).__mro__[:-1]]
+    inside = _inside(thing) if depth > 0 else {}
+    if " at 0x" not in repr(thing):
+        parts.append(repr(thing))
+    return parts + [part for name in inside for part in (name, *_parts(inside[name], depth - 1))]
+
+
+def _inside(thing: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return what an object holds, by names in a fixed order."""
+    if isinstance(thing, list | tuple):
+        return {str(i): value for i, value in enumerate(thing)}
+    held = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
+    weights = thing.state_dict() if isinstance(thing, nn.Module) else {}
+    public = {str(name): value for name, value in held.items() if not str(name).startswith("_")}
+    return dict(sorted({**public, **weights}.items()))
+
+
+def _source(thing: Any) -> str:  # noqa: ANN401
+    """Return the source of a class or function written for this, or its name where there is none."""
+    name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(type(thing)))}"
+    if name.partition(".")[0] in {*sys.stdlib_module_names, "torch", "numpy"} - {"__main__"}:
+        return name
+    try:
+        return name + inspect.getsource(thing)
+    except (OSError, TypeError):
+        return name
+
+
+def _version(simulator: Simulator) -> Any:  # noqa: ANN401
+    package = sys.modules.get(type(simulator).__module__.partition(".")[0])
+    return getattr(simulator, "version", getattr(package, "__version__", ""))

@@ -1,0 +1,203 @@
+"""Simulating on any `concurrent.futures.Executor`: this process, loky, dask.distributed, mpi4py.futures."""
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm.auto import tqdm
+
+from mfsbi.checks import require_positive_integer
+from mfsbi.seeds import spawned
+from mfsbi.simulating.plan import Plan, require_same
+from mfsbi.simulating.shards import allowed_failures, draw, shapes_of
+from mfsbi.store import Layout, Store, create, finish, is_finished, read_attributes, require_writable, sweep
+
+__all__ = ["simulate_to_store", "workers"]
+
+SHARD_BYTES = 16_000_000
+SHARDS = 64
+IN_FLIGHT = 1024
+"""Shards submitted at a time: more than most clusters have workers, and little to keep."""
+
+
+class Made(NamedTuple):
+    """What became of a shard."""
+
+    rows: int
+    failed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that a worker needs to know besides the shard's number."""
+
+    plan: Plan
+    path: Path
+    layout: Layout
+    max_failures: float
+
+
+def simulate_to_store(
+    plan: Plan,
+    path: Path | str,
+    *,
+    executor: Executor | None = None,
+    part: tuple[int, int] = (0, 1),
+    max_failures: float = 0.1,
+    show_progress_bar: bool | None = None,
+) -> Store:
+    """Simulate what is not yet in a store; call it again, anywhere, to go on after whatever happened.
+
+    Arguments:
+        plan: what to simulate
+        path: the store's folder, on a file system that all workers see; made if there is none
+        executor: anything with `submit`: `workers(k)`, `dask.distributed.Client(...).get_executor()`,
+            `mpi4py.futures.MPIPoolExecutor()`; this process if None. Workers are processes of one thread each: those
+            that share a process take turns
+        part: (i, N) for the shards i, i + N, i + 2 N, ..., i from 0 as in SLURM's job arrays
+        max_failures: the fraction of rows that may fail, in a shard and in this run; ten always may, unless it is 0
+        show_progress_bar: if None, only in a terminal
+
+    Returns:
+        the store as it is then
+
+    Raises:
+        ValueError: if the store was made by another plan, or x has another shape than in it
+        RuntimeError: if too many simulations fail; the message holds the first traceback
+        OSError: if there is no room, or the store cannot be written
+    """
+    path = Path(path).resolve()
+    _require_range(part, max_failures)
+    layout = _opened(plan, path)
+    there = set(Store(path).marks)
+    todo = [shard for shard in range(part[0], layout.shards, part[1]) if shard not in there]
+    if todo:
+        require_writable(path)
+        _require_room(path, len(todo) * layout.shard_rows * layout.bytes_per_row)
+    made = _made(_Job(plan, path, layout, max_failures), todo, executor)
+    mine = range(part[0], layout.shards, part[1])
+    before = sum(layout.rows_of(shard) for shard in mine) - sum(layout.rows_of(shard) for shard in todo)
+    _follow(made, before, sum(layout.rows_of(shard) for shard in mine), max_failures, show_progress_bar)
+    store = Store(path)
+    if todo and store.complete:
+        sweep(path)
+    return store
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Executor | None]:
+    """Lend an executor of so many processes on this machine; None, which is this process, for one.
+
+    Raises:
+        ValueError: if count is not positive
+    """
+    require_positive_integer("workers", count)
+    if count == 1:
+        yield None
+        return
+    from loky import ProcessPoolExecutor  # noqa: PLC0415 - most processes do without
+
+    pool = ProcessPoolExecutor(count)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=True, kill_workers=True)
+        raise
+    pool.shutdown(wait=True)
+
+
+def make_shard(job: _Job, shard: int) -> Made:
+    """Simulate and write one shard, unless somebody else has finished it meanwhile; runs in a worker."""
+    rows = job.layout.rows_of(shard)
+    if is_finished(job.path, job.layout, shard):
+        return Made(rows, 0, "")
+    drawn = draw(job.plan, job.layout, shard, max_failures=job.max_failures)
+    seed = spawned(job.plan.seed, shard)
+    finish(job.path, job.layout, shard, seed=seed, arrays=drawn.arrays, reasons=drawn.reasons)
+    reason = "theta = {theta}: {error}".format(**drawn.reasons[0]) if drawn.reasons else ""
+    return Made(rows, len(drawn.reasons), reason)
+
+
+def _opened(plan: Plan, path: Path) -> Layout:
+    """Return the layout of the store, which is made if there is none and is this plan's."""
+    if not (path / "zarr.json").exists():
+        layout = _sized(plan, shapes_of(plan))
+        _require_room(path, layout.rows * layout.bytes_per_row)
+        create(path, layout, plan.attributes())
+    attributes = read_attributes(path)  # somebody else may have been first
+    require_same(path, attributes, plan)
+    return Layout.of(attributes)
+
+
+def _sized(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> Layout:
+    """Return the layout of a plan, which must not depend on who carries it out."""
+    fitting = SHARD_BYTES // Layout(1, 1, shapes).bytes_per_row
+    rows = plan.shard_rows or max(1, min(fitting, math.ceil(plan.rows / SHARDS)))
+    return Layout(plan.rows, min(rows, plan.rows), shapes)
+
+
+def _made(job: _Job, todo: Sequence[int], executor: Executor | None) -> Iterator[Made]:
+    """Yield what became of each shard, in the order they are finished."""
+    if executor is None:
+        yield from (make_shard(job, shard) for shard in todo)
+        return
+    waiting, pending = iter(todo), set[Future[Made]]()
+    try:
+        while True:
+            room = IN_FLIGHT - len(pending)
+            pending |= {executor.submit(make_shard, job, shard) for shard in islice(waiting, room)}
+            if not pending:
+                return
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    except BrokenExecutor as error:
+        raise RuntimeError(
+            f"The workers broke down: {error} Finished shards are safe, and the same again goes on. If one was killed "
+            "for want of memory, take fewer workers or smaller shards."
+        ) from error
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _follow(made: Iterator[Made], before: int, rows: int, max_failures: float, show: bool | None) -> None:  # noqa: FBT001
+    """Show progress until all is made, or too much of it failed."""
+    failed = total = 0
+    disable = None if show is None else not show
+    with tqdm(total=rows, initial=before, unit=" rows", unit_scale=True, desc="simulating", disable=disable) as bar:
+        for shard in made:
+            failed, total = failed + shard.failed, total + shard.rows
+            bar.set_postfix_str(f"{failed:,} failed", refresh=False)
+            bar.update(shard.rows)
+            if failed > allowed_failures(max_failures, total):
+                raise RuntimeError(
+                    f"{failed} of {total} simulations of this run failed, more than `max_failures` = {max_failures} "
+                    f"allows. The latest: {shard.reason}. Finished shards are kept, with all reasons in "
+                    "failed/*.jsonl of the store."
+                )
+
+
+def _require_room(path: Path, needed: int) -> None:
+    """Raise OSError if the disk is clearly too small; quotas are met when they are met."""
+    place = next(folder for folder in [path, *path.parents] if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OSError(
+            f"The store {path} needs {needed / 1e9:.2f} GB more and {free / 1e9:.2f} GB are free. Make room, or choose "
+            "another place."
+        )
+
+
+def _require_range(part: tuple[int, int], max_failures: float) -> None:
+    if not 0 <= part[0] < part[1]:
+        raise ValueError(f"`part` should be (i, N) with 0 <= i < N; got {part}.")
+    if not 0 <= max_failures <= 1:
+        raise ValueError(f"`max_failures` should be a fraction between 0 and 1; got {max_failures}.")

@@ -1,0 +1,176 @@
+"""One shard: theta from the prior, x from the simulator, and which rows failed; see `mfsbi.simulating`."""
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mfsbi.seeds import alone, seeded, spawned
+from mfsbi.simulating.plan import Plan
+from mfsbi.store import Layout
+
+__all__ = ["Drawn", "allowed_failures", "draw", "shapes_of"]
+
+GRACE = 10
+"""Failures that never are too many, unless none is allowed."""
+
+TRIES = 4
+"""Pairs of theta at which a simulator may fail before it is given up."""
+
+
+class Drawn(NamedTuple):
+    """One shard.
+
+    Arguments:
+        arrays: by name, a row for each simulation, NaN where one failed
+        reasons: row in the store, theta, error and traceback of each failure
+    """
+
+    arrays: dict[str, NDArray]
+    reasons: list[dict[str, Any]]
+
+
+def draw(plan: Plan, layout: Layout, shard: int, *, max_failures: float = 1.0) -> Drawn:
+    """Simulate one shard of a plan.
+
+    Arguments:
+        plan: what to simulate
+        layout: of the store
+        shard: its number
+        max_failures: the fraction of rows that may fail
+
+    Raises:
+        ValueError: if theta is not finite, or x has another shape than in the rest of the store
+        RuntimeError: if too many rows fail; the message holds the first traceback
+    """
+    rows, first = layout.rows_of(shard), shard * layout.shard_rows
+    with alone():
+        theta = _theta(plan, rows, shard, 0)
+        making = _Making(plan, theta, (shard, 1), allowed_failures(max_failures, rows), first)
+        arrays = {name: np.full((rows, *shape), np.nan, np.float32) for name, shape in layout.shapes.items()}
+        arrays["theta"][:] = theta.numpy()
+        for start, end, found in making.pieces(0, rows):
+            for name, values in found.items():
+                expected = (end - start, *layout.shapes[name])
+                if values.shape != expected:
+                    raise ValueError(
+                        f"`{name}` should have shape {expected}, as in the rest of the store; the simulator's has "
+                        f"{values.shape}."
+                    )
+                arrays[name][start:end] = values
+    failed = np.zeros(rows, dtype=bool)
+    failed[[reason["row"] - first for reason in making.reasons]] = True
+    return Drawn({**arrays, "failed": failed}, sorted(making.reasons, key=lambda reason: reason["row"]))
+
+
+def shapes_of(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of one row of each array, found by two rows or, if they fail, a few more.
+
+    Raises:
+        RuntimeError: if the simulator fails at all of them
+        ValueError: if its x has no rows
+    """
+    with alone():
+        for attempt in range(TRIES):
+            theta = _theta(plan, 2, 0, 2, attempt)
+            making = _Making(plan, theta, (0, 3, attempt), allowed=2, first=0)
+            for _, _, found in making.pieces(0, 2):
+                return {"theta": tuple(theta.shape[1:]), **{name: value.shape[1:] for name, value in found.items()}}
+    raise RuntimeError(
+        f"The simulator failed at {2 * TRIES} of {2 * TRIES} theta from the prior, so nothing was written. The last "
+        f"time:\n{_told(making.reasons[-1])}"
+    )
+
+
+def allowed_failures(fraction: float, rows: int) -> float:
+    """Return how many of so many rows may fail."""
+    return fraction * rows + (GRACE if fraction > 0 else 0)
+
+
+@dataclass
+class _Making:
+    """Simulations of given theta, and what went wrong so far."""
+
+    plan: Plan
+    theta: Tensor
+    keys: tuple[int, ...]
+    allowed: float
+    first: int
+    reasons: list[dict[str, Any]] = field(default_factory=list)
+
+    def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, dict[str, NDArray]]]:
+        """Yield runs of rows that did not raise an exception, and their arrays."""
+        found = None
+        try:
+            found = self._call(self.theta[start:end], spawned(self.plan.seed, *self.keys, start, end))
+        except MemoryError:
+            raise  # the machine's failure, not that of a row
+        except Exception as error:  # whatever a simulator raises is its failure at some rows
+            if end - start == 1:
+                self._record(start, f"{type(error).__name__}: {error}", traceback.format_exc())
+                return
+        if found is None:
+            middle = (start + end) // 2
+            yield from self.pieces(start, middle)
+            yield from self.pieces(middle, end)
+            return
+        arrays = {name: _array(name, value, end - start) for name, value in found.items()}
+        self._record_infinite(start, arrays)
+        yield start, end, arrays
+
+    def _call(self, theta: Tensor, seed: int) -> dict[str, Any]:
+        with seeded(seed):
+            if not self.plan.has_gold:
+                return {"x": self.plan.simulator.simulate(theta, seed=seed)}
+            found: Any = self.plan.simulator
+            found = found.simulate_with_gold(theta, seed=seed)
+        return {"x": found.x, "joint_score": found.joint_score, "joint_log_ratio": found.joint_log_ratio}
+
+    def _record(self, row: int, error: str, trace: str = "") -> None:
+        """Keep a failure, unless it is one too many."""
+        theta = self.theta[row].tolist()
+        self.reasons.append({"row": self.first + row, "theta": theta, "error": error, "traceback": trace})
+        if len(self.reasons) > self.allowed:
+            raise RuntimeError(
+                f"{len(self.reasons)} of {len(self.theta)} simulations failed, more than `max_failures` allows. The "
+                f"first of them:\n{_told(self.reasons[0])}"
+            )
+
+    def _record_infinite(self, start: int, arrays: dict[str, NDArray]) -> None:
+        """Keep rows as failures that hold NaN or infinity."""
+        bad = {name: ~np.isfinite(values).reshape(len(values), -1).all(axis=1) for name, values in arrays.items()}
+        for row in np.flatnonzero(np.any(list(bad.values()), axis=0)).tolist():
+            names = [name for name, rows in bad.items() if rows[row]]
+            self._record(start + row, f"not finite: {', '.join(names)}")
+
+
+def _theta(plan: Plan, rows: int, *keys: int) -> Tensor:
+    """Return draws of the prior, in float32."""
+    with seeded(spawned(plan.seed, *keys)):
+        theta = plan.prior_of_theta.sample((rows,)).to(torch.float32)
+    names = list(plan.simulator.parameter_names)
+    if theta.shape != (rows, len(names)) or not torch.isfinite(theta).all():
+        raise ValueError(
+            f"The prior should draw finite theta of shape {(rows, len(names))}, one column for each of {names}; got "
+            f"shape {tuple(theta.shape)}, {int(torch.isfinite(theta).sum())} of {theta.numel()} numbers finite."
+        )
+    return theta
+
+
+def _array(name: str, value: Any, rows: int) -> NDArray:  # noqa: ANN401
+    """Return what a simulator returned, in float32."""
+    axes = "(rows,)" if name == "joint_log_ratio" else "(rows, features)"
+    if not isinstance(value, Tensor) or len(value.shape) < axes.count(" ") + 1 or len(value) != rows:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"
+        raise ValueError(f"A simulator's `{name}` should be a tensor of shape {axes}, rows being {rows}; got {got}.")
+    array: NDArray = value.detach().cpu().to(torch.float32).numpy()
+    return array
+
+
+def _told(reason: dict[str, Any]) -> str:
+    return f"theta = {reason['theta']}\n{reason['traceback'] or reason['error']}"

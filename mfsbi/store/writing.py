@@ -1,0 +1,148 @@
+"""Finishing a shard: aside, checked, forced to disk, renamed into place, the mark last."""
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfsbi.store.layout import Layout, aside
+
+__all__ = ["digest_of", "finish", "is_finished", "require_writable", "sweep"]
+
+
+def finish(
+    path: Path, layout: Layout, shard: int, *, seed: int, arrays: dict[str, NDArray], reasons: list[dict[str, Any]]
+) -> bool:
+    """Write one shard, unless it is finished.
+
+    Arguments:
+        path: of the store
+        layout: of the store
+        shard: its number
+        seed: the one its data come from
+        arrays: those of the layout and `failed`, a row for each of the shard
+        reasons: of failures, whatever JSON can hold of each
+
+    Returns:
+        whether this call finished it
+
+    Raises:
+        ValueError: if an array has another shape than the store's, or numbers are not finite in a row that did not fail
+        OSError: if it cannot be written; nothing of it stays
+    """
+    _require_sound(layout, shard, arrays)
+    if is_finished(path, layout, shard):
+        return False
+    chunks = {name: _chunk(layout, name, arrays[name]) for name in layout.arrays}
+    contents = {layout.file_of(name, shard): chunk for name, chunk in chunks.items()}
+    if reasons:
+        contents[layout.reasons_of(shard)] = "".join(json.dumps(reason) + "\n" for reason in reasons).encode()
+    marks = np.array([seed, arrays["failed"].sum(), digest_of(chunks.values())], dtype="<u8").tobytes()
+    try:
+        _place(path, contents)
+        for folder in {(path / name).parent for name in contents}:
+            _force(folder)
+        _place(path, {layout.file_of("marks", shard): marks})
+    except FileNotFoundError:
+        if is_finished(path, layout, shard):  # by somebody else, who swept up
+            return False
+        raise
+    except OSError as error:
+        raise OSError(error.errno, _complaint(path, error)) from error
+    return True
+
+
+def digest_of(chunks: Any) -> int:  # noqa: ANN401 - an iterable of bytes
+    """Return a number that tells whether chunks are as they were written."""
+    total = hashlib.blake2b(digest_size=8)
+    for chunk in chunks:
+        total.update(chunk)
+    return int.from_bytes(total.digest(), "little")
+
+
+def is_finished(path: Path, layout: Layout, shard: int) -> bool:
+    """Return whether a shard is there."""
+    return (path / layout.file_of("marks", shard)).is_file()
+
+
+def require_writable(path: Path) -> None:
+    """Raise OSError unless files can be made in a store."""
+    probe = aside(path / "marks" / "probe")
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, _complaint(path, error)) from error
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers have left of shards that others finished; for a store with nothing left to write."""
+    for name in path.iterdir():
+        for left in name.glob(".*") if name.is_dir() else ():
+            left.unlink(missing_ok=True)
+
+
+def _place(path: Path, contents: dict[Path, bytes]) -> None:
+    """Bring files to disk under their names, all of them whole or none of them there."""
+    places = {aside(path / name): path / name for name in contents}
+    try:
+        for place, content in zip(places, contents.values(), strict=True):
+            with place.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for place, final in places.items():
+            place.replace(final)
+    finally:
+        for place in places:
+            place.unlink(missing_ok=True)
+
+
+def _force(folder: Path) -> None:
+    """Make renames in a folder outlast a power failure."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _chunk(layout: Layout, name: str, array: NDArray) -> bytes:
+    """Return the bytes of a chunk, filled up where the last shard ends early."""
+    kind, empty = ("?", False) if name == "failed" else ("<f4", np.nan)
+    if len(array) == layout.shard_rows:
+        return array.astype(kind, copy=False).tobytes()
+    whole = np.full((layout.shard_rows, *array.shape[1:]), empty, dtype=kind)
+    whole[: len(array)] = array
+    return whole.tobytes()
+
+
+def _require_sound(layout: Layout, shard: int, arrays: dict[str, NDArray]) -> None:
+    rows = layout.rows_of(shard)
+    for name in layout.arrays:
+        expected = (rows, *layout.shapes.get(name, ()))
+        got = arrays[name].shape if name in arrays else "none at all"
+        if got != expected:
+            raise ValueError(
+                f"`{name}` of shard {shard} should have shape {expected} as in the rest of the store; got {got}. "
+                "A store holds simulations of one simulator: make another store."
+            )
+    sound = ~arrays["failed"]
+    for name in layout.shapes:
+        if not np.isfinite(arrays[name][sound]).all():
+            raise ValueError(f"`{name}` of shard {shard} should be finite in all rows that did not fail.")
+
+
+def _complaint(path: Path, error: OSError) -> str:
+    advice = {
+        errno.ENOSPC: "Make room and run the same again: finished shards are safe.",
+        errno.EDQUOT: "Make room and run the same again: finished shards are safe.",
+        errno.EROFS: "The file system is read-only.",
+        errno.EACCES: "You may read it but not write.",
+    }.get(error.errno or 0, "Finished shards are safe.")
+    return f"Cannot write to the store {path}: {error.strerror or error}. {advice}"

@@ -1,0 +1,106 @@
+import re
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from mfsbi.cli import app, storing
+from mfsbi.store import Store
+from tests.simulating.problems import contents
+
+MODULE = """
+import torch
+
+def simulate(theta):
+    if (theta[:, 1] > 9.5).any():
+        raise ArithmeticError("no solution")
+    return theta + torch.randn(len(theta), 2)
+"""
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "my_simulators.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "my_simulators:simulate"
+    sys.modules.pop("my_simulators", None)
+
+
+def test_a_simulator_fills_a_store_and_the_same_line_goes_on(tmp_path):
+    line = ["simulate", "polynomial", "-n", "1e2", "--shard-rows", 25, "--out", tmp_path / "store"]
+    result = run(*line, "--shard", "1/2")
+    assert result.exit_code == 0, result.output
+    assert "holds 50 of 100 simulations; 2 of 4 shards are finished" in result.output
+    result = run(*line)
+    assert "holds 100 of 100 simulations; 4 of 4 shards are finished" in result.output
+    before = contents(tmp_path / "store")
+    assert run(*line).exit_code == 0
+    assert contents(tmp_path / "store") == before
+    assert Store(tmp_path / "store").attributes["simulator"] == "polynomial"
+
+
+def test_a_store_of_a_function_is_shown_and_checked(module, tmp_path):
+    bounds = ["--prior", "-1:1", "--prior", "0:10"]
+    out = tmp_path / "store"
+    result = run("simulate", module, *bounds, "-n", 60, "--shard-rows", 20, "--out", out, "--max-failures", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "failed; 3 of 3 shards" in result.output
+    shown = run("store", "info", out).output
+    assert "simulator: my_simulators:simulate" in shown
+    assert "parameter names: ['theta_0', 'theta_1']" in shown
+    result = run("store", "check", out, "--again", 2, *bounds)
+    assert result.exit_code == 0, result.output
+    assert "2 shards came out the same again" in result.output
+
+
+def test_a_damaged_store_is_an_exit_code_and_advice(tmp_path):
+    run("simulate", "polynomial", "-n", 50, "--shard-rows", 25, "--out", tmp_path / "store")
+    (tmp_path / "store" / "x" / "c.1.0").write_bytes(b"")
+    result = run("store", "check", tmp_path / "store")
+    assert result.exit_code == 1
+    assert "Shard 1: cannot be read" in result.output
+    assert "Remove marks/c.<shard>.0" in result.output
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storing, "simulate_to_store", interrupt)
+    result = run("simulate", "polynomial", "-n", 50, "--out", tmp_path / "store")
+    assert result.exit_code == 130
+    assert "the same line again goes on" in result.output
+
+
+LINE = ["simulate", "polynomial", "--out", "{0}/store"]
+REFUSED = {
+    "half a row": ([*LINE, "-n", "1.5"], "should be a positive whole number, such as 100000 or 1e7; got 1.5"),
+    "no number": ([*LINE, "-n", "many"], "-n"),
+    "too many": ([*LINE, "-n", "1e40"], "should be a positive whole number"),
+    "a part from 1": ([*LINE, "-n", "50", "--shard", "2/2"], "`--shard` should be i/N with i from 0 to N - 1; got 2/2"),
+    "no part": ([*LINE, "-n", "50", "--shard", "first"], "`--shard` should be i/N"),
+    "a larger store than the disk": ([*LINE, "-n", "1e15"], "GB more and .* GB are free"),
+    "no folder": (["simulate", "polynomial", "-n", "50", "--out", "{0}/no/store"], "there is no folder"),
+    "an unknown simulator": (["simulate", "nonsense", "-n", "50", "--out", "{0}/store"], "there is no simulator"),
+    "nothing to check": (["store", "check", "{0}/store"], "There is no store"),
+    "nothing to see": (["store", "info", "{0}/store"], "There is no store"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_mistakes_are_errors_that_leave_nothing_behind(name, tmp_path):
+    words, message = REFUSED[name]
+    result = run(*(word.format(tmp_path) for word in words))
+    assert result.exit_code == 2, result.output
+    assert re.search(message, re.sub(r"[\s│]+", " ", result.stderr)), result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["simulate"])
+def test_help_shows_how_to_begin(name):
+    assert f"mfsbi {name} polynomial -n 1e7" in run(name, "--help").output

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from mfsbi.simulating import Plan
+from mfsbi.simulating.plan import fingerprint
+from mfsbi.sources import box, simulator
+from simulators.polynomial import PolynomialSurface
+from tests.simulating.problems import Fragile, Noisy
+
+
+class Holding(Noisy):
+    """Holds whatever it is given."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+
+def double(theta):
+    return 2 * theta
+
+
+def triple(theta):
+    return 3 * theta
+
+
+def network(seed):
+    torch.manual_seed(seed)
+    return nn.Linear(2, 2)
+
+
+LARGE = np.zeros(5000)
+CHANGED = LARGE.copy()
+CHANGED[2500] = 1  # where repr shows dots
+DIFFERENT = {
+    "numbers": (1.0, 1.5),
+    "tensors": (torch.from_numpy(LARGE), torch.from_numpy(CHANGED)),
+    "arrays": (LARGE, CHANGED),
+    "lists of arrays": ([LARGE], [CHANGED]),
+    "dictionaries": ({"a": LARGE}, {"a": CHANGED}),
+    "functions": (double, triple),
+    "classes": (Noisy, Fragile),
+    "objects": (Noisy(1.0), Noisy(2.0)),
+    "networks": (network(0), network(1)),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_a_simulator_holds_tells_it_from_others(name):
+    one, other = (fingerprint(Holding(what)) for what in DIFFERENT[name])
+    assert one != other
+    assert one == fingerprint(Holding(DIFFERENT[name][0]))
+
+
+def test_code_tells_simulators_apart_and_what_is_private_does_not():
+    surface = PolynomialSurface()
+    before = fingerprint(surface)
+    surface._cache = 3
+    assert fingerprint(surface) == before == fingerprint(PolynomialSurface())
+    assert before != fingerprint(PolynomialSurface(tolerance=1e-3))
+    assert fingerprint(Noisy()) != fingerprint(Fragile())
+
+
+def test_functions_are_told_apart_by_their_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hashes = []
+    for i, body in enumerate(["2 * theta", "3 * theta"]):
+        (tmp_path / f"module_{i}.py").write_text(f"def simulate(theta):\n    return {body}\n")
+        hashes.append(fingerprint(simulator(f"module_{i}:simulate", ["0:1"])))
+    assert hashes[0] != hashes[1]
+
+
+def test_attributes_are_json_and_do_not_depend_on_settings():
+    plan = Plan(PolynomialSurface(), rows=10, name="polynomial")
+    found = plan.attributes()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = plan.attributes()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert again == found
+    assert found["simulator"] == "polynomial"
+    assert found["parameter_names"] == ["theta"]
+    assert found["gold"] is True
+    assert Plan(PolynomialSurface(), rows=10, gold=False).attributes()["gold"] is False
+    assert set(found["versions"]) == {"mfsbi", "torch", "numpy", "python"}
+
+
+def test_priors_differ_by_their_draws_or_their_densities():
+    one, other = (Plan(Noisy(), rows=1, prior=box(["0:1", word])).attributes() for word in ("0:1", "0:2"))
+    assert one["prior_draws"] != other["prior_draws"]
+    normal = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    assert len(Plan(Noisy(), rows=1, prior=normal).attributes()["prior_log_probs"]) == 16
+
+
+@pytest.mark.parametrize("numbers", [{"rows": 0}, {"rows": 5, "shard_rows": 0}, {"rows": 5, "seed": -1}])
+def test_numbers_out_of_range_are_refused(numbers):
+    with pytest.raises(ValueError, match="should be a positive integer|should not be negative"):
+        Plan(Noisy(), **numbers)
