@@ -7,6 +7,7 @@
 | `mymodule:simulate` | a function theta -> x, rows to rows; its prior comes as bounds |
 | `sims.npz` | arrays by name |
 | `theta.npy x.npy` | one array each |
+| `sims` | a store of `mfsbi simulate`; its prior is that of the simulator it names, if no bounds come |
 
 A `Source` is any of these, or a folder of MadMiner's, as something to learn from.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,44 +28,12 @@ from torch.distributions import Distribution, Independent, Uniform
 from mfsbi.checks import require_finite
 from mfsbi.gold import read_madminer, simulate
 from mfsbi.registry import named
+from mfsbi.rows import Rows
 from mfsbi.seeds import derived, seeded
+from mfsbi.store import Store
 from mfsbi.types import HasGold, Prior, Simulator
 
-__all__ = ["Rows", "Source", "bounds_of", "box", "read_arrays", "simulator", "source_of"]
-
-
-class Rows(NamedTuple):
-    """Simulations and their gold; see `mfsbi.train.data.Batch` for shapes and meaning."""
-
-    theta: Tensor
-    x: Tensor
-    joint_score: Tensor | None = None
-    joint_log_ratio: Tensor | None = None
-    from_theta: Tensor | None = None
-
-    def __str__(self) -> str:
-        gold = [name.replace("_", " ") for name in ("joint_score", "joint_log_ratio") if name in self.fields]
-        with_gold = f", with {' and '.join(gold)}" if gold else ""
-        if self.from_theta is None:
-            return f"{len(self.theta):,} simulations{with_gold}"
-        elsewhere = int((self.from_theta == 0).sum())
-        return f"{len(self.theta):,} simulations, {elsewhere:,} of them drawn at the reference{with_gold}"
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """What is there, by the names that `append_simulations` has for it."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
-    def at_theta(self) -> "Rows":
-        """Return the rows drawn at theta, without labels."""
-        if self.from_theta is None:
-            return self
-        kept = self.from_theta > 0
-        return self._replace(**{name: value[kept] for name, value in self.fields.items()})._replace(from_theta=None)
-
-    def without_gold(self) -> "Rows":
-        """Return the rows without what a simulator knows besides theta and x."""
-        return self._replace(joint_score=None, joint_log_ratio=None)
+__all__ = ["Source", "bounds_of", "box", "read_arrays", "simulator", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -74,14 +43,16 @@ class Source:
     Arguments:
         prior: of theta
         parameter_names: one for each parameter
-        simulator: None where rows are there
-        rows: None where a simulator is there
+        simulator: None where there are rows or a store
+        rows: None where a simulator or a store is there
+        store: None where a simulator or rows are there
     """
 
     prior: Prior
     parameter_names: Sequence[str]
     simulator: Simulator | None = None
     rows: Rows | None = None
+    store: Store | None = None
 
     def for_likelihood(self, count: int, *, seed: int, gold: bool = True) -> Rows:
         """Return the rows drawn at theta, with the joint score if it is known.
@@ -167,6 +138,8 @@ def source_of(
         return Source(box(bounds), names, rows=Rows(**{name: found[name] for name in Rows._fields}))
     if madminer is None and any(word.endswith((".npy", ".npz")) for word in words):
         return Source(box(bounds), names, rows=Rows(*read_arrays([Path(word) for word in words], ["theta", "x"])))
+    if madminer is None and len(words) == 1 and Path(words[0]).is_dir():
+        return _stored(Store(words[0]), bounds)
     if madminer is not None or len(words) != 1:
         got = " ".join([*words, *([f"--madminer {madminer}"] if madminer is not None else [])])
         raise ValueError(
@@ -174,6 +147,13 @@ def source_of(
         )
     known = simulator(words[0], bounds)
     return Source(known.prior, list(known.parameter_names), simulator=known)
+
+
+def _stored(store: Store, bounds: Sequence[str]) -> Source:
+    """Return a store with the prior that bounds say, or that of its simulator."""
+    names = store.attributes["parameter_names"]
+    prior = box(bounds) if bounds else simulator(store.attributes["simulator"]).prior
+    return Source(prior, names, store=store)
 
 
 def box(bounds: Sequence[str]) -> Distribution:

@@ -18,6 +18,7 @@ from mfsbi.registry import named
 from mfsbi.seeds import derived
 from mfsbi.sources import box
 from mfsbi.train import losses
+from mfsbi.train.checkpoint import Checkpoints
 from tests.problems import surface_data, write_madminer, write_mined_surface
 
 TINY = ["demo", "--simulations", "1000", "--quiet"]
@@ -137,6 +138,31 @@ def test_training_on_a_simulator_knows_prior_and_dimension(tmp_path):
     assert result.exit_code == 0, result.output
     assert load(out).spec == MFlow(manifold_dim=2)
     assert "reconstruction" in result.output
+
+
+@pytest.mark.filterwarnings("ignore:The ch")
+def test_a_store_is_learned_from_and_what_was_killed_goes_on(tmp_path, monkeypatch):
+    sims, out = tmp_path / "sims", tmp_path / "model.safetensors"
+    result = run("simulate", "polynomial", "-n", 400, "--shard-rows", 40, "--out", sims, "--quiet")
+    assert result.exit_code == 0, result.output
+    line = "train", sims, "--manifold-dim", 2, "--epochs", 2, "--no-gold", "--quiet", "--out", out, "--resume"
+    write = Checkpoints.write
+
+    def terminated(self, snapshot):
+        self.terminated = True
+        write(self, snapshot)
+
+    monkeypatch.setattr("mfsbi.plugin.simulations.IN_MEMORY", 4000)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", terminated)
+        result = run(*line)
+        assert result.exit_code == 143, result.output
+    assert not out.exists()
+    result = run(*line)
+    assert result.exit_code == 0, result.output
+    assert "Learning from Store(" in result.output
+    assert load(out).spec == MFlow(manifold_dim=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"sims", "model.safetensors"}
 
 
 @pytest.mark.parametrize("ending", ["nc", "zarr"])

@@ -32,7 +32,7 @@ __all__ = ["calibrate", "sample", "train"]
 def train(  # noqa: PLR0913 - options of a command
     source: Annotated[
         list[str] | None,
-        typer.Argument(help="A registered simulator, MODULE:NAME, or arrays: sims.npz, or theta.npy x.npy."),
+        typer.Argument(help="A registered simulator, MODULE:NAME, a store, or arrays: sims.npz, or theta.npy x.npy."),
     ] = None,
     *,
     madminer: Annotated[Path | None, typer.Option(help="A folder of MadMiner's samples instead.")] = None,
@@ -57,6 +57,8 @@ def train(  # noqa: PLR0913 - options of a command
 
     mfsbi train polynomial
 
+    mfsbi train sims    # a store of `mfsbi simulate`, streamed if it is larger than memory
+
     mfsbi train mymodule:simulate --prior -1:1 --prior 0:10 --manifold-dim 2
 
     mfsbi train polynomial --resume    # the same line again after a kill goes on where it was
@@ -67,15 +69,13 @@ def train(  # noqa: PLR0913 - options of a command
         require_folder(out)
         origin = source_of(source or [], prior, madminer, sample_name)
         trainer = _new_trainer(model, manifold_dim, origin, seed=seed, show_progress_bars=False if quiet else None)
-        rows_of = origin.for_ratio if isinstance(trainer, ALICES) else origin.for_likelihood
-        rows = rows_of(simulations, seed=seed, gold=not no_gold)
-        if origin.rows is not None and len(rows.theta) < len(origin.rows.theta):
-            say(f"A likelihood learns from what was drawn at theta0 alone, not from all {origin.rows}.")
-        say(f"Learning from {rows}.")
+        _append(trainer, origin, simulations, seed=seed, gold=not no_gold)
         kept = out.with_name(f"{out.name}.checkpoints")
-        keeping: dict[str, Any] = {"checkpoint": kept, "resume_training": True} if resume else {}
-        trainer.append_simulations(**rows.fields).train(max_num_epochs=epochs, **keeping)
-        save(trainer, out)
+        settings: dict[str, Any] = {"checkpoint": kept, "resume_training": True} if resume else {}
+        if no_gold:
+            settings["score_weight"] = 0.0
+        estimator = trainer.train(max_num_epochs=epochs, **settings)
+        save(trainer if trainer.simulations.store is None else estimator, out)
         if resume:
             rmtree(kept)
     except MISTAKES as error:
@@ -164,6 +164,20 @@ def calibrate(  # noqa: PLR0913 - options of a command
     say(f"The figure is in {out}")
     if not result.passed:
         raise typer.Exit(1)
+
+
+def _append(trainer: Trainer, origin: Source, simulations: int, *, seed: int, gold: bool) -> None:
+    """Give a trainer what it learns from, and say what that is."""
+    if origin.store is not None:
+        say(f"Learning from {origin.store}.")
+        trainer.append_simulations(origin.store)
+        return
+    rows_of = origin.for_ratio if isinstance(trainer, ALICES) else origin.for_likelihood
+    rows = rows_of(simulations, seed=seed, gold=gold)
+    if origin.rows is not None and len(rows.theta) < len(origin.rows.theta):
+        say(f"A likelihood learns from what was drawn at theta0 alone, not from all {origin.rows}.")
+    say(f"Learning from {rows}.")
+    trainer.append_simulations(**rows.fields)
 
 
 def _new_trainer(

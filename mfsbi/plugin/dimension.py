@@ -140,7 +140,7 @@ def _squared_errors(n: int, training: Batch, validation: Batch, steps: int, seed
     """Return the squared distances of held-out rows to a manifold of n dimensions, standardised, in float64."""
     with seeded(seed):
         model = MFlow(n).build(training.theta, training.x)
-    epochs = max(1, round(steps / steps_per_epoch(training, ROWS)))
+    epochs = max(1, round(steps / steps_per_epoch(training.size, ROWS)))
     settings = Settings(ROWS, seed=seed, show_progress_bars=False)
     schedule = [Phase(reconstruction, ("chart",), epochs, decay=0.0)]
     if fit(model, training, validation, schedule, settings).interrupted:

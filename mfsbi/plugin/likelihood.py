@@ -22,10 +22,10 @@ from mfsbi.plugin.host import NeuralPosterior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.plugin.specs import Spec
-from mfsbi.plugin.trainer import AbstractTrainer, Plan
+from mfsbi.plugin.trainer import AbstractTrainer, Training
 from mfsbi.seeds import derived, seeded
+from mfsbi.store import Store
 from mfsbi.train.checkpoint import Keeping
-from mfsbi.train.data import Batch
 from mfsbi.train.guard import ChartGuard
 from mfsbi.train.losses import ScoreNoise
 from mfsbi.train.record import History
@@ -78,8 +78,8 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
 
     def append_simulations(
         self,
-        theta: Tensor,
-        x: Tensor,
+        theta: Tensor | Store,
+        x: Tensor | None = None,
         *,
         joint_score: Tensor | None = None,
         joint_log_ratio: Tensor | None = None,
@@ -89,7 +89,8 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         """Keep simulations for training and return the trainer.
 
         Arguments:
-            theta: shape `(rows, parameter)`, inside the prior's support
+            theta: shape `(rows, parameter)`, inside the prior's support; or a store alone, which brings x and joint
+                scores along and is streamed if it takes more than 256 MiB
             x: shape `(rows, data)`; both are converted to torch's default type
             joint_score: d/dtheta log p(x, z|theta) of each run, shape `(rows, parameter)`, in the units of theta; with
                 it training minimises the SCANDAL loss (see `mfsbi.train.losses`)
@@ -103,8 +104,8 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             ValueError: if rows do not match, feature counts differ from the prior's or from earlier simulations,
                 a value is NaN or infinite, theta lies outside the prior, or the joint score does not average to zero
         """
-        batch = Batch(theta, x, joint_score=joint_score, joint_log_ratio=joint_log_ratio)
-        self.simulations.append(batch, from_round, exclude_invalid_x=exclude_invalid_x)
+        gold = {"joint_score": joint_score, "joint_log_ratio": joint_log_ratio}
+        self._append(theta, x, gold, from_round, exclude_invalid_x=exclude_invalid_x)
         return self
 
     def train(  # noqa: PLR0913 - sbi's signature
@@ -173,14 +174,14 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             stop_after_epochs=stop_after_epochs,
         )
         rows = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
-        theta, x = rows[0].theta, rows[0].x
-        schedule = self.spec.suited(x.shape[1]).schedule(max_num_epochs) if schedule is None else schedule
+        some = rows[0].sample
+        schedule = self.spec.suited(some.x.shape[1]).schedule(max_num_epochs) if schedule is None else schedule
         about = {"spec": _without_addresses(self.spec), "score_weight": score_weight, "restarts": restarts}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
-        plan = self._kept(Plan(rows, schedule, settings), keeping, about)
+        plan = self._kept(Training(rows, schedule, settings), keeping, about)
         noise = self._noise(plan, score_weight)
-        if rows[0].joint_score is not None and score_weight != 0:
-            limit = None if noise is None else theta.new_tensor(noise.variance)
+        if some.joint_score is not None and score_weight != 0:
+            limit = None if noise is None else some.theta.new_tensor(noise.variance)
             plan = plan._replace(schedule=with_score(schedule, score_weight, limit))
         if self.estimator is None or retrain_from_scratch or plan.start is not None:
             estimator = self._train_anew(plan, noise, restarts)
@@ -216,10 +217,10 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         processed = self.prior if prior is None else self._processed(prior)[0]
         return posterior_of(potential_with, processed, sample_with, posterior_parameters, self.device)
 
-    def _train_anew(self, plan: Plan, noise: ScoreNoise | None, restarts: int) -> ManifoldEstimator:
+    def _train_anew(self, plan: Training, noise: ScoreNoise | None, restarts: int) -> ManifoldEstimator:
         """Train from new weights, and again from others while the chart collapses."""
         collapses = [] if plan.start is None else plan.start.history.collapses
-        theta, x = plan.rows[0].theta.cpu(), plan.rows[0].x.cpu()
+        theta, x = (value.cpu() for value in plan.rows[0].sample[:2])
         for left in range(restarts - len(collapses), -1, -1):
             with seeded(derived(self.seed, 3, restarts - left)):
                 estimator = self.spec(theta, x).to(self.device)

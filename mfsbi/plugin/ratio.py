@@ -21,7 +21,7 @@ place for labels of single pairs; its estimator, potential and posteriors are us
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Size, Tensor
@@ -31,9 +31,10 @@ from mfsbi.checks import require_positive_integer
 from mfsbi.gold.checks import log_odds, require_constant_odds
 from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimator
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
-from mfsbi.plugin.trainer import AbstractTrainer, Plan
+from mfsbi.plugin.trainer import AbstractTrainer, Training
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived
+from mfsbi.store import Store
 from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.data import Batch, joined
 from mfsbi.train.losses import Alices
@@ -126,8 +127,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
 
     def append_simulations(
         self,
-        theta: Tensor,
-        x: Tensor,
+        theta: Tensor | Store,
+        x: Tensor | None = None,
         *,
         joint_log_ratio: Tensor | None = None,
         joint_score: Tensor | None = None,
@@ -138,7 +139,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         """Keep simulations for training and return the trainer.
 
         Arguments:
-            theta: shape `(rows, parameter)`, inside the prior's support
+            theta: shape `(rows, parameter)`, inside the prior's support; or a store alone, which brings x and joint
+                scores along and is streamed if it takes more than 256 MiB
             x: shape `(rows, data)`; both are converted to torch's default type
             joint_log_ratio: log p(x, z|theta) - log p(x, z|reference) of each run, shape `(rows,)`
             joint_score: d/dtheta log p(x, z|theta) of each run, shape `(rows, parameter)`, in the units of theta;
@@ -157,8 +159,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
                 "`joint_log_ratio` needs rows drawn at the reference as well: pass `from_theta`, True for rows drawn "
                 "at theta. `mfsbi.gold.simulate(simulator, theta, theta_ref=..., from_theta=...)` makes both."
             )
-        batch = Batch(theta, x, None, joint_score, joint_log_ratio, from_theta)
-        self.simulations.append(batch, from_round, exclude_invalid_x=exclude_invalid_x)
+        gold = {"joint_score": joint_score, "joint_log_ratio": joint_log_ratio, "from_theta": from_theta}
+        self._append(theta, x, gold, from_round, exclude_invalid_x=exclude_invalid_x)
         return self
 
     def train(  # noqa: PLR0913 - sbi's signature
@@ -220,21 +222,22 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         training, validation = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
         order = torch.randperm(validation.size, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
         validation = validation.rows(order.to(validation.theta.device))  # pairs are made of neighbours, of any round
-        odds, rows = 0.0, joined([training, validation])
-        if rows.from_theta is not None:
-            require_constant_odds(rows.theta, rows.from_theta)
-            odds = log_odds(rows.from_theta)
+        odds = 0.0
+        if isinstance(training, Batch) and training.from_theta is not None:
+            rows = joined([training, validation])
+            require_constant_odds(rows.theta, cast(Tensor, rows.from_theta))
+            odds = log_odds(cast(Tensor, rows.from_theta))
         phase = Phase(Alices(score_weight, log_odds=odds), ("network",), max_num_epochs)
         about = {"network": self.size, "score_weight": score_weight}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
-        plan = self._kept(Plan((training, validation), [phase], settings), keeping, about)
+        plan = self._kept(Training((training, validation), [phase], settings), keeping, about)
         noise = self._noise(plan, score_weight)
         if noise is not None:
-            loss = Alices(score_weight, limit=training.theta.new_tensor(noise.variance), log_odds=odds)
+            loss = Alices(score_weight, limit=validation.theta.new_tensor(noise.variance), log_odds=odds)
             plan = plan._replace(schedule=[phase._replace(loss=loss)])
         estimator = self.estimator
         if estimator is None or retrain_from_scratch:
-            estimator = self._untrained(training)
+            estimator = self._untrained(training.sample)
         self._fit(estimator, plan, History(score_noise=noise))
         self._summarise(show_train_summary)
         return estimator

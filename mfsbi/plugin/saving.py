@@ -71,6 +71,7 @@ def save(trained: Estimator | Trainer, path: str | Path) -> None:
         path: the file, by custom ending in .safetensors
 
     Raises:
+        ValueError: if the trainer streams its simulations, which then are in a store and not in a file
         TypeError: if the estimator was not built by one of mfsbi's own specs or trainers
         RuntimeError: if the trainer has not trained
         OSError: if the file cannot be written
@@ -78,6 +79,8 @@ def save(trained: Estimator | Trainer, path: str | Path) -> None:
     tensors: dict[str, Tensor] = {}
     description: Description = {}
     if isinstance(trained, Trainer):
+        if trained.simulations.store is not None:
+            raise ValueError(f"The simulations stay in {trained.simulations.store.path}: save `trainer.estimator`.")
         description["trainer"] = {"seed": trained.seed, "rounds": [part.number for part in trained.simulations]}
         for number, part in enumerate(trained.simulations):
             fields = part.batch._asdict().items()

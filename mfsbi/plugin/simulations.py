@@ -13,11 +13,16 @@ from torch.distributions import Distribution
 from mfsbi.checks import require_features, require_finite, require_matching_rows
 from mfsbi.gold.checks import require_centred_labels, require_centred_score
 from mfsbi.plugin.host import within_support
+from mfsbi.rows import Rows
+from mfsbi.store import Store
 from mfsbi.train.data import Batch, joined, split
+from mfsbi.train.stream import SAMPLE, Stream, TrainingData
 
 __all__ = ["Round", "Simulations"]
 
 MINIMUM_ROWS = 20
+IN_MEMORY = 2**28
+"""Bytes of a store that is read at once, and of the blocks of one that is streamed."""
 
 
 class Round(NamedTuple):
@@ -48,6 +53,7 @@ class Simulations:
     def __init__(self, prior: Distribution | None, parameter_dim: int) -> None:
         self.prior, self.parameter_dim = prior, parameter_dim
         self.rounds: list[Round] = []
+        self.store: Store | None = None
 
     def __len__(self) -> int:
         return len(self.rounds)
@@ -61,7 +67,7 @@ class Simulations:
     @property
     def rows(self) -> int:
         """The number of simulations."""
-        return sum(part.batch.size for part in self.rounds)
+        return sum(part.batch.size for part in self.rounds) + (0 if self.store is None else len(self.store))
 
     def append(self, batch: Batch, number: int, *, exclude_invalid_x: bool = False) -> None:
         """Keep simulations after checking them; nothing is kept if a check fails.
@@ -71,6 +77,8 @@ class Simulations:
             ValueError: if shapes do not fit the prior, each other or earlier rounds, a value is NaN or infinite, theta
                 lies outside the prior, or gold contradicts itself (see `mfsbi.gold.checks`)
         """
+        if self.store is not None:
+            raise ValueError(f"Simulations are streamed from {self.store.path} already, and nothing can join them.")
         fields = batch._asdict().items()
         batch = batch._replace(**{name: _as_default_type(name, value) for name, value in fields if value is not None})
         self._require_shapes(batch)
@@ -82,13 +90,56 @@ class Simulations:
         _require_gold(batch)
         self.rounds.append(Round(batch, number))
 
-    def split(self, fraction: float, seed: int, *, discard_prior_samples: bool) -> tuple[Batch, Batch]:
+    def append_store(self, store: Store, number: int) -> None:
+        """Keep the simulations of a store with their joint scores: read at once if they fit, or else to be streamed.
+
+        Arguments:
+            store: of which finished shards are taken, and rows that did not fail
+            number: of the round
+
+        Raises:
+            ValueError: as `append`; where rows are streamed, what is checked of values is a sample, and there can be no
+                other simulations
+        """
+        if store.failed:
+            warnings.warn(
+                f"{store.failed:,} simulations of {store.path} failed and are left out. The likelihood will be that of "
+                "valid data only; if failing depends on theta, the posterior is biased.",
+                stacklevel=3,
+            )
+        if store.bytes <= IN_MEMORY:
+            self.append(_batch(store.read()), number)
+            return
+        if self.rounds or self.store is not None:
+            raise ValueError(f"{store} does not fit into memory, and what is streamed has to be all there is.")
+        self.append(_batch(store.read(slice(0, SAMPLE))), number)  # for its checks
+        self.rounds.clear()
+        self.store = store
+
+    def _streamed(self, store: Store, fraction: float) -> tuple[Stream, Batch]:
+        """Return a store's shards to train on, and the rows of the first ones, held out."""
+        rows, held, shards = 0, [], store.finished.tolist()
+        for shard in shards[:-1]:
+            if rows >= min(fraction * len(store), SAMPLE):
+                break
+            held.append(shard)
+            rows += store.layout.rows_of(shard)
+        if not held:
+            raise ValueError(f"{store} has a single shard, and none to hold out: simulate with more, smaller ones.")
+        training = Stream(store.only(shards[len(held) :]), IN_MEMORY)
+        return training, Stream(store.only(held), IN_MEMORY).sample
+
+    def split(self, fraction: float, seed: int, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
         """Return the simulations to train on and those held out; the fate of a row never changes.
+
+        Of a store that is streamed whole shards are held out, 100,000 rows at most.
 
         Raises:
             RuntimeError: if there are none
             ValueError: if there are too few
         """
+        if self.store is not None:
+            return self._streamed(self.store, fraction)
         if not self.rounds:
             raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")
         later = max(part.number for part in self.rounds) > 0
@@ -105,6 +156,8 @@ class Simulations:
     def digest(self) -> str:
         """Return a hash of all simulations, by which a result can be told to be from the same data."""
         digest = sha256()
+        if self.store is not None:
+            digest.update(repr((self.store.attributes, self.store.marks)).encode())
         for part in self.rounds:
             for value in part.batch:
                 if value is not None:
@@ -139,6 +192,11 @@ class Simulations:
                 f"`theta` should lie inside the prior; {int(outside.sum())} of {len(theta)} rows do not, the first of "
                 f"them row {first}: {theta[first].tolist()}. Draw theta from the prior, or widen it."
             )
+
+
+def _batch(rows: Rows) -> Batch:
+    """Return rows of a store without their joint log ratios, which need others drawn at the reference."""
+    return Batch(rows.theta, rows.x, joint_score=rows.joint_score)
 
 
 def _require_gold(batch: Batch) -> None:

@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from torch import Tensor
 from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
@@ -14,6 +15,7 @@ from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, process_prior
 from mfsbi.plugin.posteriors import PosteriorParameters
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.seeds import derived, seeded
+from mfsbi.store import Store
 from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
 from mfsbi.train.data import Batch
 from mfsbi.train.loop import fit
@@ -21,14 +23,15 @@ from mfsbi.train.losses import ScoreNoise
 from mfsbi.train.noise import score_noise
 from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Schedule
+from mfsbi.train.stream import TrainingData
 from mfsbi.types import Prior
 
-__all__ = ["AbstractTrainer", "Plan"]
+__all__ = ["AbstractTrainer", "Training"]
 
 EstimatorT = TypeVar("EstimatorT", bound=ManifoldEstimator | RatioEstimator)
 
 
-class Plan(NamedTuple):
+class Training(NamedTuple):
     """A training to come.
 
     Arguments:
@@ -38,7 +41,7 @@ class Plan(NamedTuple):
         checkpoints: where it is kept on disk, if anywhere
     """
 
-    rows: tuple[Batch, Batch]
+    rows: tuple[TrainingData, Batch]
     schedule: Schedule
     settings: Settings
     checkpoints: Checkpoints | None = None
@@ -96,6 +99,26 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             "epoch_durations_sec": [epoch.seconds for epoch in epochs],
         }
 
+    def _append(
+        self,
+        theta: Tensor | Store,
+        x: Tensor | None,
+        gold: dict[str, Tensor | None],
+        number: int,
+        *,
+        exclude_invalid_x: bool,
+    ) -> None:
+        """Keep simulations of a round, from memory or from a store."""
+        given = [name for name, value in {"x": x, **gold}.items() if value is not None]
+        if isinstance(theta, Store):
+            if given:
+                raise ValueError(f"A store brings x and its gold: pass it alone, without {', '.join(given)}.")
+            self.simulations.append_store(theta, number)
+            return
+        if x is None:
+            raise ValueError("`x` is missing: pass theta and x, or a store alone.")
+        self.simulations.append(Batch(theta, x, **gold), number, exclude_invalid_x=exclude_invalid_x)
+
     def _processed(self, prior: Prior | None) -> tuple[Distribution | None, int]:
         """Return a prior as sbi wants it, a copy, and how many parameters it has."""
         if prior is None:
@@ -115,14 +138,14 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """Return how to optimise, with the trainer's seed and manners."""
         return Settings(seed=derived(self.seed, 1), show_progress_bars=self.show_progress_bars, **settings)
 
-    def _split(self, fraction: float, *, discard_prior_samples: bool) -> tuple[Batch, Batch]:
+    def _split(self, fraction: float, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
         """Return the rows to train on and those held out, on the device."""
         training, validation = self.simulations.split(
             fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
         )
         return training.to(self.device), validation.to(self.device)
 
-    def _kept(self, plan: Plan, keeping: Keeping, about: dict[str, Any]) -> Plan:
+    def _kept(self, plan: Training, keeping: Keeping, about: dict[str, Any]) -> Training:
         """Return the plan with a place on disk, if one is wanted; `about` is what tells it from other trainings."""
         if keeping.folder is None:
             if keeping.resume:
@@ -138,19 +161,19 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         checkpoints = Checkpoints(keeping.folder, about, minutes=keeping.minutes, resume=keeping.resume)
         return plan._replace(checkpoints=checkpoints)
 
-    def _noise(self, plan: Plan, weight: float | None) -> ScoreNoise | None:
+    def _noise(self, plan: Training, weight: float | None) -> ScoreNoise | None:
         """Return how noisy joint scores are, if there are any and their weight depends on it."""
         if weight is not None and not weight >= 0:
             raise ValueError(f"The weight of the score should not be negative; got {weight}.")
         if plan.start is not None:
             return plan.start.history.score_noise
-        wanted = plan.rows[0].joint_score is not None and weight is None
+        wanted = plan.rows[0].sample.joint_score is not None and weight is None
         return score_noise(*plan.rows, plan.settings) if wanted else None
 
     def _fit(
         self,
         estimator: EstimatorT,
-        plan: Plan,
+        plan: Training,
         history: History,
         keep_going: Callable[[int], bool] | None = None,
     ) -> EstimatorT:

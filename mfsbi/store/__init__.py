@@ -23,13 +23,12 @@ somebody else, and it comes out the same, since data are a function of the store
 """
 
 from mfsbi.store.layout import FORMAT, Layout, create, read_attributes
-from mfsbi.store.reading import Simulations, Store
+from mfsbi.store.reading import Store
 from mfsbi.store.writing import finish, is_finished, require_writable, sweep
 
 __all__ = [
     "FORMAT",
     "Layout",
-    "Simulations",
     "Store",
     "create",
     "finish",

@@ -17,32 +17,17 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mfsbi.rows import Rows
 from mfsbi.store.layout import MARKS, Layout, read_attributes
 
-__all__ = ["Simulations", "Store"]
-
-
-class Simulations(NamedTuple):
-    """Rows of a store.
-
-    Arguments:
-        theta: shape `(rows, parameter)`
-        x: drawn at theta, shape `(rows, data)`
-        joint_score: t(x, z|theta), shape `(rows, parameter)`; None if the store has none
-        joint_log_ratio: log r(x, z|theta, theta_ref), shape `(rows,)`; None if the store has none
-    """
-
-    theta: Tensor
-    x: Tensor
-    joint_score: Tensor | None = None
-    joint_log_ratio: Tensor | None = None
+__all__ = ["Store"]
 
 
 class Store:
@@ -72,6 +57,12 @@ class Store:
         self.layout = Layout.of(self.attributes)
         self.marks = self._marks()
 
+    def only(self, shards: Sequence[int]) -> "Store":
+        """Return the same store as if only these of its finished shards were there."""
+        part = Store(self.path)
+        part.marks = {shard: self.marks[shard] for shard in shards}
+        return part
+
     def __repr__(self) -> str:
         return (
             f"Store({str(self.path)!r}: {len(self):,} of {self.rows:,} simulations of {self.attributes['simulator']}, "
@@ -93,6 +84,11 @@ class Store:
         return np.array(list(self.marks), dtype=np.int64)
 
     @property
+    def bytes(self) -> int:
+        """How much memory the rows that can be read take."""
+        return 4 * len(self) * sum(math.prod(shape) for shape in self.layout.shapes.values())
+
+    @property
     def complete(self) -> bool:
         """Whether all shards are finished."""
         return len(self.marks) == self.layout.shards
@@ -112,7 +108,7 @@ class Store:
         """All x, shape `(rows, data)`."""
         return torch.from_numpy(self._all("x"))
 
-    def read(self, rows: slice | Sequence[int] | NDArray | Tensor = slice(None)) -> Simulations:
+    def read(self, rows: slice | Sequence[int] | NDArray | Tensor = slice(None)) -> Rows:
         """Return rows by their numbers among those that can be read, in the order asked for.
 
         Raises:
@@ -123,7 +119,7 @@ class Store:
             raise IndexError(f"`rows` should lie below {len(self)}, the rows of {self.path} that can be read.")
         return self._gathered(numbers % max(len(self), 1))
 
-    def blocks(self, rows_in_memory: int, *, seed: int) -> Iterator[Simulations]:
+    def blocks(self, rows_in_memory: int, *, seed: int) -> Iterator[Rows]:
         """Stream all rows once, in an order that the seed decides; see the module for how well they are shuffled.
 
         Arguments:
@@ -140,7 +136,7 @@ class Store:
             )
         return self._blocks(rows_in_memory // self.layout.shard_rows, np.random.default_rng(seed))
 
-    def _blocks(self, together: int, generator: np.random.Generator) -> Iterator[Simulations]:
+    def _blocks(self, together: int, generator: np.random.Generator) -> Iterator[Rows]:
         order = generator.permutation(len(self.marks))
         for first in range(0, len(order), together):
             group = order[first : first + together]
@@ -163,7 +159,7 @@ class Store:
         file = self.path / self.layout.reasons_of(shard)
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
-    def _gathered(self, numbers: NDArray) -> Simulations:
+    def _gathered(self, numbers: NDArray) -> Rows:
         """Return rows by their numbers, going through the shards one by one."""
         shapes = self.layout.shapes
         out = {name: np.empty((len(numbers), *shape), dtype=np.float32) for name, shape in shapes.items()}
@@ -174,7 +170,7 @@ class Store:
             local = self._sound(place)[numbers[wanted] - (self._ends[place] - self._counts[place])]
             for name, values in out.items():
                 values[wanted] = self.chunk(name, int(self.finished[place]))[local]
-        return Simulations(**{name: torch.from_numpy(values) for name, values in out.items()})
+        return Rows(**{name: torch.from_numpy(values) for name, values in out.items()})
 
     def _all(self, name: str) -> NDArray:
         out = np.empty((len(self), *self.layout.shapes[name]), dtype=np.float32)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["Batch", "in_chunks", "joined", "minibatches", "split"]
+__all__ = ["Batch", "in_chunks", "joined", "split", "steps_per_epoch"]
 
 
 class Batch(NamedTuple):
@@ -40,6 +40,23 @@ class Batch(NamedTuple):
     def to(self, device: str | torch.device) -> "Batch":
         """Return the same rows on another device."""
         return self.map(lambda field: field.to(device))
+
+    @property
+    def sample(self) -> "Batch":
+        """Rows that stand for all in what is measured: all of them."""
+        return self
+
+    def minibatches(self, size: int, generator: Generator, skip: int = 0) -> Iterator["Batch"]:
+        """Yield the rows in random order, `size` at a time; a smaller last batch is left for another epoch's order.
+
+        Arguments:
+            size: rows of a batch
+            generator: of the order
+            skip: batches to leave out at the beginning
+        """
+        order = torch.randperm(self.size, generator=generator).to(self.theta.device)
+        for start in range(skip * size, steps_per_epoch(self.size, size) * size, size):
+            yield self.rows(order[start : start + size])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """Return the batch with a function applied to every field that is there."""
@@ -77,23 +94,9 @@ def joined(parts: Sequence[Batch]) -> Batch:
     return parts[0]._replace(**{name: torch.cat([getattr(part, name) for part in parts]) for name in there})
 
 
-def minibatches(data: Batch, size: int, generator: Generator, skip: int = 0) -> Iterator[Batch]:
-    """Yield the rows in random order, `size` at a time; a smaller last batch is left for another epoch's order.
-
-    Arguments:
-        data: all rows
-        size: rows of a batch
-        generator: of the order
-        skip: batches to leave out at the beginning
-    """
-    order = torch.randperm(data.size, generator=generator).to(data.theta.device)
-    for start in range(skip * size, steps_per_epoch(data, size) * size, size):
-        yield data.rows(order[start : start + size])
-
-
-def steps_per_epoch(data: Batch, size: int) -> int:
-    """Return how many batches `minibatches` yields."""
-    return max(1, data.size // size)
+def steps_per_epoch(rows: int, size: int) -> int:
+    """Return how many minibatches of this size a pass over rows has."""
+    return max(1, rows // size)
 
 
 def in_chunks(function: Callable[[Batch], Tensor], data: Batch, size: int = 10_000) -> Tensor:

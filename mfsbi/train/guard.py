@@ -21,6 +21,7 @@ from mfsbi.models import AbstractModel
 from mfsbi.train.data import Batch, in_chunks
 from mfsbi.train.losses import Loss, Scandal, nll
 from mfsbi.train.schedules import Schedule
+from mfsbi.train.stream import TrainingData
 
 __all__ = ["ChartGuard", "ChartVerdict", "judge_chart"]
 
@@ -60,7 +61,7 @@ class ChartGuard:
     """
 
     def __init__(
-        self, model: AbstractModel, schedule: Schedule, training: Batch, validation: Batch, *, may_stop: bool
+        self, model: AbstractModel, schedule: Schedule, training: TrainingData, validation: Batch, *, may_stop: bool
     ) -> None:
         self.model = model
         self.data = training, validation
@@ -86,11 +87,12 @@ def _without_score(loss: Loss) -> Loss:
     return loss.base if isinstance(loss, Scandal) else loss
 
 
-def judge_chart(model: AbstractModel, training: Batch, validation: Batch) -> ChartVerdict:
+def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch) -> ChartVerdict:
     """Return the verdict on the chart of a model, judged on the validation rows."""
     squared = in_chunks(lambda rows: model.chart_at(rows.theta).squared_distance(rows.x), validation).double().mean()
-    mean, std = training.x.double().mean(0), training.x.double().std(0)
-    _, axes = torch.linalg.eigh(torch.cov(((training.x.double() - mean) / std).T).reshape(len(std), len(std)))
+    x = training.sample.x.double()
+    mean, std = x.mean(0), x.std(0)
+    _, axes = torch.linalg.eigh(torch.cov(((x - mean) / std).T).reshape(len(std), len(std)))
     dropped = axes[:, : model.chart.data_dim - model.chart.manifold_dim]
     residual = ((validation.x.double() - mean) / std) @ dropped
     return ChartVerdict(float(squared.sqrt()), float(residual.square().sum(-1).mean().sqrt()))

@@ -22,13 +22,14 @@ from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.phase import PhaseRun, rows_of_step
 from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Phase, Schedule
+from mfsbi.train.stream import TrainingData
 
 __all__ = ["fit"]
 
 
 def fit(  # noqa: PLR0913 - a training has many sides
     model: nn.Module,
-    training: Batch,
+    training: TrainingData,
     validation: Batch,
     schedule: Schedule,
     settings: Settings | None = None,
@@ -91,7 +92,7 @@ class _Run:
 
     def phases(
         self,
-        training: Batch,
+        training: TrainingData,
         validation: Batch,
         steps: Sequence[int],
         bar: tqdm,
@@ -169,9 +170,9 @@ def _optimizer(
     return PartsOptimizer(parts, rate, decay, sum(steps[number] for number in phases))
 
 
-def _steps(phase: Phase, training: Batch, settings: Settings) -> int:
+def _steps(phase: Phase, training: TrainingData, settings: Settings) -> int:
     """Return the steps of a phase that does not stop early."""
-    return phase.epochs * steps_per_epoch(training, rows_of_step(phase, settings))
+    return phase.epochs * steps_per_epoch(training.size, rows_of_step(phase, settings))
 
 
 @contextmanager

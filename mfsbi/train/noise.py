@@ -26,6 +26,7 @@ from mfsbi.train.loop import fit
 from mfsbi.train.losses import ScoreNoise, with_doubt
 from mfsbi.train.record import Settings
 from mfsbi.train.schedules import Phase
+from mfsbi.train.stream import TrainingData
 
 __all__ = ["ScoreRegression", "score_noise"]
 
@@ -67,7 +68,7 @@ class ScoreRegression(nn.Module):
         return self.score["last"](features * (1 + gates))
 
 
-def score_noise(training: Batch, validation: Batch, settings: Settings) -> ScoreNoise:
+def score_noise(training: TrainingData, validation: Batch, settings: Settings) -> ScoreNoise:
     """Regress the joint score on x and theta and return what is left of it on the validation rows.
 
     Arguments:
@@ -78,10 +79,12 @@ def score_noise(training: Batch, validation: Batch, settings: Settings) -> Score
     Raises:
         ArithmeticError: if the loss becomes NaN or infinite
     """
-    training, validation = (_at_theta(rows) for rows in (training, validation))
+    if isinstance(training, Batch):
+        training = _at_theta(training)
+    validation = _at_theta(validation)
     with seeded(derived(settings.seed, 1)):
-        model = ScoreRegression(training)
-    epochs = min(EPOCHS, max(1, round(STEPS / steps_per_epoch(training, settings.training_batch_size))))
+        model = ScoreRegression(training.sample)
+    epochs = min(EPOCHS, max(1, round(STEPS / steps_per_epoch(training.size, settings.training_batch_size))))
     fit(model, training, validation, [Phase(_squared_error, ("score",), epochs)], settings)
     squared = in_chunks(lambda rows: _squared_errors(model, rows), validation)
     size = (cast(Tensor, validation.joint_score) * model.theta_std).square()

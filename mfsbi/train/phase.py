@@ -22,11 +22,12 @@ from tqdm.auto import tqdm
 
 from mfsbi.models import AbstractModel
 from mfsbi.train.checkpoint import Snapshot
-from mfsbi.train.data import Batch, in_chunks, minibatches, steps_per_epoch
+from mfsbi.train.data import Batch, in_chunks, steps_per_epoch
 from mfsbi.train.losses import Adaptive
 from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.record import EpochRecord, History, Settings
 from mfsbi.train.schedules import Phase
+from mfsbi.train.stream import TrainingData
 
 __all__ = ["PhaseRun", "rows_of_step"]
 
@@ -83,16 +84,18 @@ class PhaseRun:
             self.loss = replace(cast(Any, self.loss), noise=tensors["noise"])
 
     def epochs(
-        self, training: Batch, validation: Batch, bar: tqdm, history: History, keep: Callable[..., None]
+        self, training: TrainingData, validation: Batch, bar: tqdm, history: History, keep: Callable[..., None]
     ) -> None:
         """Run the phase; its records are in `history` and the best weights in place however it ends."""
         try:
-            training, validation = self._with_coordinates(training), self._with_coordinates(validation)
+            if isinstance(training, Batch):  # of a stream they are computed as they are needed
+                training = self._with_coordinates(training)
+            validation = self._with_coordinates(validation)
             if self.epoch == 0:
                 self._measure_coordinates(training, validation)
                 self._keep_if_better(validation)
                 self.epoch = 1
-            steps = steps_per_epoch(training, rows_of_step(self.phase, self.settings))
+            steps = steps_per_epoch(training.size, rows_of_step(self.phase, self.settings))
             bar.update(steps * (self.epoch - 1) + len(self.losses))
             while self.epoch <= self.phase.epochs and not self.patience.over:
                 bar.set_description(f"{'+'.join(self.phase.trains)} {self.epoch}/{self.phase.epochs}", refresh=False)
@@ -110,13 +113,12 @@ class PhaseRun:
         finally:
             self.best.restore()
 
-    def _epoch(self, training: Batch, validation: Batch, bar: tqdm, keep: Callable[..., None]) -> EpochRecord:
+    def _epoch(self, training: TrainingData, validation: Batch, bar: tqdm, keep: Callable[..., None]) -> EpochRecord:
         """Pass over the training rows once, then judge by the validation rows."""
         began = time.perf_counter()
         self.generator.set_state(self.order)
-        for batch in minibatches(
-            training, rows_of_step(self.phase, self.settings), self.generator, skip=len(self.losses)
-        ):
+        size, taken = rows_of_step(self.phase, self.settings), len(self.losses)
+        for batch in training.minibatches(size, self.generator, skip=taken):
             self.losses.append(self._step(batch))
             if len(self.losses) % 20 == 1:
                 bar.set_postfix(loss=f"{float(self.losses[-1]):.4g}", refresh=False)
@@ -161,12 +163,12 @@ class PhaseRun:
         moving = "chart" in self.phase.trains or not isinstance(self.model, AbstractModel)
         return data._replace(u=None if moving else self._encode(data))
 
-    def _measure_coordinates(self, training: Batch, validation: Batch) -> None:
+    def _measure_coordinates(self, training: TrainingData, validation: Batch) -> None:
         """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
         if "latent" in self.phase.trains and isinstance(self.model, AbstractModel):
             latent, before = self.model.latent, self._held_out(validation)
             old = latent.u_mean.clone(), latent.u_std.clone()
-            latent.measure(self._encode(training) if training.u is None else training.u)
+            latent.measure(self._encode(training.sample) if training.u is None else training.u)
             if self._held_out(validation) > before:  # it had learned better than that already
                 latent.u_mean.copy_(old[0])
                 latent.u_std.copy_(old[1])

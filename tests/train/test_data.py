@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Generator
 
-from mfsbi.train.data import Batch, in_chunks, joined, minibatches, split
+from mfsbi.train.data import Batch, in_chunks, joined, split
 
 
 def numbered(rows):
@@ -48,7 +48,7 @@ def test_a_single_row_cannot_be_split():
 
 @pytest.mark.parametrize(("rows", "size", "batches"), [(10, 3, 3), (10, 5, 2), (2, 5, 1)])
 def test_minibatches_are_distinct_rows_of_full_size(rows, size, batches):
-    drawn = list(minibatches(numbered(rows), size, Generator().manual_seed(0)))
+    drawn = list(numbered(rows).minibatches(size, Generator().manual_seed(0)))
     seen = torch.cat([batch.theta for batch in drawn])[:, 0].tolist()
     assert len(drawn) == batches
     assert len(set(seen)) == len(seen)

@@ -1,0 +1,97 @@
+r"""Training rows that are larger than memory: a store, read in blocks.
+
+`Stream` stands where a `Batch` of training rows stands. A pass takes the shards of the store in a random order, a block
+of them at a time, and the rows of a block in a random order (`mfsbi.store.reading` says how good such a shuffle is).
+What is measured rather than learned, such as means, spreads and principal axes, is measured on a sample of the rows,
+and coordinates on a chart are computed as they are needed, since all of them may not fit.
+
+Memory: one block at a time while it is learned from, and two for as long as it takes to read the next.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from torch import Generator
+
+from mfsbi.rows import Rows
+from mfsbi.store import Store
+from mfsbi.train.data import Batch, joined
+
+__all__ = ["Stream", "TrainingData"]
+
+SAMPLE = 100_000
+"""Rows that are enough to measure means, spreads and principal axes on."""
+
+
+class Stream:
+    """The rows of a store to learn from.
+
+    Arguments:
+        store: where they are
+        memory: bytes of a block
+        device: where they are wanted
+    """
+
+    u = None
+
+    def __init__(self, store: Store, memory: int, device: str | torch.device = "cpu") -> None:
+        self.store, self.memory, self.device = store, memory, device
+
+    def __repr__(self) -> str:
+        return f"Stream({self.store!r}, {self.memory / 2**20:.0f} MiB at a time)"
+
+    @property
+    def size(self) -> int:
+        """The number of rows."""
+        return len(self.store)
+
+    def to(self, device: str | torch.device) -> "Stream":
+        """Return the same rows for another device."""
+        return Stream(self.store, self.memory, device)
+
+    @cached_property
+    def sample(self) -> Batch:
+        """Some of the rows, which stand for all in what is measured."""
+        return self._batch(self.store.read(slice(0, SAMPLE)))
+
+    def minibatches(self, size: int, generator: Generator, skip: int = 0) -> Iterator[Batch]:
+        """Yield all rows once in random order, `size` at a time; a smaller last batch is left out, unless it is all.
+
+        Arguments:
+            size: rows of a batch
+            generator: of the order
+            skip: batches to leave out at the beginning
+        """
+        for number, batch in enumerate(self._minibatches(size, int(torch.randint(2**31, (), generator=generator)))):
+            if number >= skip:
+                yield batch
+
+    def _minibatches(self, size: int, seed: int) -> Iterator[Batch]:
+        rest: Batch | None = None
+        at_once = max(self.store.layout.shard_rows, self.memory * self.size // self.store.bytes)
+        for block in self.store.blocks(at_once, seed=seed):
+            batch = self._batch(block)
+            if rest is not None:
+                missing = size - rest.size
+                first, batch = joined([rest, batch.rows(slice(0, missing))]), batch.rows(slice(missing, None))
+                if first.size < size:
+                    rest = first
+                    continue
+                yield first
+            whole = batch.size - batch.size % size
+            for start in range(0, whole, size):
+                yield batch.rows(slice(start, start + size))
+            rest = batch.rows(slice(whole, None)).map(torch.Tensor.clone) if whole < batch.size else None
+        if rest is not None and self.size < size:
+            yield rest
+
+    def _batch(self, rows: Rows) -> Batch:
+        """Return rows with their joint scores in torch's default type, on the device."""
+        batch = Batch(rows.theta, rows.x, joint_score=rows.joint_score)
+        return batch.map(lambda field: field.to(self.device, torch.get_default_dtype()))
+
+
+TrainingData: TypeAlias = Batch | Stream
+"""Rows to learn from, in memory or not."""
