@@ -13,9 +13,8 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from mfsbi.checks import require_positive_integer
-from mfsbi.seeds import spawned
 from mfsbi.simulating.plan import Plan, require_same
-from mfsbi.simulating.shards import allowed_failures, draw, shapes_of
+from mfsbi.simulating.shards import allowed_failures, draw, seed_of_x, shapes_of
 from mfsbi.store import Layout, Store, create, finish, is_finished, read_attributes, require_writable, sweep
 
 __all__ = ["simulate_to_store", "workers"]
@@ -119,7 +118,7 @@ def make_shard(job: _Job, shard: int) -> Made:
     if is_finished(job.path, job.layout, shard):
         return Made(rows, 0, "")
     drawn = draw(job.plan, job.layout, shard, max_failures=job.max_failures)
-    seed = spawned(job.plan.seed, shard)
+    seed = seed_of_x(job.plan.seed, job.layout, shard)
     finish(job.path, job.layout, shard, seed=seed, arrays=drawn.arrays, reasons=drawn.reasons)
     reason = "theta = {theta}: {error}".format(**drawn.reasons[0]) if drawn.reasons else ""
     return Made(rows, len(drawn.reasons), reason)
