@@ -21,6 +21,9 @@ __all__ = ["simulate_to_store", "workers"]
 
 SHARD_BYTES = 16_000_000
 SHARDS = 64
+IDLE = 60
+"""Seconds after which a worker without work ends, also where whoever started it was killed."""
+
 IN_FLIGHT = 1024
 """Shards submitted at a time: more than most clusters have workers, and little to keep."""
 
@@ -103,7 +106,7 @@ def workers(count: int) -> Iterator[Executor | None]:
         return
     from loky import ProcessPoolExecutor  # noqa: PLC0415 - most processes do without
 
-    pool = ProcessPoolExecutor(count)
+    pool = ProcessPoolExecutor(count, timeout=IDLE)
     try:
         yield pool
     except BaseException:
