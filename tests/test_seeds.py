@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mfsbi.seeds import derived, seeded
+from mfsbi.seeds import alone, derived, seeded, spawned
 
 
 def draw():
@@ -37,3 +37,25 @@ def test_derived_seeds_differ_by_use():
     seeds = {derived(0, 1), derived(0, 2), derived(1, 1), derived(0, 1, 1), derived(0, 1, 0), derived(0)}
     assert len(seeds) == 6
     assert derived(0, 1) == derived(0, 1)
+
+
+def test_long_seeds_are_whole_numbers_that_generators_take_and_use():
+    seeds = [spawned(0, shard) for shard in range(100)]
+    assert len(set(seeds)) == 100
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert max(seeds) > 2**62
+    draws = []
+    for seed in (2**40 + 5, 2**41 + 5):  # equal in their last 32 bits
+        with seeded(seed):
+            draws.append(draw())
+    assert (draws[0][0] != draws[1][0]).all()
+    assert (draws[0][1] != draws[1][1]).all()
+
+
+def test_alone_a_thread_computes_in_float32_and_settings_come_back(float64):
+    threads = torch.get_num_threads()
+    with alone():
+        assert torch.ones(1).dtype == torch.float32
+        assert torch.get_num_threads() == 1
+    assert torch.ones(1).dtype == torch.float64
+    assert torch.get_num_threads() == threads

@@ -46,7 +46,7 @@ def simulate(  # noqa: PLR0913 - options of a command
     part: Annotated[
         str, typer.Option("--shard", metavar="i/N", help="Only shards i, i + N, ...; i from 0 as in job arrays.")
     ] = "0/1",
-    workers_: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
+    processes: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
     dask: Annotated[str, typer.Option(metavar="ADDRESS", help="A dask scheduler's, instead of --workers.")] = "",
     shard_rows: Annotated[int, typer.Option(min=0, help="Rows of a shard; 0 to choose by size.")] = 0,
     no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave out joint scores and joint log ratios.")] = False,
@@ -67,7 +67,7 @@ def simulate(  # noqa: PLR0913 - options of a command
     try:
         require_folder(out)
         plan = _plan(word, prior, rows=rows, seed=seed, shard_rows=shard_rows or None, gold=not no_gold)
-        with _executor(workers_, dask) as executor:
+        with _executor(processes, dask) as executor:
             found = simulate_to_store(
                 plan,
                 out,

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from mfsbi.seeds import spawned
 from mfsbi.simulating.plan import Plan, require_same
-from mfsbi.simulating.shards import draw
+from mfsbi.simulating.shards import draw, seed_of_x
 from mfsbi.store import Store
 from mfsbi.store.writing import digest_of
 
@@ -41,7 +40,7 @@ def _fault(store: Store, shard: int) -> str:
         arrays = store.chunks_of(shard)
     except (ValueError, OSError) as error:
         return f"cannot be read: {error}"
-    if mark["seed"] != spawned(store.attributes["seed"], shard):
+    if mark["seed"] != seed_of_x(store.attributes["seed"], store.layout, shard):
         return "its seed is not the one that the store's seed gives."
     files = [store.path / store.layout.file_of(name, shard) for name in store.layout.arrays]
     if mark["digest"] != digest_of(file.read_bytes() for file in files):

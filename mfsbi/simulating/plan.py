@@ -35,7 +35,8 @@ class Plan:
         seed: of everything
         shard_rows: rows simulated by one call and written together; if None, so many that a shard takes 16 MB or that
             there are 64 shards, whichever is fewer
-        gold: whether to keep the joint score and the joint log ratio of a simulator that knows them
+        gold: whether to keep the joint score and the joint log ratio, against its own reference, of a simulator that
+            knows them
         name: of the simulator, for people; its class if empty
 
     Raises:
@@ -121,11 +122,12 @@ def require_same(path: Path, stored: dict[str, Any], plan: Plan) -> None:
 
 def _agree(one: Any, other: Any) -> bool:  # noqa: ANN401
     """Whether two values of JSON are the same, up to rounding by different processors in lists of numbers."""
-    try:
-        first, second = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
-    except ValueError:
+    if one == other or not (isinstance(one, list) and isinstance(other, list)):
         return bool(one == other)
-    return first.shape == second.shape and np.allclose(first, second, rtol=1e-4, atol=1e-6)
+    try:
+        return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=1e-4, atol=1e-6)
+    except (ValueError, TypeError):  # words
+        return False
 
 
 def _short(value: Any) -> str:  # noqa: ANN401

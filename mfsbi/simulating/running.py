@@ -13,15 +13,17 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from mfsbi.checks import require_positive_integer
-from mfsbi.seeds import spawned
 from mfsbi.simulating.plan import Plan, require_same
-from mfsbi.simulating.shards import allowed_failures, draw, shapes_of
+from mfsbi.simulating.shards import allowed_failures, draw, seed_of_x, shapes_of
 from mfsbi.store import Layout, Store, create, finish, is_finished, read_attributes, require_writable, sweep
 
 __all__ = ["simulate_to_store", "workers"]
 
 SHARD_BYTES = 16_000_000
 SHARDS = 64
+IDLE = 60
+"""Seconds after which a worker without work ends, also where whoever started it was killed."""
+
 IN_FLIGHT = 1024
 """Shards submitted at a time: more than most clusters have workers, and little to keep."""
 
@@ -104,7 +106,7 @@ def workers(count: int) -> Iterator[Executor | None]:
         return
     from loky import ProcessPoolExecutor  # noqa: PLC0415 - most processes do without
 
-    pool = ProcessPoolExecutor(count)
+    pool = ProcessPoolExecutor(count, timeout=IDLE)
     try:
         yield pool
     except BaseException:
@@ -119,7 +121,7 @@ def make_shard(job: _Job, shard: int) -> Made:
     if is_finished(job.path, job.layout, shard):
         return Made(rows, 0, "")
     drawn = draw(job.plan, job.layout, shard, max_failures=job.max_failures)
-    seed = spawned(job.plan.seed, shard)
+    seed = seed_of_x(job.plan.seed, job.layout, shard)
     finish(job.path, job.layout, shard, seed=seed, arrays=drawn.arrays, reasons=drawn.reasons)
     reason = "theta = {theta}: {error}".format(**drawn.reasons[0]) if drawn.reasons else ""
     return Made(rows, len(drawn.reasons), reason)

@@ -14,7 +14,7 @@ from mfsbi.seeds import alone, seeded, spawned
 from mfsbi.simulating.plan import Plan
 from mfsbi.store import Layout
 
-__all__ = ["Drawn", "allowed_failures", "draw", "shapes_of"]
+__all__ = ["Drawn", "allowed_failures", "draw", "seed_of_x", "shapes_of"]
 
 GRACE = 10
 """Failures that never are too many, unless none is allowed."""
@@ -66,6 +66,11 @@ def draw(plan: Plan, layout: Layout, shard: int, *, max_failures: float = 1.0) -
     failed = np.zeros(rows, dtype=bool)
     failed[[reason["row"] - first for reason in making.reasons]] = True
     return Drawn({**arrays, "failed": failed}, sorted(making.reasons, key=lambda reason: reason["row"]))
+
+
+def seed_of_x(plan_seed: int, layout: Layout, shard: int) -> int:
+    """Return the seed by which `simulate(theta, seed=...)` gives x of a shard again, if none of its calls failed."""
+    return spawned(plan_seed, shard, 1, 0, layout.rows_of(shard))
 
 
 def shapes_of(plan: Plan) -> dict[str, tuple[int, ...]]:

@@ -15,11 +15,14 @@ import numpy as np
 
 from mfsbi.checks import require_positive_integer
 
-__all__ = ["AXES", "FORMAT", "MARKS", "Layout", "aside", "create", "read_attributes"]
+__all__ = ["ASIDE", "AXES", "FORMAT", "MARKS", "Layout", "aside", "create", "read_attributes"]
 
 FORMAT = "mfsbi store 1"
 MARKS = ("seed", "failed", "digest")
 """Columns of `marks`."""
+
+ASIDE = ".aside."
+"""How the names of files begin that are being written."""
 
 AXES = {"theta": "parameter", "joint_score": "parameter", "x": "feature"}
 """Name of the axis after rows."""
@@ -81,7 +84,7 @@ class Layout:
 
 def aside(path: Path) -> Path:
     """Return a name in the same folder that nobody else uses."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
+    return path.with_name(f"{ASIDE}{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
 def create(path: Path, layout: Layout, attributes: dict[str, Any]) -> None:

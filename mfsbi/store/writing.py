@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mfsbi.store.layout import Layout, aside
+from mfsbi.store.layout import ASIDE, Layout, aside
 
 __all__ = ["digest_of", "finish", "is_finished", "require_writable", "sweep"]
 
@@ -24,7 +24,7 @@ def finish(
         path: of the store
         layout: of the store
         shard: its number
-        seed: the one its data come from
+        seed: the one that x was simulated by
         arrays: those of the layout and `failed`, a row for each of the shard
         reasons: of failures, whatever JSON can hold of each
 
@@ -75,16 +75,15 @@ def require_writable(path: Path) -> None:
     probe = aside(path / "marks" / "probe")
     try:
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(error.errno, _complaint(path, error)) from error
 
 
 def sweep(path: Path) -> None:
     """Remove what killed writers have left of shards that others finished; for a store with nothing left to write."""
-    for name in path.iterdir():
-        for left in name.glob(".*") if name.is_dir() else ():
-            left.unlink(missing_ok=True)
+    for left in path.glob(f"*/{ASIDE}*"):
+        left.unlink(missing_ok=True)
 
 
 def _place(path: Path, contents: dict[Path, bytes]) -> None:

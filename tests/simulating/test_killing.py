@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -103,23 +104,29 @@ def test_two_processes_at_the_same_shards_do_no_harm(whole, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_dask_goes_on_when_its_workers_are_killed(whole, tmp_path):
     distributed = pytest.importorskip("distributed")
-    path, dice, killed = tmp_path / "store", random.Random(3), []
+    path, dice, killed, over = tmp_path / "store", random.Random(3), [], threading.Event()
+
+    def kill(cluster):
+        """Kill a worker each time that seventy more shards are finished; dask gives up those killed as they start."""
+        while not over.wait(dice.uniform(0.01, 0.1)):
+            if len(marks(path)) > 70 * (len(killed) + 1):
+                working = {worker.name for worker in list(cluster.scheduler.workers.values())}
+                pids = [nanny.pid for name, nanny in cluster.workers.items() if name in working]
+                if pids:
+                    killed.append(dice.choice(pids))
+                    os.kill(killed[-1], signal.SIGKILL)
+
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
-        executor = client.get_executor()
-        submit = executor.submit
-
-        def sometimes(function, job, shard):
-            if shard % 120 == 99:
-                pids = list(client.run(os.getpid).values())
-                killed.append(dice.choice(pids))
-                os.kill(killed[-1], signal.SIGKILL)
-            return submit(function, job, shard)
-
-        executor.submit = sometimes
-        assert simulate_to_store(PLAN, path, executor=executor).complete
+        killer = threading.Thread(target=kill, args=(cluster,))
+        killer.start()
+        try:
+            assert simulate_to_store(PLAN, path, executor=client.get_executor()).complete
+        finally:
+            over.set()
+            killer.join()
     tell(f"{len(killed)} workers killed")
-    assert len(killed) >= 4
+    assert len(killed) >= 6
     assert contents(path) == whole

@@ -5,7 +5,7 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from mfsbi.simulating import Plan
-from mfsbi.simulating.plan import fingerprint
+from mfsbi.simulating.plan import fingerprint, require_same
 from mfsbi.sources import box, simulator
 from simulators.polynomial import PolynomialSurface
 from tests.simulating.problems import Fragile, Noisy
@@ -100,3 +100,19 @@ def test_priors_differ_by_their_draws_or_their_densities():
 def test_numbers_out_of_range_are_refused(numbers):
     with pytest.raises(ValueError, match="should be a positive integer|should not be negative"):
         Plan(Noisy(), **numbers)
+
+
+@pytest.mark.parametrize("other", [{"rows": 10**7 + 1, "seed": 10**6}, {"rows": 10**7, "seed": 10**6 + 1}])
+def test_numbers_that_nearly_agree_are_told_apart(other, tmp_path):
+    plan = Plan(Noisy(), rows=10**7, seed=10**6)
+    stored = {**plan.attributes(), "rows": plan.rows, "shard_rows": 100}
+    require_same(tmp_path, stored, plan)
+    with pytest.raises(ValueError, match="`rows` of|`seed` of"):
+        require_same(tmp_path, stored, Plan(Noisy(), **other))
+
+
+def test_draws_that_differ_by_rounding_are_those_of_one_prior(tmp_path):
+    plan = Plan(Noisy(), rows=10)
+    stored = {**plan.attributes(), "rows": 10, "shard_rows": 5}
+    stored["prior_draws"] = [[value * (1 + 1e-7) for value in row] for row in stored["prior_draws"]]
+    require_same(tmp_path, stored, plan)

@@ -91,6 +91,7 @@ def test_shards_do_not_repeat_each_other(tmp_path):
     assert len(store.x.unique(dim=0)) == len(store.theta.unique(dim=0)) == 45
     noise = store.x[:, 1:] - store.x[:, :1]
     assert len(noise.unique(dim=0)) == 45
+    assert (Noisy().simulate(store.theta[10:20], seed=store.marks[1]["seed"]) == store.x[10:20]).all()
     assert len({mark["seed"] for mark in store.marks.values()}) == 5
 
 
