@@ -186,5 +186,5 @@ def test_every_row_of_the_lhc_table_comes_with_scores_and_without():
     plain = {"AF", "PIE (original)", "PIE (unconditional manifold)", "PAE", "MFlow", "MeFlow"}
     scored = {"PIE (original, SCANDAL)", "PIE (unconditional manifold, SCANDAL)"}
     scored |= {f"{name} (SCANDAL)" for name in plain if "(" not in name}
-    assert names == plain | scored | {"ALICES"}
-    assert len(experiments("lhc", "paper")) == 39
+    assert names == plain | scored | {"ALICES", "sbi NLE, nsf"}
+    assert len(experiments("lhc", "paper")) == 42

@@ -3,7 +3,15 @@ import torch
 
 from mfsbi import MFlow
 from mfsbi.train.data import Batch
-from mfsbi.train.losses import RECONSTRUCTION_WEIGHT, joint, joint_nll, latent_nll, nll, reconstruction
+from mfsbi.train.losses import (
+    RECONSTRUCTION_WEIGHT,
+    joint,
+    joint_nll,
+    latent_nll,
+    nll,
+    reconstruction,
+    robust_reconstruction,
+)
 from tests.laws import perturbed
 from tests.problems import SPECS, plane
 
@@ -20,11 +28,20 @@ def batch():
     return Batch(*plane(20, seed=5))
 
 
-@pytest.mark.parametrize("loss", [reconstruction, latent_nll, joint, joint_nll])
+@pytest.mark.parametrize("loss", [reconstruction, robust_reconstruction, latent_nll, joint, joint_nll])
 def test_a_loss_is_one_finite_number_per_row(loss, model, batch):
     values = loss(model, batch)
     assert values.shape == (20,)
     assert torch.isfinite(values).all()
+
+
+def test_robust_reconstruction_is_the_distance_but_for_a_hundredth(model, batch):
+    distance = reconstruction(model, batch).sqrt()
+    robust = robust_reconstruction(model, batch)
+    assert (robust >= distance).all()
+    assert (robust <= distance + 0.01).all()
+    far = distance > 0.05
+    torch.testing.assert_close(robust[far], distance[far], rtol=0.02, atol=0)
 
 
 def test_joint_is_the_weighted_sum(model, batch):
@@ -48,6 +65,7 @@ def moved_by(loss, model, batch):
     ("loss", "parts"),
     [
         (reconstruction, {"chart"}),
+        (robust_reconstruction, {"chart"}),
         (latent_nll, {"latent"}),
         (joint, {"chart", "latent"}),
         (joint_nll, {"chart", "latent"}),
