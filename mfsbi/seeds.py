@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-__all__ = ["alone", "derived", "seeded", "spawned", "undisturbed"]
+__all__ = ["alone", "derived", "distinct", "seeded", "spawned", "undisturbed"]
 
 
 _ALONE = threading.RLock()
@@ -61,6 +61,18 @@ def derived(seed: int, *keys: int) -> int:
 def spawned(seed: int, *keys: int) -> int:
     """Return a seed like `derived` of 63 bits, for so many uses that those of 32 would collide."""
     return int(np.random.SeedSequence(seed, spawn_key=keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def distinct(seed: int, number: int) -> int:
+    """Return a seed like `spawned(seed, number)` whose last 32 bits are no other number's, for numbers below 2^32.
+
+    torch's generator of the CPU takes no more bits than those, so that among 100,000 seeds drawn at random two would
+    probably be one. The bits are a Feistel cipher of the number, which is a bijection whatever its rounds compute.
+    """
+    left, right = number >> 16, number & 0xFFFF
+    for key in np.random.SeedSequence(seed).generate_state(4).tolist():
+        left, right = right, left ^ (((right ^ key) * 0x9E3779B1 & 0xFFFFFFFF) >> 16)
+    return spawned(seed, number) >> 32 << 32 | left << 16 | right
 
 
 @contextmanager

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mfsbi.seeds import alone, derived, seeded, spawned
+from mfsbi.seeds import alone, derived, distinct, seeded, spawned
 
 
 def draw():
@@ -39,17 +39,29 @@ def test_derived_seeds_differ_by_use():
     assert derived(0, 1) == derived(0, 1)
 
 
-def test_long_seeds_are_whole_numbers_that_generators_take_and_use():
-    seeds = [spawned(0, shard) for shard in range(100)]
+@pytest.mark.parametrize("make", [spawned, distinct])
+def test_long_seeds_are_whole_numbers_that_generators_take(make):
+    seeds = [make(0, number) for number in range(100)]
     assert len(set(seeds)) == 100
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert max(seeds) > 2**62
+    assert make(0, 1) != make(1, 1)
+
+
+def test_distinct_seeds_differ_in_the_bits_that_torch_takes():
+    numbers = range(0, 2**32, 2**32 // 2000)
+    bits = np.array([distinct(5, number) % 2**32 for number in [*numbers, *range(1, 2000)]])
+    assert len(np.unique(bits)) == len(bits)
+    assert abs(np.mean(bits / 2**32) - 0.5) < 0.05
+    assert abs(np.corrcoef(bits[:-1], bits[1:])[0, 1]) < 0.1
+
+
+def test_numpy_takes_all_bits_of_a_long_seed():
     draws = []
-    for seed in (2**40 + 5, 2**41 + 5):  # equal in their last 32 bits
+    for seed in (2**40 + 5, 2**41 + 5):
         with seeded(seed):
-            draws.append(draw())
-    assert (draws[0][0] != draws[1][0]).all()
-    assert (draws[0][1] != draws[1][1]).all()
+            draws.append(draw()[1])
+    assert (draws[0] != draws[1]).all()
 
 
 def test_alone_a_thread_computes_in_float32_and_settings_come_back(float64):

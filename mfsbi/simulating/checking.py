@@ -40,7 +40,7 @@ def _fault(store: Store, shard: int) -> str:
         arrays = store.chunks_of(shard)
     except (ValueError, OSError) as error:
         return f"cannot be read: {error}"
-    if mark["seed"] != seed_of_x(store.attributes["seed"], store.layout, shard):
+    if mark["seed"] != seed_of_x(store.attributes["seed"], shard):
         return "its seed is not the one that the store's seed gives."
     files = [store.path / store.layout.file_of(name, shard) for name in store.layout.arrays]
     if mark["digest"] != digest_of(file.read_bytes() for file in files):

@@ -121,7 +121,7 @@ def make_shard(job: _Job, shard: int) -> Made:
     if is_finished(job.path, job.layout, shard):
         return Made(rows, 0, "")
     drawn = draw(job.plan, job.layout, shard, max_failures=job.max_failures)
-    seed = seed_of_x(job.plan.seed, job.layout, shard)
+    seed = seed_of_x(job.plan.seed, shard)
     finish(job.path, job.layout, shard, seed=seed, arrays=drawn.arrays, reasons=drawn.reasons)
     reason = "theta = {theta}: {error}".format(**drawn.reasons[0]) if drawn.reasons else ""
     return Made(rows, len(drawn.reasons), reason)

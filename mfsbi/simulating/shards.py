@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mfsbi.seeds import alone, seeded, spawned
+from mfsbi.seeds import alone, distinct, seeded, spawned
 from mfsbi.simulating.plan import Plan
 from mfsbi.store import Layout
 
@@ -50,8 +50,8 @@ def draw(plan: Plan, layout: Layout, shard: int, *, max_failures: float = 1.0) -
     """
     rows, first = layout.rows_of(shard), shard * layout.shard_rows
     with alone():
-        theta = _theta(plan, rows, shard, 0)
-        making = _Making(plan, theta, (shard, 1), allowed_failures(max_failures, rows), first)
+        theta = _theta(plan, rows, distinct(plan.seed, 2 * shard))
+        making = _Making(plan, theta, seed_of_x(plan.seed, shard), allowed_failures(max_failures, rows), first)
         arrays = {name: np.full((rows, *shape), np.nan, np.float32) for name, shape in layout.shapes.items()}
         arrays["theta"][:] = theta.numpy()
         for start, end, found in making.pieces(0, rows):
@@ -68,9 +68,9 @@ def draw(plan: Plan, layout: Layout, shard: int, *, max_failures: float = 1.0) -
     return Drawn({**arrays, "failed": failed}, sorted(making.reasons, key=lambda reason: reason["row"]))
 
 
-def seed_of_x(plan_seed: int, layout: Layout, shard: int) -> int:
+def seed_of_x(seed: int, shard: int) -> int:
     """Return the seed by which `simulate(theta, seed=...)` gives x of a shard again, if none of its calls failed."""
-    return spawned(plan_seed, shard, 1, 0, layout.rows_of(shard))
+    return distinct(seed, 2 * shard + 1)
 
 
 def shapes_of(plan: Plan) -> dict[str, tuple[int, ...]]:
@@ -82,8 +82,8 @@ def shapes_of(plan: Plan) -> dict[str, tuple[int, ...]]:
     """
     with alone():
         for attempt in range(TRIES):
-            theta = _theta(plan, 2, 0, 2, attempt)
-            making = _Making(plan, theta, (0, 3, attempt), allowed=2, first=0)
+            theta = _theta(plan, 2, spawned(plan.seed, 0, attempt))
+            making = _Making(plan, theta, spawned(plan.seed, 1, attempt), allowed=2, first=0)
             for _, _, found in making.pieces(0, 2):
                 return {"theta": tuple(theta.shape[1:]), **{name: value.shape[1:] for name, value in found.items()}}
     raise RuntimeError(
@@ -103,7 +103,7 @@ class _Making:
 
     plan: Plan
     theta: Tensor
-    keys: tuple[int, ...]
+    seed: int
     allowed: float
     first: int
     reasons: list[dict[str, Any]] = field(default_factory=list)
@@ -111,8 +111,9 @@ class _Making:
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, dict[str, NDArray]]]:
         """Yield runs of rows that did not raise an exception, and their arrays."""
         found = None
+        seed = self.seed if end - start == len(self.theta) else spawned(self.seed, start, end)
         try:
-            found = self._call(self.theta[start:end], spawned(self.plan.seed, *self.keys, start, end))
+            found = self._call(self.theta[start:end], seed)
         except MemoryError:
             raise  # the machine's failure, not that of a row
         except Exception as error:  # whatever a simulator raises is its failure at some rows
@@ -154,9 +155,9 @@ class _Making:
             self._record(start + row, f"not finite: {', '.join(names)}")
 
 
-def _theta(plan: Plan, rows: int, *keys: int) -> Tensor:
+def _theta(plan: Plan, rows: int, seed: int) -> Tensor:
     """Return draws of the prior, in float32."""
-    with seeded(spawned(plan.seed, *keys)):
+    with seeded(seed):
         theta = plan.prior_of_theta.sample((rows,)).to(torch.float32)
     names = list(plan.simulator.parameter_names)
     if theta.shape != (rows, len(names)) or not torch.isfinite(theta).all():
