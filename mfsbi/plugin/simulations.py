@@ -22,7 +22,7 @@ __all__ = ["Round", "Simulations"]
 
 MINIMUM_ROWS = 20
 IN_MEMORY = 2**28
-"""Bytes of a store that is read at once, and of the blocks of one that is streamed."""
+"""Bytes of a store that is read at once."""
 
 
 class Round(NamedTuple):
@@ -126,8 +126,8 @@ class Simulations:
             rows += store.layout.rows_of(shard)
         if not held:
             raise ValueError(f"{store} has a single shard, and none to hold out: simulate with more, smaller ones.")
-        training = Stream(store.only(shards[len(held) :]), IN_MEMORY)
-        return training, Stream(store.only(held), IN_MEMORY).sample
+        training = Stream(store.only(shards[len(held) :]))
+        return training, Stream(store.only(held)).sample
 
     def split(self, fraction: float, seed: int, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
         """Return the simulations to train on and those held out; the fate of a row never changes.
