@@ -21,6 +21,7 @@ from mfsbi.train.data import Batch
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import ScoreNoise
 from mfsbi.train.noise import score_noise
+from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Schedule
 from mfsbi.train.stream import TrainingData
@@ -198,5 +199,5 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         return estimator
 
     def _summarise(self, wanted: bool) -> None:  # noqa: FBT001
-        if wanted:
+        if wanted and Ranks.current().first:
             tqdm.write(str(self.history))
