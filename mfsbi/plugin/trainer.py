@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import asdict
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -69,8 +69,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
     estimator: EstimatorT | None
 
     def __init__(self, prior: Prior | None, seed: int, device: str, show_progress_bars: bool | None) -> None:  # noqa: FBT001
-        if seed < 0:
-            raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
+        _require_seed(seed)
         self.seed = seed
         self.device = device
         self.show_progress_bars = show_progress_bars
@@ -88,6 +87,17 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         posterior_parameters: PosteriorParameters | None = None,
     ) -> NeuralPosterior:
         """Return sbi's posterior for what was trained."""
+
+    def with_seed(self, seed: int) -> "AbstractTrainer[EstimatorT]":
+        """Return a trainer of the same simulations with another seed, which has not trained.
+
+        Raises:
+            ValueError: if the seed is negative
+        """
+        _require_seed(seed)
+        other = copy(self)
+        other.seed, other.estimator, other.history = seed, None, History()
+        return other
 
     @property
     def summary(self) -> dict[str, list[float]]:
@@ -201,3 +211,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
     def _summarise(self, wanted: bool) -> None:  # noqa: FBT001
         if wanted and Ranks.current().first:
             tqdm.write(str(self.history))
+
+
+def _require_seed(seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
