@@ -32,6 +32,7 @@ _HOMES = {
     "calibrate": "mfsbi.plugin.calibrating",
     "density_only": "mfsbi.train.schedules",
     "dimension_scan": "mfsbi.plugin.dimension",
+    "ensemble_posterior": "mfsbi.plugin.ensembles",
     "interpolate": "mfsbi.manifold",
     "load": "mfsbi.plugin.saving",
     "load_trainer": "mfsbi.plugin.saving",
@@ -43,6 +44,7 @@ _HOMES = {
     "simulate_to_store": "mfsbi.simulating",
     "simultaneous": "mfsbi.train.schedules",
     "to_arviz": "mfsbi.inference.to_arviz",
+    "train_ensemble": "mfsbi.plugin.ensembles",
     "workers": "mfsbi.simulating",
 }
 

@@ -8,6 +8,8 @@ from mfsbi.manifold import interpolate as interpolate
 from mfsbi.manifold import outlier_p_value as outlier_p_value
 from mfsbi.plugin.calibrating import calibrate as calibrate
 from mfsbi.plugin.dimension import dimension_scan as dimension_scan
+from mfsbi.plugin.ensembles import ensemble_posterior as ensemble_posterior
+from mfsbi.plugin.ensembles import train_ensemble as train_ensemble
 from mfsbi.plugin.likelihood import ManifoldNLE as ManifoldNLE
 from mfsbi.plugin.ratio import ALICES as ALICES
 from mfsbi.plugin.sampling import sample_chains as sample_chains

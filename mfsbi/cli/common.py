@@ -1,5 +1,8 @@
 """What all commands share: how to speak, how to fail, options by one name."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -7,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-__all__ = ["MISTAKES", "PriorOption", "SeedOption", "console", "fail", "require_folder", "say"]
+from mfsbi.train.ranks import Ranks, process_group
+
+__all__ = ["MISTAKES", "PriorOption", "SeedOption", "console", "fail", "require_folder", "say", "together"]
 
 console = Console()
 
@@ -23,6 +28,16 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything: the sa
 def say(line: str) -> None:
     """Print a line as it is."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def together() -> Iterator[Ranks]:
+    """Join the processes that torchrun started, if it did; the first of them speaks for all, but errors are its own."""
+    with process_group() as ranks, warnings.catch_warnings():
+        if not ranks.first:
+            console.quiet = True
+            warnings.simplefilter("ignore")
+        yield ranks
 
 
 def require_folder(out: Path) -> None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mfsbi.checks import require_features
-from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, console, fail, require_folder, say
+from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, console, fail, require_folder, say, together
 from mfsbi.inference.chains import Chains
 from mfsbi.inference.to_arviz import diagnose, to_arviz, write
 from mfsbi.plots import calibration
@@ -24,6 +24,7 @@ from mfsbi.plugin.saving import SPECS, Trainer, load, save, trainer_for
 from mfsbi.plugin.specs import AF, FOM, Spec
 from mfsbi.seeds import derived, seeded
 from mfsbi.sources import Source, bounds_of, box, read_arrays, simulator, source_of
+from mfsbi.train.ranks import Ranks
 from mfsbi.types import Simulator
 
 __all__ = ["calibrate", "sample", "train"]
@@ -64,20 +65,24 @@ def train(  # noqa: PLR0913 - options of a command
     mfsbi train polynomial --resume    # the same line again after a kill goes on where it was
 
     mfsbi train --madminer data/samples --prior -1:1 --prior -1:1 --manifold-dim 14
+
+    torchrun --nproc-per-node 4 -m mfsbi train polynomial    # the same training, each step shared by four processes
     """
     try:
         require_folder(out)
-        origin = source_of(source or [], prior, madminer, sample_name)
-        trainer = _new_trainer(model, manifold_dim, origin, seed=seed, show_progress_bars=False if quiet else None)
-        _append(trainer, origin, simulations, seed=seed, gold=not no_gold)
-        kept = out.with_name(f"{out.name}.checkpoints")
-        settings: dict[str, Any] = {"checkpoint": kept, "resume_training": True} if resume else {}
-        if no_gold:
-            settings["score_weight"] = 0.0
-        estimator = trainer.train(max_num_epochs=epochs, **settings)
-        save(trainer if trainer.simulations.store is None else estimator, out)
-        if resume:
-            rmtree(kept)
+        with together() as ranks:
+            origin = source_of(source or [], prior, madminer, sample_name)
+            trainer = _new_trainer(model, manifold_dim, origin, seed=seed, device=ranks.device, quiet=quiet)
+            _append(trainer, origin, simulations, seed=seed, gold=not no_gold)
+            kept = out.with_name(f"{out.name}.checkpoints")
+            settings: dict[str, Any] = {"checkpoint": kept, "resume_training": True} if resume else {}
+            if no_gold:
+                settings["score_weight"] = 0.0
+            estimator = trainer.train(max_num_epochs=epochs, **settings)
+            if ranks.first:
+                save(trainer if trainer.simulations.store is None else estimator, out)
+            if ranks.first and resume:
+                rmtree(kept)
     except MISTAKES as error:
         fail(error)
     say(str(trainer.history))
@@ -173,7 +178,7 @@ def _append(trainer: Trainer, origin: Source, simulations: int, *, seed: int, go
         trainer.append_simulations(origin.store)
         return
     rows_of = origin.for_ratio if isinstance(trainer, ALICES) else origin.for_likelihood
-    rows = rows_of(simulations, seed=seed, gold=gold)
+    rows = Ranks.current().from_first(lambda: rows_of(simulations, seed=seed, gold=gold))
     if origin.rows is not None and len(rows.theta) < len(origin.rows.theta):
         say(f"A likelihood learns from what was drawn at theta0 alone, not from all {origin.rows}.")
     say(f"Learning from {rows}.")
@@ -181,13 +186,14 @@ def _append(trainer: Trainer, origin: Source, simulations: int, *, seed: int, go
 
 
 def _new_trainer(
-    model: str, manifold_dim: int | None, origin: Source, *, seed: int, show_progress_bars: bool | None
+    model: str, manifold_dim: int | None, origin: Source, *, seed: int, device: str, quiet: bool
 ) -> Trainer:
     """Return an untrained trainer of the model of that name."""
+    manners: dict[str, Any] = {"seed": seed, "device": device, "show_progress_bars": False if quiet else None}
     if model == ALICES.__name__:
-        return ALICES(origin.prior, seed=seed, show_progress_bars=show_progress_bars)
+        return ALICES(origin.prior, **manners)
     spec = _spec(model, manifold_dim, origin.simulator)
-    return ManifoldNLE(origin.prior, spec, seed=seed, show_progress_bars=show_progress_bars)
+    return ManifoldNLE(origin.prior, spec, **manners)
 
 
 def _spec(model: str, manifold_dim: int | None, known: Simulator | None) -> Spec:

@@ -5,6 +5,7 @@ from mfsbi.seeds import undisturbed
 with undisturbed():
     from sbi.inference import (
         NLE_A,
+        EnsemblePosterior,
         ImportanceSamplingPosterior,
         MCMCPosterior,
         RejectionPosterior,
@@ -31,6 +32,7 @@ __all__ = [
     "NLE_A",
     "BasePotential",
     "ConditionalDensityEstimator",
+    "EnsemblePosterior",
     "ImportanceSamplingPosterior",
     "ImportanceSamplingPosteriorParameters",
     "LikelihoodBasedPotential",

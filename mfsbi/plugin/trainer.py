@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import asdict
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from mfsbi.train.data import Batch
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import ScoreNoise
 from mfsbi.train.noise import score_noise
+from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Schedule
 from mfsbi.train.stream import TrainingData
@@ -68,8 +69,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
     estimator: EstimatorT | None
 
     def __init__(self, prior: Prior | None, seed: int, device: str, show_progress_bars: bool | None) -> None:  # noqa: FBT001
-        if seed < 0:
-            raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
+        _require_seed(seed)
         self.seed = seed
         self.device = device
         self.show_progress_bars = show_progress_bars
@@ -87,6 +87,17 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         posterior_parameters: PosteriorParameters | None = None,
     ) -> NeuralPosterior:
         """Return sbi's posterior for what was trained."""
+
+    def with_seed(self, seed: int) -> "AbstractTrainer[EstimatorT]":
+        """Return a trainer of the same simulations with another seed, which has not trained.
+
+        Raises:
+            ValueError: if the seed is negative
+        """
+        _require_seed(seed)
+        other = copy(self)
+        other.seed, other.estimator, other.history = seed, None, History()
+        return other
 
     @property
     def summary(self) -> dict[str, list[float]]:
@@ -198,5 +209,10 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         return estimator
 
     def _summarise(self, wanted: bool) -> None:  # noqa: FBT001
-        if wanted:
+        if wanted and Ranks.current().first:
             tqdm.write(str(self.history))
+
+
+def _require_seed(seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")

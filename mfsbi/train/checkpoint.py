@@ -11,28 +11,29 @@ A training that goes on repeats no step and skips none, so on the same machine, 
 versions, its weights are those of a training that was never stopped.
 
 **SIGTERM** is what schedulers send some time before they kill. While checkpoints are kept it lets the step under way
-end, writes one, and leaves by `SystemExit(143)`; only the main thread can listen to it.
+end, writes one, and leaves by `SystemExit(143)`; only the main thread can listen to it. Where several processes train
+(`mfsbi.train.ranks`) the first one keeps the checkpoints and hands out what it finds.
 """
 
 import json
 import os
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from torch import Tensor
 
 from mfsbi import files
 from mfsbi.checks import require_positive
+from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import History
+from mfsbi.train.signals import on_signal
 
 __all__ = ["Checkpoints", "Keeping", "Snapshot"]
 
@@ -89,13 +90,7 @@ class Checkpoints:
         require_positive("checkpoint_minutes", minutes)
         self.folder, self.minutes = Path(folder), minutes
         self.about = json.loads(json.dumps(about))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(self.folder, os.W_OK):
-            raise OSError(f"Checkpoints cannot be written to {self.folder}: choose another folder.")
-        self.start = self._newest() if resume else None
-        if not resume:
-            for path in self.paths:
-                path.unlink()
+        self.start = Ranks.current().from_first(lambda: self._opened(resume=resume))
         self.written = time.monotonic()
         self.terminated = False
 
@@ -111,15 +106,12 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Return whether it is time to write one."""
-        return self.terminated or time.monotonic() - self.written >= 60 * self.minutes
+        return time.monotonic() - self.written >= 60 * self.minutes
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint, then remove all but the one before it; leave the program if it was told to end.
+        """Write a checkpoint, then remove all but the one before it.
 
         A disk that is full is a warning: the training goes on, and so does the checkpoint before.
-
-        Raises:
-            SystemExit: with code 143 after SIGTERM
         """
         there = self.paths
         number = 1 + int(there[0].stem.split("-")[1]) if there else 0
@@ -132,24 +124,35 @@ class Checkpoints:
         except OSError as error:
             warnings.warn(f"A checkpoint could not be written, and training goes on without it: {error}", stacklevel=2)
         self.written = time.monotonic()
-        if self.terminated:
-            raise SystemExit(128 + signal.SIGTERM)
+
+    def leave(self) -> NoReturn:
+        """Leave the program as one that SIGTERM has ended.
+
+        Raises:
+            SystemExit: with code 143
+        """
+        raise SystemExit(128 + signal.SIGTERM)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take SIGTERM inside the block as the wish for a checkpoint and an end."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
-        def end(_number: int, _frame: FrameType | None) -> None:
+        def end() -> None:
             self.terminated = True
 
-        before = signal.signal(signal.SIGTERM, end)
-        try:
+        with on_signal(signal.SIGTERM, end):
             yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+
+    def _opened(self, *, resume: bool) -> Snapshot | None:
+        """Make the folder, and return the checkpoint to go on from or remove those that are there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.folder, os.W_OK):
+            raise OSError(f"Checkpoints cannot be written to {self.folder}: choose another folder.")
+        if resume:
+            return self._newest()
+        for path in self.paths:
+            path.unlink()
+        return None
 
     def _newest(self) -> Snapshot | None:
         """Return the newest checkpoint that is whole and of this training."""
@@ -161,7 +164,7 @@ class Checkpoints:
                 refused.append(str(error))
                 continue
             if refused:
-                warnings.warn(f"{' '.join(refused)} The one before it, {path.name}, is used.", stacklevel=4)
+                warnings.warn(f"{' '.join(refused)} The one before it, {path.name}, is used.", stacklevel=7)
             return found
         if refused:
             raise ValueError(f"{' '.join(refused)} Choose another folder, or begin anew without resuming.")

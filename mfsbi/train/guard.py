@@ -20,6 +20,7 @@ import torch
 from mfsbi.models import AbstractModel
 from mfsbi.train.data import Batch, in_chunks
 from mfsbi.train.losses import Loss, Scandal, nll
+from mfsbi.train.ranks import Ranks
 from mfsbi.train.schedules import Schedule
 from mfsbi.train.stream import TrainingData
 
@@ -79,7 +80,7 @@ class ChartGuard:
         """Return whether to go on after the phase with this index."""
         if phase != self.last:
             return True
-        self.verdict = judge_chart(self.model, *self.data)
+        self.verdict = Ranks.current().from_first(lambda: judge_chart(self.model, *self.data))
         return not (self.verdict.collapsed and self.may_stop)
 
 

@@ -3,9 +3,11 @@
 Each group of parts (chart, latent) has one learning rate, which warms up over its first steps and then falls to zero
 along a cosine over all the steps the schedule grants that group, so alternating phases continue where they left off.
 One split into training and validation rows serves the whole schedule. `mfsbi.train.phase` says what happens within a
-phase, `mfsbi.train.checkpoint` how a training that was stopped goes on.
+phase, `mfsbi.train.checkpoint` how a training that was stopped goes on, `mfsbi.train.ranks` how several processes share
+one: `fit`, then, is called by all of them alike.
 """
 
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,8 +22,10 @@ from mfsbi.train.checkpoint import Checkpoints, Snapshot
 from mfsbi.train.data import Batch, steps_per_epoch
 from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.phase import PhaseRun, rows_of_step
+from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Phase, Schedule
+from mfsbi.train.signals import on_signal
 from mfsbi.train.stream import TrainingData
 
 __all__ = ["fit"]
@@ -53,7 +57,8 @@ def fit(  # noqa: PLR0913 - a training has many sides
         checkpoints: what keeps the training on disk, and where it goes on from one that was stopped
 
     Raises:
-        ValueError: if the schedule is empty, or a phase has no epochs or rows or names parts that models do not have
+        ValueError: if the schedule is empty, or a phase has no epochs or rows or names parts that models do not have;
+            if several processes have different rows, or a step has fewer rows than there are processes
         ArithmeticError: if a loss becomes NaN or infinite; the best weights before that are in place
         SystemExit: after SIGTERM, where there are checkpoints
     """
@@ -61,9 +66,10 @@ def fit(  # noqa: PLR0913 - a training has many sides
     settings = Settings() if settings is None else settings
     history = History() if history is None else history
     run = _Run(model, schedule, settings, history, checkpoints)
+    _require_rows(run.ranks, training, validation, schedule, settings)
     listening = nullcontext() if checkpoints is None else checkpoints.listening()
     steps = [_steps(phase, training, settings) for phase in schedule]
-    with _progress_bar(sum(steps), settings) as bar, seeded(derived(settings.seed, 0)), listening:  # some losses draw
+    with _progress_bar(sum(steps), settings) as bar, seeded(derived(settings.seed, 0)), listening, run.deferring():
         try:
             run.phases(training, validation, steps, bar, keep_going)
         except KeyboardInterrupt:
@@ -87,6 +93,7 @@ class _Run:
         self.history, self.checkpoints = history, checkpoints
         self.generator = Generator().manual_seed(settings.seed)
         self.optimizers: dict[tuple[str, ...], PartsOptimizer | None] = {}
+        self.ranks, self.interrupted = Ranks.current(), False
         self.number = 0
         self.phase_run: PhaseRun | None = None
 
@@ -103,6 +110,7 @@ class _Run:
             self.optimizers[phase.trains] = _optimizer(self.model, phase.trains, self.schedule, steps, self.settings)
         start = None if self.checkpoints is None else self.checkpoints.taken()
         first = 0 if start is None else self._restore(start)
+        self.ranks.hand_out(self.model)
         if keep_going is not None and not all(keep_going(number) for number in range(first)):
             return
         for number in range(first, len(self.schedule)):
@@ -124,9 +132,29 @@ class _Run:
         return PhaseRun(self.model, number, phase, optimizer, self.settings, self.generator)
 
     def _keep(self, *, ended: bool) -> None:
-        """Write a checkpoint if it is time to, or the phase has ended."""
-        if self.checkpoints is not None and (ended or self.checkpoints.due()):
-            self.checkpoints.write(self._snapshot())
+        """Write a checkpoint if it is time to, or the phase has ended; end if any process was told to."""
+        kept = self.checkpoints
+        due = kept is not None and self.ranks.first and kept.due()
+        terminated = kept is not None and kept.terminated
+        due, terminated, interrupted = self.ranks.any(due, terminated, self.interrupted)
+        if kept is not None and self.ranks.first and (ended or due or terminated):
+            kept.write(self._snapshot())
+        if kept is not None and terminated:
+            kept.leave()
+        if interrupted:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Let Ctrl-C wait for the end of a step where several processes have to leave together; the second does not."""
+
+        def interrupt() -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        with on_signal(signal.SIGINT, interrupt) if self.ranks.size > 1 else nullcontext():
+            yield
 
     def _snapshot(self) -> Snapshot:
         """Return the training as it is, between two steps."""
@@ -178,6 +206,7 @@ def _steps(phase: Phase, training: TrainingData, settings: Settings) -> int:
 @contextmanager
 def _progress_bar(steps: int, settings: Settings) -> Iterator[tqdm]:
     hidden = None if settings.show_progress_bars is None else not settings.show_progress_bars
+    hidden = hidden if Ranks.current().first else True
     with tqdm(total=steps, disable=hidden, unit="step", leave=False, dynamic_ncols=True) as bar:
         yield bar
 
@@ -193,6 +222,19 @@ def _require_phases(schedule: Schedule, model: nn.Module) -> None:
             require_positive_integer("Phase.rows", phase.rows)
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= set(parts):
             raise ValueError(f"A phase should train a tuple of parts out of {parts}; got {phase.trains!r}.")
+
+
+def _require_rows(
+    ranks: Ranks, training: TrainingData, validation: Batch, schedule: Schedule, settings: Settings
+) -> None:
+    """Raise ValueError unless several processes have the same rows, and each one of every step."""
+    ranks.require_same("numbers of rows to learn from and to judge by", (training.size, validation.size))
+    rows = min(training.size, *(rows_of_step(phase, settings) for phase in schedule))
+    if rows < ranks.size:
+        raise ValueError(
+            f"A step should have a row for each of {ranks.size} processes; one has {rows}. Take fewer processes, or a "
+            "larger `training_batch_size`."
+        )
 
 
 def _cuda_states() -> list[Tensor]:

@@ -55,7 +55,8 @@ from torch.nn import functional
 
 from mfsbi.models import AbstractModel, AmbientModel, DensityModel, ManifoldModel
 from mfsbi.ratio import RatioModel
-from mfsbi.train.data import Batch, in_chunks
+from mfsbi.train.data import Batch
+from mfsbi.train.ranks import Ranks
 
 __all__ = [
     "RECONSTRUCTION_WEIGHT",
@@ -207,7 +208,7 @@ class _ScoreLoss(ABC):
         """Return the loss with the noise as it is on rows the model has not seen."""
         if held_out.joint_score is None or self.weight is not None or not _of_theta(held_out).any():
             return self
-        squared = in_chunks(lambda rows: self._with_errors(model, rows)[1], held_out)
+        squared = Ranks.current().in_shares(lambda rows: self._with_errors(model, rows)[1], held_out)
         return replace(self, noise=self._noise(model, squared, held_out))
 
     def _with_errors(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

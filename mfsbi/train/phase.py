@@ -21,10 +21,12 @@ from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
 from mfsbi.models import AbstractModel
+from mfsbi.seeds import derived
 from mfsbi.train.checkpoint import Snapshot
-from mfsbi.train.data import Batch, in_chunks, steps_per_epoch
+from mfsbi.train.data import Batch, steps_per_epoch
 from mfsbi.train.losses import Adaptive
 from mfsbi.train.optimizers import PartsOptimizer
+from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import EpochRecord, History, Settings
 from mfsbi.train.schedules import Phase
 from mfsbi.train.stream import TrainingData
@@ -54,7 +56,7 @@ class PhaseRun:
     ) -> None:
         self.model, self.number, self.phase = model, number, phase
         self.optimizer, self.settings, self.generator = optimizer, settings, generator
-        self.loss = phase.loss
+        self.loss, self.ranks = phase.loss, Ranks.current()
         self.best, self.patience = _Best(optimizer.parts), _Patience(settings.stop_after_epochs)
         self.epoch, self.order = 0, generator.get_state()
         self.losses: list[Tensor] = []
@@ -117,6 +119,7 @@ class PhaseRun:
         """Pass over the training rows once, then judge by the validation rows."""
         began = time.perf_counter()
         self.generator.set_state(self.order)
+        self.ranks.hand_out(self.model)
         size, taken = rows_of_step(self.phase, self.settings), len(self.losses)
         for batch in training.minibatches(size, self.generator, skip=taken):
             self.losses.append(self._step(batch))
@@ -148,15 +151,22 @@ class PhaseRun:
         """Return the mean loss of the validation rows, to which it has adapted if it can."""
         if isinstance(self.loss, Adaptive):
             self.loss = self.loss.adapted(self.model, validation)
-        return in_chunks(lambda rows: self.loss(self.model, rows), validation).mean()
+        return self.ranks.in_shares(lambda rows: self.loss(self.model, rows), validation).mean()
 
     def _step(self, batch: Batch) -> Tensor:
         """Move the weights once along the gradient of the mean loss and return that."""
-        self.optimizer.parts.zero_grad(set_to_none=True)
-        loss = self.loss(self.model, batch).mean()
-        loss.backward()
+        parts = self.optimizer.parts
+        parts.zero_grad(set_to_none=True)
+        if self.ranks.size > 1:
+            torch.manual_seed(self._seed_of_step())
+        losses = self.loss(self.model, batch.rows(self.ranks.share(batch.size)))
+        loss = self.ranks.backward(losses, batch.size, list(parts.parameters()))
         self.optimizer.step(self.settings.clip_max_norm)
-        return loss.detach()
+        return loss
+
+    def _seed_of_step(self) -> int:
+        """Return a seed of this rank's own for the step that comes."""
+        return derived(self.settings.seed, 2, self.number, self.epoch, len(self.losses), self.ranks.rank)
 
     def _with_coordinates(self, data: Batch) -> Batch:
         """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
@@ -175,7 +185,7 @@ class PhaseRun:
 
     def _encode(self, data: Batch) -> Tensor:
         model = cast(AbstractModel, self.model)
-        return in_chunks(lambda rows: model.encode(rows.x, rows.theta), data)
+        return self.ranks.in_shares(lambda rows: model.encode(rows.x, rows.theta), data)
 
 
 class _Best:

@@ -1,0 +1,177 @@
+r"""Ensembles: one trainer, several seeds, and the posterior of them all.
+
+    estimators = train_ensemble(trainer, members=5, executor=executor, max_num_epochs=50)
+    posterior = ensemble_posterior(trainer, estimators)  # sbi's EnsemblePosterior
+    draws = posterior.sample((1000,), x=x_o)
+
+A member is what the trainer would have learned with a seed of its own: other first weights, another order of the rows,
+others held out. Where members disagree, simulations do not say what the posterior is. Each is trained by one thread, as
+shards are simulated (`mfsbi.simulating`), so that it is the same from any executor.
+
+**What the ensemble means.** With the members' posteriors p_i(theta|x), weights w_i, likelihoods L_i and the prior p,
+
+    sample:               p(theta|x) = sum_i w_i p_i(theta|x),               every member its share of the draws,
+    potential, log_prob:  log sum_i w_i L_i(x|theta) p(theta),               every member by its evidence as well,
+
+since a likelihood's potential is not normalised: p_i = L_i p / Z_i. Both are right, for different questions: the first
+doubts all members alike, the second is the posterior of the mean likelihood, in which one that explains x better counts
+more, and one alone if x are many events. They agree where the evidences Z_i do. So draws of `sample` are not to be
+weighed by `potential`. `sample` returns draws member after member: shuffle them before taking some. `sample_chains`
+takes one member at a time, `posterior.posteriors[i]`.
+"""
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+
+from mfsbi.checks import require_positive_integer
+from mfsbi.plugin.host import EnsemblePosterior
+from mfsbi.plugin.saving import Estimator, Trainer
+from mfsbi.seeds import alone, derived
+
+__all__ = ["ensemble_posterior", "train_ensemble"]
+
+
+class _Member(NamedTuple):
+    """What became of a member."""
+
+    estimator: Any
+    warnings: list[str]
+    error: Exception | None
+
+
+def train_ensemble(
+    trainer: Trainer,
+    members: int | Sequence[int] = 5,
+    *,
+    executor: Executor | None = None,
+    **training: Any,  # noqa: ANN401 - `trainer.train` checks them
+) -> list[Estimator]:
+    """Train a trainer's model with several seeds, from new weights, and leave the trainer as it is.
+
+    A member that fails, or was trained by a worker that died, is a warning, and the others are returned. Ctrl-C ends
+    the member under way, which is kept, and those that had not begun are left out.
+
+    Arguments:
+        trainer: with its simulations, which each worker gets a copy of (of a store its path)
+        members: how many, with seeds derived from the trainer's; or their seeds
+        executor: anything with `submit`: `workers(k)`, `dask.distributed.Client(...).get_executor()`; this process if
+            None. Executors other than loky's need a prior and a spec that `pickle` can pickle
+        training: arguments of `trainer.train`; a `checkpoint` folder gets one for each seed
+
+    Returns:
+        the estimators, in the order of their seeds, on the trainer's device and in evaluation mode
+
+    Raises:
+        ValueError: if there are no members, or two have the same seed
+        Exception: what the first member raised, if all failed
+    """
+    seeds = _seeds(trainer, members)
+    if executor is None:
+        made = _one_by_one(trainer, seeds, training)
+    else:
+        kind = torch.get_default_dtype()
+        futures = [executor.submit(_train_member, trainer.with_seed(seed), kind, _of(seed, training)) for seed in seeds]
+        made = _collected(futures)
+    for seed, member in zip(seeds, made, strict=False):
+        for message in member.warnings:
+            warnings.warn(f"The member with seed {seed}: {message}", stacklevel=2)
+    errors = {seed: member.error for seed, member in zip(seeds, made, strict=False) if member.error is not None}
+    if len(errors) == len(made):
+        raise next(iter(errors.values()))
+    if len(made) - len(errors) < len(seeds):
+        what = ", ".join(f"{seed} ({type(error).__name__}: {error})" for seed, error in errors.items())
+        late = f"; interrupted before {', '.join(map(str, seeds[len(made) :]))}" if len(made) < len(seeds) else ""
+        warnings.warn(
+            f"{len(made) - len(errors)} of {len(seeds)} members were trained. Failed seeds: {what or 'none'}{late}.",
+            stacklevel=2,
+        )
+    return [member.estimator.to(trainer.device) for member in made if member.error is None]
+
+
+def ensemble_posterior(
+    trainer: Trainer,
+    estimators: Sequence[Estimator],
+    *,
+    weights: Sequence[float] | None = None,
+    **building: Any,  # noqa: ANN401 - `trainer.build_posterior` checks them
+) -> EnsemblePosterior:
+    """Return sbi's posterior of several estimators; see above for what its `sample` and its `potential` mean.
+
+    Arguments:
+        trainer: that builds the posterior of each
+        estimators: what `train_ensemble` returned, or any with the same parameters
+        weights: of each estimator, positive; all the same if None
+        building: further arguments of `trainer.build_posterior`, such as `sample_with`
+
+    Raises:
+        ValueError: if there are no estimators, weights do not fit them, or an argument is out of range
+    """
+    if not estimators:
+        raise ValueError("`estimators` should hold one estimator at least; it is empty.")
+    if weights is not None and (len(weights) != len(estimators) or not min(weights) > 0):
+        raise ValueError(f"`weights` should be {len(estimators)} positive numbers, one each; got {list(weights)}.")
+    posteriors = [cast(Any, trainer).build_posterior(estimator, **building) for estimator in estimators]
+    transform = posteriors[0].theta_transform
+    return EnsemblePosterior(posteriors, None if weights is None else list(weights), transform, trainer.device)
+
+
+def _seeds(trainer: Trainer, members: int | Sequence[int]) -> list[int]:
+    """Return the seeds of the members, all different."""
+    if isinstance(members, int):
+        require_positive_integer("members", members)
+        return [derived(trainer.seed, 5, number) for number in range(members)]
+    seeds = list(members)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"`members` should be their number, or seeds that differ from each other; got {seeds}.")
+    return seeds
+
+
+def _of(seed: int, training: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a member's training: its checkpoints have a folder of their own."""
+    if training.get("checkpoint") is None:
+        return training
+    return training | {"checkpoint": Path(training["checkpoint"]) / f"seed-{seed}"}
+
+
+def _one_by_one(trainer: Trainer, seeds: Sequence[int], training: dict[str, Any]) -> list[_Member]:
+    """Return the members trained in this process, fewer if one was interrupted."""
+    made = []
+    for seed in seeds:
+        made.append(_train_member(trainer.with_seed(seed), torch.get_default_dtype(), _of(seed, training)))
+        if made[-1].error is None and made[-1].estimator.training_record["interrupted"]:
+            break
+    return made
+
+
+def _train_member(trainer: Any, kind: torch.dtype, training: dict[str, Any]) -> _Member:  # noqa: ANN401
+    """Train one member, on whatever process this is; an error is returned, since workers may not survive it."""
+    with alone(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.set_default_dtype(kind)  # `alone` puts it back
+        try:
+            estimator, error = trainer.train(**training).cpu(), None
+        except Exception as raised:
+            estimator, error = None, raised
+    return _Member(estimator, [str(warning.message) for warning in caught], error)
+
+
+def _collected(futures: Sequence["Future[_Member]"]) -> list[_Member]:
+    """Return what became of members, in order; the others are called off if this process is interrupted."""
+    try:
+        return [_result(future) for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _result(future: "Future[_Member]") -> _Member:
+    """Return a member, or the error of the worker that should have trained it."""
+    try:
+        return future.result()
+    except Exception as error:
+        return _Member(None, [], error)
