@@ -17,6 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mfsbi.checks import require_whole
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import NeuralPosterior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
@@ -164,9 +165,9 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             OSError: if no state can be written
             SystemExit: after SIGTERM, once the state is written, if there is a folder for it
         """
-        if restarts < 0:
-            raise ValueError(f"`restarts` should not be negative; got {restarts}.")
+        require_whole("restarts", restarts)
         settings = self._settings(
+            score_weight,
             training_batch_size=training_batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,

@@ -27,7 +27,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from mfsbi.checks import require_positive_integer
+from mfsbi.checks import require_positive_integer, require_tensor
 from mfsbi.gold.checks import log_odds, require_constant_odds
 from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimator
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
@@ -77,10 +77,13 @@ class GoldenRatio(RatioEstimator):
         Raises:
             ValueError: if features or leading axes differ from each other's
         """
+        require_tensor("theta", theta)
+        require_tensor("x", x)
         self._check_theta_shape_suffix(theta)
         self._check_x_shape_suffix(x)
         self._get_shape_prefix(theta, x)
-        return self.model.log_ratio(x, theta)
+        kind = self.model.theta_mean.dtype
+        return self.model.log_ratio(x.to(kind), theta.to(kind))
 
 
 class ALICES(AbstractTrainer[GoldenRatio]):
@@ -213,6 +216,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             SystemExit: after SIGTERM, once the state is written, if there is a folder for it
         """
         settings = self._settings(
+            score_weight,
             training_batch_size=training_batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,

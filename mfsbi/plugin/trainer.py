@@ -1,15 +1,17 @@
 """What the trainers of mfsbi share: simulations in rounds, how they are split, and the record of what was learned."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
+from mfsbi.checks import require_kind, require_not_negative, require_positive, require_seed
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, process_prior
 from mfsbi.plugin.posteriors import PosteriorParameters
@@ -62,14 +64,15 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         show_progress_bars: True, False, or None for "only on a terminal"
 
     Raises:
-        ValueError: if the seed is negative
+        ValueError: if the seed is negative, or there is no such device
+        TypeError: if the prior is no distribution, or the seed no integer
     """
 
     estimator: EstimatorT | None
 
     def __init__(self, prior: Prior | None, seed: int, device: str, show_progress_bars: bool | None) -> None:  # noqa: FBT001
-        if seed < 0:
-            raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
+        require_seed(seed)
+        _require_device(device)
         self.seed = seed
         self.device = device
         self.show_progress_bars = show_progress_bars
@@ -123,6 +126,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """Return a prior as sbi wants it, a copy, and how many parameters it has."""
         if prior is None:
             return None, 0
+        if not isinstance(prior, Sequence):  # sbi puts a list of distributions together
+            require_kind("prior", prior, Prior, "a distribution with `sample` and `log_prob`, such as torch's")
         with seeded(self.seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
             processed, parameter_dim, _ = process_prior(deepcopy(prior))
         return processed, parameter_dim
@@ -134,8 +139,10 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
         return estimator
 
-    def _settings(self, **settings: Any) -> Settings:  # noqa: ANN401 - Settings checks them
+    def _settings(self, score_weight: float | None, **settings: Any) -> Settings:  # noqa: ANN401 - Settings checks them
         """Return how to optimise, with the trainer's seed and manners."""
+        if score_weight is not None:
+            require_not_negative("score_weight", score_weight)
         return Settings(seed=derived(self.seed, 1), show_progress_bars=self.show_progress_bars, **settings)
 
     def _split(self, fraction: float, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
@@ -147,6 +154,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
     def _kept(self, plan: Training, keeping: Keeping, about: dict[str, Any]) -> Training:
         """Return the plan with a place on disk, if one is wanted; `about` is what tells it from other trainings."""
+        require_positive("checkpoint_minutes", keeping.minutes)
         if keeping.folder is None:
             if keeping.resume:
                 raise ValueError("`resume_training` needs `checkpoint`, the folder where an earlier training was kept.")
@@ -163,8 +171,6 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
     def _noise(self, plan: Training, weight: float | None) -> ScoreNoise | None:
         """Return how noisy joint scores are, if there are any and their weight depends on it."""
-        if weight is not None and not weight >= 0:
-            raise ValueError(f"The weight of the score should not be negative; got {weight}.")
         if plan.start is not None:
             return plan.start.history.score_noise
         wanted = plan.rows[0].sample.joint_score is not None and weight is None
@@ -200,3 +206,12 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
     def _summarise(self, wanted: bool) -> None:  # noqa: FBT001
         if wanted:
             tqdm.write(str(self.history))
+
+
+def _require_device(device: str) -> None:
+    """Raise ValueError unless torch has that device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device` should be one that torch has here, such as 'cpu'; got {device!r}. {reason}") from error

@@ -89,7 +89,10 @@ class Checkpoints:
         require_positive("checkpoint_minutes", minutes)
         self.folder, self.minutes = Path(folder), minutes
         self.about = json.loads(json.dumps(about))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"Checkpoints need a folder, and {self.folder} cannot be one: {error.strerror}.") from error
         if not os.access(self.folder, os.W_OK):
             raise OSError(f"Checkpoints cannot be written to {self.folder}: choose another folder.")
         self.start = self._newest() if resume else None

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_positive_integer
+from mfsbi.checks import require_kind, require_positive_integer
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Checkpoints, Snapshot
 from mfsbi.train.data import Batch, steps_per_epoch
@@ -184,11 +184,14 @@ def _progress_bar(steps: int, settings: Settings) -> Iterator[tqdm]:
 
 def _require_phases(schedule: Schedule, model: nn.Module) -> None:
     parts = tuple(name for name, _ in model.named_children())
+    require_kind("schedule", schedule, Sequence, "a list of phases, such as `sequential(epochs=50)`")
     if not schedule:
         raise ValueError("`schedule` should have at least one phase; it is empty.")
     for phase in schedule:
-        if phase.epochs < 1:
-            raise ValueError(f"A phase should have at least 1 epoch; got {phase}.")
+        require_kind("schedule", phase, Phase, "a list of `Phase`s")
+        if not callable(phase.loss):
+            raise TypeError(f"`Phase.loss` should be a function of a model and a batch; got {phase.loss!r}.")
+        require_positive_integer("Phase.epochs", phase.epochs)
         if phase.rows is not None:
             require_positive_integer("Phase.rows", phase.rows)
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= set(parts):

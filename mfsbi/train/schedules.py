@@ -54,6 +54,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mfsbi.checks import require_whole
 from mfsbi.train.losses import Loss, Scandal, joint_nll, latent_nll, nll, reconstruction
 
 __all__ = ["Phase", "Schedule", "alternating", "ambient", "density_only", "sequential", "simultaneous", "with_score"]
@@ -107,6 +108,7 @@ def simultaneous(epochs: int = 50) -> Schedule:
     Raises:
         ValueError: if epochs is below 3, one pass for each
     """
+    require_whole("epochs", epochs)
     if epochs < 3:
         raise ValueError(f"`epochs` should be at least 3, one pass over the data for each phase; got {epochs}.")
     third = epochs // 3
@@ -132,6 +134,7 @@ def density_only(epochs: int = 50) -> Schedule:
     Raises:
         ValueError: if epochs is below 1
     """
+    require_whole("epochs", epochs)
     if epochs < 1:
         raise ValueError(f"`epochs` should be at least 1; got {epochs}.")
     return [Phase(latent_nll, ("latent",), epochs)]
@@ -159,6 +162,7 @@ def with_score(schedule: Schedule, weight: float | None = None, limit: Tensor | 
 
 
 def _passes_for_each_part(epochs: int) -> int:
+    require_whole("epochs", epochs)
     if epochs < 2:
         raise ValueError(f"`epochs` should be at least 2, one pass over the data for each part; got {epochs}.")
     return epochs // 2
