@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from types import UnionType
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ __all__ = [
     "require_features",
     "require_finite",
     "require_kind",
+    "require_last_axis",
     "require_matching_rows",
     "require_not_negative",
     "require_number",
@@ -48,7 +50,7 @@ def require_positive_integer(name: str, value: float) -> None:
         raise ValueError(f"`{name}` should be a positive integer; got {value}.")
 
 
-def require_kind(name: str, value: object, kind: type, wanted: str) -> None:
+def require_kind(name: str, value: object, kind: type | UnionType, wanted: str) -> None:
     """Raise TypeError unless `value` is of a kind, which `wanted` says in words."""
     if not isinstance(value, kind):
         raise TypeError(f"`{name}` should be {wanted}; got {_told(value)}.")
@@ -89,6 +91,15 @@ def require_features(name: str, value: Tensor, features: int, of: str) -> None:
         )
 
 
+def require_last_axis(name: str, value: Tensor, features: int, of: str) -> None:
+    """Raise ValueError unless the last axis of `value` has that many features: one alone would be broadcast."""
+    if value.shape[-1:] != (features,):
+        raise ValueError(
+            f"`{name}` should have shape (*, {features}), {features} being the features of {of}; "
+            f"got shape {tuple(value.shape)}."
+        )
+
+
 def require_matching_rows(first: str, a: Tensor, second: str, b: Tensor) -> None:
     """Raise ValueError unless both tensors have as many rows."""
     if len(a) != len(b):
@@ -111,5 +122,5 @@ def require_finite(name: str, value: Tensor, advice: str) -> None:
 
 def _told(value: object) -> str:
     """Return a value with its type, cut short, for a message."""
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{text if len(text) < 40 else text[:37] + '...'}, a {type(value).__name__}"

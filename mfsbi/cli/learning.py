@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mfsbi.checks import require_features
-from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, console, fail, require_folder, say
+from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, console, fail, require_place, say
 from mfsbi.inference.chains import Chains
 from mfsbi.inference.to_arviz import diagnose, to_arviz, write
 from mfsbi.plots import calibration
@@ -66,7 +66,7 @@ def train(  # noqa: PLR0913 - options of a command
     mfsbi train --madminer data/samples --prior -1:1 --prior -1:1 --manifold-dim 14
     """
     try:
-        require_folder(out)
+        require_place(out)
         origin = source_of(source or [], prior, madminer, sample_name)
         trainer = _new_trainer(model, manifold_dim, origin, seed=seed, show_progress_bars=False if quiet else None)
         _append(trainer, origin, simulations, seed=seed, gold=not no_gold)
@@ -101,7 +101,7 @@ def sample(  # noqa: PLR0913 - options of a command
     mfsbi sample model.safetensors x.npy --simulator polynomial --sampler nuts
     """
     try:
-        require_folder(out)
+        require_place(out, ".nc", ".zarr")
         known = simulator(simulator_name, prior) if simulator_name else None
         distribution = box(prior) if known is None else known.prior
         (observed,) = read_arrays([x], ["x"])
@@ -139,7 +139,7 @@ def calibrate(  # noqa: PLR0913 - options of a command
     mfsbi calibrate model.safetensors polynomial --sets 300 --events 20
     """
     try:
-        require_folder(out)
+        require_place(out, ".png", ".pdf")
         origin = source_of(source, prior)
         if origin.rows is not None:
             theta, x = origin.rows.theta, origin.rows.x

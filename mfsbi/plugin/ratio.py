@@ -109,6 +109,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         >>> posterior = trainer.train(max_num_epochs=2) and trainer.build_posterior()
     """
 
+    estimator_type = GoldenRatio
+
     def __init__(
         self,
         prior: Prior,
@@ -121,6 +123,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
     ) -> None:
         require_positive_integer("width", width)
         require_positive_integer("depth", depth)
+        if prior is None:
+            raise TypeError("`prior` should be a distribution: a ratio without parameters is one; got None.")
         super().__init__(prior, seed, device, show_progress_bars)
         self.size = width, depth
 
@@ -266,12 +270,13 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             ValueError: if sample_with is unknown
         """
         frozen = deepcopy(self._trained(density_estimator)).requires_grad_(requires_grad=False).eval().to(self.device)
-        processed = self.prior if prior is None else self._processed(prior)[0]
 
         def potential_with(own: Distribution) -> RatioBasedPotential:
             return RatioBasedPotential(frozen, own, device=self.device)
 
-        return posterior_of(potential_with, processed, sample_with, posterior_parameters, self.device)
+        return posterior_of(
+            potential_with, self._prior_of_posterior(prior), sample_with, posterior_parameters, self.device
+        )
 
     def _untrained(self, training: Batch) -> GoldenRatio:
         """Return an estimator with new weights, for data like these."""

@@ -90,9 +90,10 @@ def sample_chains(
         settings: those of the sampler's function here
 
     Raises:
-        ValueError: if there is no such sampler, no observation, one that is not finite, draws is no positive integer, or
-            the sampler refuses its settings
-        TypeError: if x is no tensor, or the posterior is not one of a `ManifoldNLE` or of `ALICES`, or for `slice` not sampled by MCMC
+        ValueError: if there is no such sampler, no observation, one that is not finite, draws is no positive integer,
+            or the sampler refuses its settings
+        TypeError: if x is no tensor, or the posterior not one of a `ManifoldNLE` or of `ALICES`, or for `slice` not
+            sampled by MCMC
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"`sampler` should be one of {sorted(SAMPLERS)}; got {sampler!r}.")

@@ -20,7 +20,7 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
 from mfsbi.train.data import Batch
-from mfsbi.train.loop import fit
+from mfsbi.train.loop import fit, require_phases
 from mfsbi.train.losses import ScoreNoise
 from mfsbi.train.noise import score_noise
 from mfsbi.train.record import History, Settings
@@ -68,6 +68,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         TypeError: if the prior is no distribution, or the seed no integer
     """
 
+    estimator_type: type[EstimatorT]
     estimator: EstimatorT | None
 
     def __init__(self, prior: Prior | None, seed: int, device: str, show_progress_bars: bool | None) -> None:  # noqa: FBT001
@@ -126,7 +127,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """Return a prior as sbi wants it, a copy, and how many parameters it has."""
         if prior is None:
             return None, 0
-        if not isinstance(prior, Sequence):  # sbi puts a list of distributions together
+        if isinstance(prior, str) or not isinstance(prior, Sequence):  # sbi puts a list of distributions together
             require_kind("prior", prior, Prior, "a distribution with `sample` and `log_prob`, such as torch's")
         with seeded(self.seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
             processed, parameter_dim, _ = process_prior(deepcopy(prior))
@@ -137,7 +138,18 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         estimator = self.estimator if estimator is None else estimator
         if estimator is None:
             raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
+        wanted = f"an estimator of {type(self).__name__}"
+        require_kind("density_estimator", estimator, self.estimator_type, wanted)
         return estimator
+
+    def _prior_of_posterior(self, prior: Prior | None) -> Distribution | None:
+        """Return the trainer's prior, or another one of as many parameters, as sbi wants it."""
+        if prior is None:
+            return self.prior
+        processed, parameters = self._processed(prior)
+        if parameters != self.parameter_dim:
+            raise ValueError(f"`prior` should have the trainer's {self.parameter_dim} parameters; it has {parameters}.")
+        return processed
 
     def _settings(self, score_weight: float | None, **settings: Any) -> Settings:  # noqa: ANN401 - Settings checks them
         """Return how to optimise, with the trainer's seed and manners."""
@@ -184,6 +196,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         keep_going: Callable[[int], bool] | None = None,
     ) -> EstimatorT:
         """Train an estimator and keep it, with its history, if it learned anything, however the training ends."""
+        require_phases(plan.schedule, estimator.model)  # before the history of an earlier training is given up
         self.history = history
         try:
             fit(
@@ -214,4 +227,6 @@ def _require_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"`device` should be one that torch has here, such as 'cpu'; got {device!r}. {reason}") from error
+        raise ValueError(
+            f"`device` should be one that torch has here, such as 'cpu'; got {device!r}. {reason}"
+        ) from error

@@ -14,17 +14,16 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_kind, require_positive_integer
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Checkpoints, Snapshot
 from mfsbi.train.data import Batch, steps_per_epoch
 from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.phase import PhaseRun, rows_of_step
 from mfsbi.train.record import History, Settings
-from mfsbi.train.schedules import Phase, Schedule
+from mfsbi.train.schedules import Phase, Schedule, require_schedule
 from mfsbi.train.stream import TrainingData
 
-__all__ = ["fit"]
+__all__ = ["fit", "require_phases"]
 
 
 def fit(  # noqa: PLR0913 - a training has many sides
@@ -57,7 +56,7 @@ def fit(  # noqa: PLR0913 - a training has many sides
         ArithmeticError: if a loss becomes NaN or infinite; the best weights before that are in place
         SystemExit: after SIGTERM, where there are checkpoints
     """
-    _require_phases(schedule, model)
+    require_phases(schedule, model)
     settings = Settings() if settings is None else settings
     history = History() if history is None else history
     run = _Run(model, schedule, settings, history, checkpoints)
@@ -182,18 +181,11 @@ def _progress_bar(steps: int, settings: Settings) -> Iterator[tqdm]:
         yield bar
 
 
-def _require_phases(schedule: Schedule, model: nn.Module) -> None:
+def require_phases(schedule: Schedule, model: nn.Module) -> None:
+    """Raise ValueError or TypeError unless a schedule can train a model."""
+    require_schedule(schedule)
     parts = tuple(name for name, _ in model.named_children())
-    require_kind("schedule", schedule, Sequence, "a list of phases, such as `sequential(epochs=50)`")
-    if not schedule:
-        raise ValueError("`schedule` should have at least one phase; it is empty.")
     for phase in schedule:
-        require_kind("schedule", phase, Phase, "a list of `Phase`s")
-        if not callable(phase.loss):
-            raise TypeError(f"`Phase.loss` should be a function of a model and a batch; got {phase.loss!r}.")
-        require_positive_integer("Phase.epochs", phase.epochs)
-        if phase.rows is not None:
-            require_positive_integer("Phase.rows", phase.rows)
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= set(parts):
             raise ValueError(f"A phase should train a tuple of parts out of {parts}; got {phase.trains!r}.")
 

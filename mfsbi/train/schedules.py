@@ -54,10 +54,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mfsbi.checks import require_whole
+from mfsbi.checks import require_kind, require_positive_integer, require_whole
 from mfsbi.train.losses import Loss, Scandal, joint_nll, latent_nll, nll, reconstruction
 
-__all__ = ["Phase", "Schedule", "alternating", "ambient", "density_only", "sequential", "simultaneous", "with_score"]
+__all__ = [
+    "Phase",
+    "Schedule",
+    "alternating",
+    "ambient",
+    "density_only",
+    "require_schedule",
+    "sequential",
+    "simultaneous",
+    "with_score",
+]
 
 
 class Phase(NamedTuple):
@@ -159,6 +169,20 @@ def with_score(schedule: Schedule, weight: float | None = None, limit: Tensor | 
         return phase._replace(loss=replace(loss, limit=limit))
 
     return [scored(phase) for phase in schedule]
+
+
+def require_schedule(schedule: Schedule) -> None:
+    """Raise ValueError or TypeError unless a schedule is a list of phases, each with a loss and epochs."""
+    require_kind("schedule", schedule, list | tuple, "a list of phases, such as `sequential(epochs=50)`")
+    if not schedule:
+        raise ValueError("`schedule` should have at least one phase; it is empty.")
+    for phase in schedule:
+        require_kind("schedule", phase, Phase, "a list of `Phase`s")
+        if not callable(phase.loss):
+            raise TypeError(f"`Phase.loss` should be a function of a model and a batch; got {phase.loss!r}.")
+        require_positive_integer("Phase.epochs", phase.epochs)
+        if phase.rows is not None:
+            require_positive_integer("Phase.rows", phase.rows)
 
 
 def _passes_for_each_part(epochs: int) -> int:

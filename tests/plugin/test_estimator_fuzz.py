@@ -82,7 +82,7 @@ LAYOUTS = {
     "cut out": lambda value, axis: torch.cat([value + 5, value, value - 5], axis).narrow(
         axis, value.shape[axis], value.shape[axis]
     ),
-    "repeated": lambda value, axis: (value.narrow(axis, 0, 1).expand(value.shape) if value.shape[axis] else value),
+    "repeated": lambda value, axis: value.narrow(axis, 0, 1).expand(value.shape) if value.shape[axis] else value,
     "repeated along all": lambda value, axis: (
         value.reshape(-1, value.shape[-1])[:1].expand(value.shape) if value.numel() else value
     ),
@@ -192,9 +192,7 @@ def one_by_one(function, x, theta, shape):
     rows = [function(a.contiguous()[None], b.contiguous()[None])[0] for a, b in zip(xs, thetas, strict=True)]
     total = sum((weight(i) * row.sum() for i, row in enumerate(rows)), torch.zeros(()).double())
     gradients = torch.autograd.grad(total, (x, theta), allow_unused=True) if rows else (None, None)
-    zero = [
-        torch.zeros_like(leaf) if by is None else by for leaf, by in zip((x, theta), gradients, strict=True)
-    ]
+    zero = [torch.zeros_like(leaf) if by is None else by for leaf, by in zip((x, theta), gradients, strict=True)]
     value = torch.stack(rows).detach() if rows else None
     return value, zero
 
@@ -230,8 +228,9 @@ def check(case, call, oracle, shape, feature_axes=()):
         total = (value.reshape(len(expected), -1) * weights).sum()
         found = torch.autograd.grad(total, (x, theta), allow_unused=True)
         for leaf, gradient, wanted in zip((x, theta), found, by, strict=True):
-            gradient = torch.zeros_like(leaf) if gradient is None else gradient
-            assert_same(gradient.reshape(-1), wanted.reshape(-1), coarse)
+            assert_same(
+                (torch.zeros_like(leaf) if gradient is None else gradient).reshape(-1), wanted.reshape(-1), coarse
+            )
 
 
 @holds_for(calls(DENSITIES, as_sbi()))
