@@ -312,6 +312,16 @@ TRAINING = {
         TypeError,
         "`Phase.loss` should be a function of a model and a batch; got 'nll'",
     ),
+    "a phase without epochs": (
+        train(schedule=[Phase(latent_nll, ("latent",), 0)]),
+        ValueError,
+        "`Phase.epochs` should be a positive integer; got 0",
+    ),
+    "a phase without rows": (
+        train(schedule=[Phase(latent_nll, ("latent",), 1, rows=0)]),
+        ValueError,
+        "`Phase.rows` should be a positive integer; got 0",
+    ),
     "parts there are not": (
         train(schedule=[Phase(latent_nll, ("charts",), 1)]),
         ValueError,
@@ -472,6 +482,8 @@ USES = {
         "`dims` should be whole numbers",
     ),
     "all dimensions": (lambda at: dimension_scan(CURVE, dims=[3]), ValueError, r"`dims` .* between 1 and 2.*got \(3,"),
+    "no dimensions to try": (lambda at: dimension_scan(CURVE, dims=[]), ValueError, "`dims` should be whole numbers"),
+    "a scan of NaN": (lambda at: dimension_scan(CURVE * NAN), ValueError, "`x` should be finite; 120 of 120 rows"),
     "a scan of few rows": (
         lambda at: dimension_scan(at.x),
         ValueError,
@@ -496,6 +508,11 @@ USES = {
         lambda at: outlier_p_value(at.model, at.x[:, :2], at.x),
         ValueError,
         r"`x` should have shape \(rows, 3\)",
+    ),
+    "ordinary points of NaN": (
+        lambda at: outlier_p_value(at.model, at.x, at.x * NAN),
+        ValueError,
+        "`ordinary` should be finite; 60 of 60 rows",
     ),
     "a curve of one point": (
         lambda at: interpolate(at.model, at.x[0], at.x[1], steps=1),
@@ -531,6 +548,11 @@ USES = {
         lambda at: posterior_predictive(CHAINS, lambda theta: theta[1:]),
         ValueError,
         "`simulate` should return 8 rows, one for each theta",
+    ),
+    "new data of NaN": (
+        lambda at: posterior_predictive(CHAINS, torch.log),
+        ValueError,
+        "`x` should be finite; 8 of 8 rows.*Look for the cause in `simulate`",
     ),
     "new data of numpy": (
         lambda at: posterior_predictive(CHAINS, lambda theta: theta.numpy()),

@@ -101,7 +101,7 @@ def sample(  # noqa: PLR0913 - options of a command
     mfsbi sample model.safetensors x.npy --simulator polynomial --sampler nuts
     """
     try:
-        require_place(out, ".nc", ".zarr")
+        require_place(out)
         known = simulator(simulator_name, prior) if simulator_name else None
         distribution = box(prior) if known is None else known.prior
         (observed,) = read_arrays([x], ["x"])
@@ -139,7 +139,7 @@ def calibrate(  # noqa: PLR0913 - options of a command
     mfsbi calibrate model.safetensors polynomial --sets 300 --events 20
     """
     try:
-        require_place(out, ".png", ".pdf")
+        require_place(out, ".png", ".pdf", ".svg")
         origin = source_of(source, prior)
         if origin.rows is not None:
             theta, x = origin.rows.theta, origin.rows.x

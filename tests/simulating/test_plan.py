@@ -94,9 +94,3 @@ def test_priors_differ_by_their_draws_or_their_densities():
     assert one["prior_draws"] != other["prior_draws"]
     normal = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
     assert len(Plan(Noisy(), rows=1, prior=normal).attributes()["prior_log_probs"]) == 16
-
-
-@pytest.mark.parametrize("numbers", [{"rows": 0}, {"rows": 5, "shard_rows": 0}, {"rows": 5, "seed": -1}])
-def test_numbers_out_of_range_are_refused(numbers):
-    with pytest.raises(ValueError, match="should be a positive integer|should not be negative"):
-        Plan(Noisy(), **numbers)
