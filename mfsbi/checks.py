@@ -1,27 +1,85 @@
 """Refusals: every message names the argument, what was expected, what came and what to do."""
 
+import math
+from numbers import Integral, Real
+from types import UnionType
+
 import torch
 from torch import Tensor
 
 __all__ = [
     "require_features",
     "require_finite",
+    "require_kind",
+    "require_last_axis",
     "require_matching_rows",
+    "require_not_negative",
+    "require_number",
     "require_positive",
     "require_positive_integer",
+    "require_seed",
+    "require_tensor",
+    "require_whole",
 ]
 
 
+def require_number(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is a number; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` should be a number; got {_told(value)}.")
+
+
 def require_positive(name: str, value: float) -> None:
-    """Raise ValueError unless `value` is above zero."""
-    if not value > 0:
-        raise ValueError(f"`{name}` should be positive; got {value}.")
+    """Raise unless `value` is a finite number above zero: TypeError for what is no number, else ValueError."""
+    require_number(name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"`{name}` should be positive{' and finite' if value > 0 else ''}; got {value}.")
+
+
+def require_not_negative(name: str, value: float) -> None:
+    """Raise unless `value` is a finite number, zero or above: TypeError for what is no number, else ValueError."""
+    require_number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` should not be negative{' but finite' if value > 0 else ''}; got {value}.")
 
 
 def require_positive_integer(name: str, value: float) -> None:
-    """Raise ValueError unless `value` is a whole number above zero."""
-    if not (value > 0 and value == int(value)):
+    """Raise unless `value` is a whole number above zero: TypeError for what is no number, else ValueError."""
+    require_number(name, value)
+    if not (0 < value < math.inf and value == int(value)):
         raise ValueError(f"`{name}` should be a positive integer; got {value}.")
+
+
+def require_kind(name: str, value: object, kind: type | UnionType, wanted: str) -> None:
+    """Raise TypeError unless `value` is of a kind, which `wanted` says in words."""
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` should be {wanted}; got {_told(value)}.")
+
+
+def require_whole(name: str, value: float) -> None:
+    """Raise unless `value` is a whole number, zero or above: TypeError for what is no number, else ValueError."""
+    require_number(name, value)
+    if not (0 <= value < math.inf and value == int(value)):
+        what = "should not be negative" if value < 0 else "should be a whole number"
+        raise ValueError(f"`{name}` {what}; got {value}.")
+
+
+def require_seed(seed: int) -> None:
+    """Raise unless `seed` is an integer that is not negative: TypeError for what is none, else ValueError."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"`seed` should be a non-negative integer; got {_told(seed)}.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"`seed` should be a non-negative integer{' below 2^63' if seed > 0 else ''}; got {seed}.")
+
+
+def require_tensor(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is a dense tensor of real numbers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` should be a torch tensor; got {_told(value)}. Try torch.as_tensor.")
+    if value.is_complex() or value.is_meta or value.layout is not torch.strided:
+        raise TypeError(
+            f"`{name}` should be a dense tensor of real numbers; got {value.dtype}, {value.layout}, on {value.device}."
+        )
 
 
 def require_features(name: str, value: Tensor, features: int, of: str) -> None:
@@ -29,6 +87,15 @@ def require_features(name: str, value: Tensor, features: int, of: str) -> None:
     if value.ndim != 2 or value.shape[-1] != features:
         raise ValueError(
             f"`{name}` should have shape (rows, {features}), {features} being the features of {of}; "
+            f"got shape {tuple(value.shape)}."
+        )
+
+
+def require_last_axis(name: str, value: Tensor, features: int, of: str) -> None:
+    """Raise ValueError unless the last axis of `value` has that many features: one alone would be broadcast."""
+    if value.shape[-1:] != (features,):
+        raise ValueError(
+            f"`{name}` should have shape (*, {features}), {features} being the features of {of}; "
             f"got shape {tuple(value.shape)}."
         )
 
@@ -51,3 +118,9 @@ def require_finite(name: str, value: Tensor, advice: str) -> None:
             f"`{name}` should be finite; {int(bad.sum())} of {len(bad)} rows hold NaN or infinity, "
             f"the first of them row {first}: {value[first].tolist()}. {advice}"
         )
+
+
+def _told(value: object) -> str:
+    """Return a value with its type, cut short, for a message."""
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) < 40 else text[:37] + '...'}, a {type(value).__name__}"

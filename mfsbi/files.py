@@ -25,6 +25,8 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
     Raises:
         OSError: if the file cannot be written
     """
+    if path.is_dir():
+        raise OSError(f"Cannot write {path}: a folder is there.")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     header = {"format": FORMAT, "description": json.dumps(description)}
     try:

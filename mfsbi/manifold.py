@@ -15,7 +15,14 @@ r"""What a learned manifold is good for besides densities.
 import torch
 from torch import Tensor
 
-from mfsbi.checks import require_features, require_finite
+from mfsbi.checks import (
+    require_features,
+    require_finite,
+    require_kind,
+    require_last_axis,
+    require_positive_integer,
+    require_tensor,
+)
 from mfsbi.models import AbstractModel
 
 __all__ = ["interpolate", "outlier_p_value"]
@@ -35,7 +42,9 @@ def outlier_p_value(model: AbstractModel, x: Tensor, ordinary: Tensor) -> Tensor
     Raises:
         ValueError: if a shape is wrong, a value is not finite, or there are no ordinary points
     """
+    require_kind("model", model, AbstractModel, "a model, such as `estimator.model`")
     for name, value in (("x", x), ("ordinary", ordinary)):
+        require_tensor(name, value)
         require_features(name, value, model.chart.data_dim, "the data the model was trained on")
         require_finite(name, value, "A point without numbers has no distance: take it out.")
     if len(ordinary) == 0:
@@ -56,8 +65,14 @@ def interpolate(model: AbstractModel, start: Tensor, end: Tensor, steps: int = 1
         steps: points of each curve, both ends included
 
     Raises:
-        ValueError: if steps is below 2 or the shapes differ
+        ValueError: if steps is below 2, the shapes differ or do not fit the model, or a value is not finite
     """
+    require_kind("model", model, AbstractModel, "a model, such as `estimator.model`")
+    require_positive_integer("steps", steps)
+    for name, value in (("start", start), ("end", end)):
+        require_tensor(name, value)
+        require_last_axis(name, value, model.chart.data_dim, "the data the model was trained on")
+        require_finite(name, value.reshape(-1, value.shape[-1]), "A point without numbers has no projection.")
     if steps < 2 or start.shape != end.shape:
         raise ValueError(
             f"`steps` should be at least 2, and `start` and `end` of one shape; got {steps}, {tuple(start.shape)} and "

@@ -25,6 +25,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from mfsbi.charts import AbstractChart, FlowChart, Standardized
+from mfsbi.checks import require_last_axis
 from mfsbi.flows import Flow
 from mfsbi.types import Coordinates, Data, Parameters, Scalars
 
@@ -69,8 +70,9 @@ class Latent(nn.Module):
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, manifold)`."""
+        standardized = self.standardize(theta)
         base = _normal(theta, self.flow.features, generator)
-        return self.u_mean + self.u_std * self.flow.inverse(base, self.standardize(theta))
+        return self.u_mean + self.u_std * self.flow.inverse(base, standardized)
 
     def measure(self, u: Tensor) -> None:
         """Standardise by the mean and spread of u, shape `(rows, n)`, unless the present ones do within a tenth."""
@@ -81,7 +83,12 @@ class Latent(nn.Module):
             self.u_std.copy_(std)
 
     def standardize(self, theta: Tensor) -> Tensor:
-        """Return (theta - mean) / std, shape `(*, parameter)`."""
+        """Return (theta - mean) / std, shape `(*, parameter)`.
+
+        Raises:
+            ValueError: if theta has another number of parameters
+        """
+        require_last_axis("theta", theta, len(self.theta_mean), "theta in training")
         return (theta - self.theta_mean) / self.theta_std
 
 

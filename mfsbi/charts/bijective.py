@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mfsbi.charts.abstract import AbstractChart, Normals
+from mfsbi.checks import require_last_axis
 from mfsbi.flows import Flow
 from mfsbi.types import Coordinates, Data, Directions, Parameters, Scalars, Tangents
 
@@ -200,4 +201,5 @@ class Standardized(AbstractChart):
         return self.mean + self.std * (y @ self.axes.T)
 
     def _to_frame(self, x: Tensor) -> Tensor:
+        require_last_axis("x", x, self.data_dim, "the data the model was trained on")
         return (x - self.mean) / self.std @ self.axes

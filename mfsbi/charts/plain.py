@@ -6,6 +6,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from mfsbi.charts.abstract import AbstractChart
+from mfsbi.checks import require_last_axis
 from mfsbi.types import Coordinates, Data, Scalars
 
 __all__ = ["AmbientChart", "AutoencoderChart", "PrescribedChart", "ResidualNetwork"]
@@ -35,6 +36,7 @@ class AmbientChart(AbstractChart):
 
     def encode(self, x: Data) -> Coordinates:
         """Return (x - mean) / std."""
+        require_last_axis("x", x, self.data_dim, "the data the model was trained on")
         return (x - self.mean) / self.std
 
     def log_volume(self, u: Coordinates) -> Scalars:
@@ -97,6 +99,7 @@ class PrescribedChart(AbstractChart):
 
     def encode(self, x: Data) -> Coordinates:
         """Return (g^-1(x) - mean) / std."""
+        require_last_axis("x", x, self.data_dim, "the data the model was trained on")
         return (self.functions[1](x) - self.mean) / self.std
 
 

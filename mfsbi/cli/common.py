@@ -12,7 +12,27 @@ from rich.markup import escape
 
 from mfsbi.train.ranks import Ranks, process_group
 
-__all__ = ["MISTAKES", "PriorOption", "SeedOption", "console", "fail", "require_folder", "say", "together"]
+__all__ = [
+    "MISTAKES",
+    "PriorOption",
+    "SeedOption",
+    "console",
+    "fail",
+    "require_folder",
+    "require_place",
+    "say",
+    "together",
+]
+    "MISTAKES",
+    "PriorOption",
+    "SeedOption",
+    "console",
+    "fail",
+    "require_folder",
+    "require_place",
+    "say",
+    "together",
+]
 
 console = Console()
 
@@ -44,6 +64,15 @@ def require_folder(out: Path) -> None:
     """Raise OSError unless a file can be made there, before any work is done."""
     if not out.resolve().parent.is_dir():
         raise OSError(f"Cannot write {out}: there is no folder {out.resolve().parent}. Choose another place by --out.")
+
+
+def require_place(out: Path, *endings: str) -> None:
+    """Raise OSError or ValueError unless a file of such an ending can be made there, before any work is done."""
+    require_folder(out)
+    if out.is_dir() and out.suffix != ".zarr":
+        raise OSError(f"Cannot write {out}: a folder is there. Choose another place by --out.")
+    if endings and out.suffix not in endings:
+        raise ValueError(f"`--out` should end in {' or '.join(endings)}; got {out}.")
 
 
 def fail(error: Exception) -> NoReturn:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mfsbi.checks import require_features
-from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, console, fail, require_folder, say, together
+from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, console, fail, require_place, say, together
 from mfsbi.inference.chains import Chains
 from mfsbi.inference.to_arviz import diagnose, to_arviz, write
 from mfsbi.plots import calibration
@@ -69,7 +69,7 @@ def train(  # noqa: PLR0913 - options of a command
     torchrun --nproc-per-node 4 -m mfsbi train polynomial    # the same training, each step shared by four processes
     """
     try:
-        require_folder(out)
+        require_place(out)
         with together() as ranks:
             origin = source_of(source or [], prior, madminer, sample_name)
             trainer = _new_trainer(model, manifold_dim, origin, seed=seed, device=ranks.device, quiet=quiet)
@@ -106,7 +106,7 @@ def sample(  # noqa: PLR0913 - options of a command
     mfsbi sample model.safetensors x.npy --simulator polynomial --sampler nuts
     """
     try:
-        require_folder(out)
+        require_place(out)
         known = simulator(simulator_name, prior) if simulator_name else None
         distribution = box(prior) if known is None else known.prior
         (observed,) = read_arrays([x], ["x"])
@@ -144,7 +144,7 @@ def calibrate(  # noqa: PLR0913 - options of a command
     mfsbi calibrate model.safetensors polynomial --sets 300 --events 20
     """
     try:
-        require_folder(out)
+        require_place(out, ".png", ".pdf", ".svg")
         origin = source_of(source, prior)
         if origin.rows is not None:
             theta, x = origin.rows.theta, origin.rows.x

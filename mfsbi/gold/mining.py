@@ -39,7 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mfsbi.checks import require_finite
+from mfsbi.checks import require_finite, require_kind, require_seed, require_tensor
 from mfsbi.gold import runs
 from mfsbi.gold.runs import Run, Site, edges_of, equal_edges
 from mfsbi.gold.simulate import Gold
@@ -99,6 +99,8 @@ def mine(model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor 
         >>> x.shape, joint_score.shape, joint_log_ratio.shape, bool(joint_score.mean().abs() < 0.1)
         (torch.Size([1000, 1]), torch.Size([1000, 1]), torch.Size([1000]), True)
     """
+    require_kind("model", model, Callable, "a Pyro program, a function theta -> x")  # type: ignore[arg-type]
+    require_seed(seed)
     theta, theta_ref = _checked(theta, theta_ref)
     with _lent(theta.dtype):
         run = _run(model, theta.clone().requires_grad_(), seed=seed)
@@ -312,6 +314,7 @@ def _require_gradient(again: Callable[..., Run], run: Run, towards: Tensor) -> N
 
 def _checked(theta: Tensor, theta_ref: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return theta and theta_ref as `(rows, parameter)`, without graphs."""
+    require_tensor("theta", theta)
     if theta.ndim != 2 or 0 in theta.shape or not theta.is_floating_point():
         raise ValueError(
             f"`theta` should be floating numbers of shape (rows, parameter), a row for each run; got shape "
@@ -320,6 +323,7 @@ def _checked(theta: Tensor, theta_ref: Tensor | None) -> tuple[Tensor, Tensor | 
     require_finite("theta", theta.detach(), "Leave these rows out.")
     if theta_ref is None:
         return theta.detach(), None
+    require_tensor("theta_ref", theta_ref)
     try:
         theta_ref = theta_ref.detach().to(theta).expand(theta.shape)
     except RuntimeError as error:

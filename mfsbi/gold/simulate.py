@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mfsbi.checks import require_matching_rows
+from mfsbi.checks import require_kind, require_matching_rows, require_tensor
 from mfsbi.types import HasGold, Simulator
 
 __all__ = ["Gold", "simulate"]
@@ -52,6 +52,8 @@ def simulate(
         >>> gold.x.shape, gold.joint_score.shape
         (torch.Size([5, 3]), torch.Size([5, 1]))
     """
+    require_kind("simulator", simulator, Simulator, "a simulator, with `prior`, `parameter_names` and `simulate`")
+    require_tensor("theta", theta)
     if from_theta is None:
         if not isinstance(simulator, HasGold):
             return Gold(simulator.simulate(theta, seed=seed))
@@ -59,7 +61,16 @@ def simulate(
         return Gold(found.x, found.joint_score, found.joint_log_ratio)
     if theta_ref is None:
         raise ValueError("Rows drawn at the reference need one: pass `theta_ref`.")
+    require_tensor("theta_ref", theta_ref)
+    require_tensor("from_theta", from_theta)
     require_matching_rows("theta", theta, "from_theta", from_theta)
+    if from_theta.ndim != 1:
+        raise ValueError(f"`from_theta` should have shape (rows,), a label for each; got {tuple(from_theta.shape)}.")
+    if theta_ref.shape not in (theta.shape, theta.shape[-1:]):
+        raise ValueError(
+            f"`theta_ref` should have shape {tuple(theta.shape[-1:])} or that of theta, {tuple(theta.shape)}; "
+            f"got {tuple(theta_ref.shape)}."
+        )
     at_theta, reference = from_theta.bool(), theta_ref.expand_as(theta)
     drawn_at = torch.where(at_theta[:, None], theta, reference)
     if not isinstance(simulator, HasGold):

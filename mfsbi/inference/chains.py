@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mfsbi.checks import require_tensor
+
 __all__ = ["Chains"]
 
 
@@ -27,6 +29,8 @@ class Chains:
     info: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_tensor("draws", self.draws)
+        require_tensor("log_prob", self.log_prob)
         if self.draws.ndim != 3 or self.log_prob.shape != self.draws.shape[:2]:
             raise ValueError(
                 "`draws` should have shape (chain, draw, parameter) and `log_prob` (chain, draw); "

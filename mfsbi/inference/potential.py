@@ -38,13 +38,15 @@ class EncodedLikelihood:
         x: observations, shape `(observations, data)`; or many sets of them, shape `(sets, observations, data)`
 
     Raises:
-        ValueError: if x has another number of features than the model
+        ValueError: if x has another number of features than the model, or no observation
     """
 
     points: Tensor
     """What stands for the observations: u, or x where the chart depends on theta."""
 
     def __init__(self, model: AbstractModel, x: Tensor) -> None:
+        if x.numel() == 0:
+            raise ValueError(f"`x` should have shape (observations, data), with an observation; got {tuple(x.shape)}.")
         if x.ndim != 3:
             require_features("x", x, model.chart.data_dim, "the data the model was trained on")
         rows = x.flatten(0, -2)

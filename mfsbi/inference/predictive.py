@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mfsbi.checks import require_finite, require_positive_integer
+from mfsbi.checks import require_finite, require_kind, require_positive_integer, require_seed, require_tensor
 from mfsbi.inference.chains import Chains
 from mfsbi.seeds import derived, seeded
 
@@ -33,12 +33,16 @@ def posterior_predictive(
     Raises:
         ValueError: if simulate returns another number of rows, or values that are not finite
     """
+    require_kind("chains", chains, Chains, "`Chains`, as `sample_chains` returns them")
+    require_kind("simulate", simulate, Callable, "a function theta -> x, such as `estimator.model.sample`")  # type: ignore[arg-type]
+    require_seed(seed)
     require_positive_integer("observations", observations)
     require_positive_integer("thin", thin)
     draws = chains.draws[:, ::thin]
     theta = draws.flatten(0, 1).repeat_interleave(observations, dim=0)
     with seeded(derived(seed, 0)), torch.no_grad():  # not the stream the draws may have come from
         x = simulate(theta)
+    require_tensor("simulate(theta)", x)
     if x.ndim != 2 or len(x) != len(theta):
         raise ValueError(f"`simulate` should return {len(theta)} rows, one for each theta; got shape {tuple(x.shape)}.")
     require_finite("x", x, "Look for the cause in `simulate`.")

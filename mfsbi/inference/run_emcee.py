@@ -27,7 +27,7 @@ import torch
 from emcee.moves import DEMove, KDEMove
 from torch import Tensor
 
-from mfsbi.checks import require_positive_integer
+from mfsbi.checks import require_positive_integer, require_whole
 from mfsbi.inference.chains import Chains
 
 __all__ = ["run_emcee"]
@@ -65,6 +65,7 @@ def run_emcee(
     """
     require_positive_integer("draws", draws)
     require_positive_integer("thin", thin)
+    require_whole("warmup", warmup)
     walkers, parameters = starts.shape
     if walkers < 2 * parameters:
         raise ValueError(f"`starts` should be at least {2 * parameters} walkers, twice the parameters; got {walkers}.")

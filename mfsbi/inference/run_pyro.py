@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Transform, identity_transform
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_positive_integer
+from mfsbi.checks import require_positive_integer, require_whole
 from mfsbi.inference.chains import Chains
 from mfsbi.seeds import derived, seeded, undisturbed
 
@@ -65,6 +65,7 @@ def run_pyro(  # noqa: PLR0913 - what a sampler must be told
         KeyboardInterrupt: if interrupted before the first chain is finished
     """
     require_positive_integer("draws", draws)
+    require_whole("warmup", warmup)
     kernels = {"nuts": NUTS, "hmc": HMC}
     if kernel not in kernels:
         raise ValueError(f"`kernel` should be one of {sorted(kernels)}; got {kernel!r}.")

@@ -13,6 +13,7 @@ import xarray
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mfsbi.checks import require_features, require_kind, require_tensor
 from mfsbi.inference.chains import Chains
 
 with warnings.catch_warnings():
@@ -83,22 +84,28 @@ def to_arviz(
             several by name, such as {"x": the model's, "x_simulator": the simulator's}
 
     Raises:
-        ValueError: if there are not as many names as parameters
+        ValueError: if there are not as many names as parameters, two are the same, or draws do not fit the chains
     """
-    count = chains.draws.shape[-1]
-    names = list(parameter_names) if parameter_names is not None else [f"theta_{i}" for i in range(count)]
-    if len(names) != count:
-        raise ValueError(f"`parameter_names` should have {count} entries, one per parameter; got {names}.")
+    require_kind("chains", chains, Chains, "`Chains`, as `sample_chains` returns them")
+    names = _names(parameter_names, chains.draws.shape[-1])
     groups: dict[str, Mapping[str, Any]] = {
         "posterior": _by_name(names, chains.draws),
         "sample_stats": {"lp": np.asarray(chains.log_prob.cpu())},
     }
     if x is not None:
+        require_tensor("x", x)
         groups["observed_data"] = {"x": np.asarray(x.cpu())}
     if prior is not None:
+        require_features("prior", prior, len(names), "the draws")
         groups["prior"] = _by_name(names, prior[None])
     if posterior_predictive is not None:
         new = {"x": posterior_predictive} if isinstance(posterior_predictive, Tensor) else posterior_predictive
+        for name, value in new.items():
+            if value.shape[:2] != chains.draws.shape[:2]:
+                raise ValueError(
+                    f"`posterior_predictive` should have shape (chain, draw, *), {tuple(chains.draws.shape[:2])} being "
+                    f"that of the draws; {name!r} has shape {tuple(value.shape)}."
+                )
         groups["posterior_predictive"] = {name: np.asarray(x.cpu()) for name, x in new.items()}
     attributes = {key: value for key, value in chains.info.items() if isinstance(value, str | int | float)}
     if MODERN:
@@ -145,6 +152,16 @@ def plot_rank(data: Any) -> Figure:  # noqa: ANN401
 def _figure(plot: Any) -> Figure:  # noqa: ANN401
     """Return the figure behind an array of axes (0.23) or a PlotCollection (1.x)."""
     return plot.viz["figure"].item() if MODERN else np.ravel(plot)[0].figure
+
+
+def _names(given: Sequence[str] | None, count: int) -> list[str]:
+    """Return a name for each parameter."""
+    names = list(given) if given is not None else [f"theta_{i}" for i in range(count)]
+    if isinstance(given, str) or len(set(names)) != count or len(names) != count:
+        raise ValueError(
+            f"`parameter_names` should have {count} entries, one per parameter, no two the same; got {given!r}."
+        )
+    return names
 
 
 def _by_name(names: Sequence[str], draws: Tensor) -> dict[str, np.ndarray]:

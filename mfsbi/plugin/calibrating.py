@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_matching_rows, require_positive_integer
+from mfsbi.checks import (
+    require_finite,
+    require_kind,
+    require_matching_rows,
+    require_positive_integer,
+    require_seed,
+    require_tensor,
+    require_whole,
+)
 from mfsbi.inference.calibration import Calibration, closeness, levels, ranks
 from mfsbi.plugin.host import MCMCPosterior, NeuralPosterior
 from mfsbi.plugin.potential import ManifoldPotential
@@ -49,10 +57,24 @@ def calibrate(  # noqa: PLR0913 - what an exam must be told
         ranks, levels and closeness of the truth, with p-values; `print` shows the verdict
 
     Raises:
-        ValueError: if shapes do not fit, or theta or a draw is not finite
+        ValueError: if shapes do not fit, or theta, x or a draw is not finite
+        TypeError: if posterior is none, or theta or x no tensor
     """
     require_positive_integer("draws", draws)
+    require_whole("warmup", warmup)
+    require_seed(seed)
+    require_kind("posterior", posterior, NeuralPosterior, "a posterior, as `build_posterior()` returns it")
+    require_tensor("theta", theta)
+    require_tensor("x", x)
+    parameters = posterior.potential_fn.prior.event_shape[0]
+    if theta.ndim != 2 or theta.shape[1] != parameters or len(theta) < 2 or x.ndim not in (2, 3):
+        raise ValueError(
+            f"`theta` should have shape (sets, {parameters}) with two sets or more, and `x` (sets, data) or "
+            f"(sets, events, data); got {tuple(theta.shape)} and {tuple(x.shape)}."
+        )
     require_matching_rows("theta", theta, "x", x)
+    require_finite("theta", theta, "The truth of a data set is known.")
+    require_finite("x", x, "Leave these data sets out.")
     if sampler is None and _walks_at_once(posterior):
         theta_drawn = _walk_at_once(posterior, x, draws, warmup, seed)
     else:

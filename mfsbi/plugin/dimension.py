@@ -24,7 +24,14 @@ import torch
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_finite, require_positive, require_positive_integer
+from mfsbi.checks import (
+    require_finite,
+    require_kind,
+    require_positive,
+    require_positive_integer,
+    require_seed,
+    require_tensor,
+)
 from mfsbi.plugin.specs import MFlow
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, split, steps_per_epoch
@@ -100,17 +107,22 @@ def dimension_scan(
     """
     require_positive("tolerance", tolerance)
     require_positive_integer("steps", steps)
+    require_seed(seed)
+    require_tensor("x", x)
     if x.ndim != 2 or x.shape[1] < 2:
         raise ValueError(f"`x` should have shape (rows, features) with at least 2 features; got {tuple(x.shape)}.")
     require_finite("x", x, "Remove these rows first.")
     if len(x) < LEAST_ROWS:
         raise ValueError(f"`x` should have at least {LEAST_ROWS} rows, a tenth to judge by; got {len(x)}.")
     x = x.to(torch.get_default_dtype())
-    dims = tuple(sorted(range(1, x.shape[1]) if dims is None else dims))
-    if not dims or not all(1 <= n < x.shape[1] and n == int(n) for n in dims):
+    wanted = range(1, x.shape[1]) if dims is None else dims
+    require_kind("dims", wanted, Sequence, "whole numbers in a list")
+    dims = tuple(wanted)
+    if not dims or not all(isinstance(n, int) and 1 <= n < x.shape[1] for n in dims):
         raise ValueError(
             f"`dims` should be whole numbers between 1 and {x.shape[1] - 1}, below the number of features; got {dims}."
         )
+    dims = tuple(sorted(dims))
     data = Batch(x.new_zeros(len(x), 0), x)
     ((training, validation),) = split([data], 0.1, Generator().manual_seed(derived(seed, 0)))
     hidden = None if show_progress_bars is None else not show_progress_bars

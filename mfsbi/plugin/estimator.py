@@ -2,14 +2,16 @@
 
 sbi's estimators take `input` (x) with a sample axis, a batch axis or both, and `condition` (theta) likewise; models
 take rows. All juggling between the two happens here, shapes are checked before anything is broadcast, and long
-inputs pass through in chunks.
+inputs pass through in chunks. x and theta are converted to the type of the weights.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Size, Tensor
 
+from mfsbi.checks import require_tensor
 from mfsbi.models import AbstractModel, DensityModel
 from mfsbi.plugin.host import ConditionalDensityEstimator
 from mfsbi.train.data import Batch
@@ -67,8 +69,7 @@ class ManifoldEstimator(ConditionalDensityEstimator):
                 "`PAE` has no density of x, only one of its coordinates, `model.latent.log_prob(u, theta)`. "
                 "Use `MFlow` for a density on the manifold; `ManifoldNLE.build_posterior()` takes u for the data."
             )
-        x = _with_sample_axis("input", input, self.input_shape[0])
-        theta = _with_sample_axis("condition", condition, self.condition_shape[0])
+        x, theta = self._with_sample_axes(input, condition)
         shape = _common_shape(x, theta)
         every_theta = theta.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
         if model.chart.conditional:
@@ -77,7 +78,7 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         x = _without_repeats(x)
         parts = [model.place(rows) for rows in x.flatten(0, 1).split(MAX_ROWS)]
         u, factor = (torch.cat(part) for part in zip(*parts, strict=True))
-        every_u = u.view(*x.shape[:2], -1).expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+        every_u = u.view(*x.shape[:2], u.shape[-1]).expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
         density = torch.cat([model.latent.log_prob(*rows) for rows in zip(every_u, every_theta, strict=True)])
         return density.view(shape) + factor.view(x.shape[:2])
 
@@ -92,8 +93,7 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         Raises:
             ValueError: if a feature axis has the wrong size, or the batches neither match nor are 1
         """
-        x = _with_sample_axis("input", input, self.input_shape[0])
-        theta = _with_sample_axis("condition", condition, self.condition_shape[0])
+        x, theta = self._with_sample_axes(input, condition)
         shape = _common_shape(x, theta)
         return joint(self.model, Batch(theta.expand(*shape, -1).flatten(0, 1), x.expand(*shape, -1).flatten(0, 1)))
 
@@ -108,24 +108,38 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         Raises:
             ValueError: if condition has another shape
         """
-        if condition.ndim != 2:
-            raise ValueError(f"`condition` should have shape (batch, parameter); got {tuple(condition.shape)}.")
-        theta = _with_sample_axis("condition", condition, self.condition_shape[0])[0]
-        rows = theta.expand(*sample_shape, *theta.shape).reshape(-1, theta.shape[-1])
+        require_tensor("condition", condition)
+        if condition.ndim != 2 or condition.shape[-1] != self.condition_shape[0]:
+            raise ValueError(
+                f"`condition` should have shape (batch, {self.condition_shape[0]}); got {tuple(condition.shape)}."
+            )
+        shape = _require_shape("sample_shape", sample_shape)
+        theta = condition.to(self.model.latent.theta_mean.dtype)
+        rows = theta.expand(*shape, *theta.shape).flatten(0, -2)
         with torch.no_grad():
             x = torch.cat([self.model.sample(chunk) for chunk in rows.split(MAX_ROWS)])
-        return x.view(*sample_shape, len(theta), -1)
+        return x.view(*shape, len(theta), x.shape[-1])
 
     def sample_and_log_prob(
         self, sample_shape: Size | tuple[int, ...], condition: Tensor, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Draw x, shape `(*sample_shape, batch, data)`, and return log p(x|theta), shape `(*sample_shape, batch)`."""
         x = self.sample(sample_shape, condition, **kwargs)
-        return x, self.log_prob(x.reshape(-1, *x.shape[-2:]), condition).view(x.shape[:-1])
+        rows = x.reshape(math.prod(sample_shape), *x.shape[-2:])
+        return x, self.log_prob(rows, condition).view(x.shape[:-1])
+
+    def _with_sample_axes(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both with axes (sample, batch, features), in the type of the weights."""
+        kind = self.model.latent.theta_mean.dtype
+        return (
+            _with_sample_axis("input", x, self.input_shape[0]).to(kind),
+            _with_sample_axis("condition", theta, self.condition_shape[0]).to(kind),
+        )
 
 
 def _with_sample_axis(name: str, value: Tensor, features: int) -> Tensor:
     """Return `value` with axes (sample, batch, features)."""
+    require_tensor(name, value)
     if value.ndim not in (2, 3) or value.shape[-1] != features:
         raise ValueError(
             f"`{name}` should have shape (batch, {features}) or (sample, batch, {features}); got {tuple(value.shape)}."
@@ -134,11 +148,21 @@ def _with_sample_axis(name: str, value: Tensor, features: int) -> Tensor:
 
 
 def _without_repeats(x: Tensor) -> Tensor:
-    """Return x with size 1 along axes it was expanded along: sbi repeats each observation for every theta."""
-    for axis in (0, 1):
-        if x.stride(axis) == 0:
+    """Return x with size 1 along axes it was expanded along: sbi repeats each observation for every theta.
+
+    Where a gradient by x is asked for, each repetition has its own.
+    """
+    for axis in () if x.requires_grad else (0, 1):
+        if x.stride(axis) == 0 and x.shape[axis] > 0:
             x = x.narrow(axis, 0, 1)
     return x
+
+
+def _require_shape(name: str, shape: Size | tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape, or raise ValueError if it is none."""
+    if not isinstance(shape, tuple) or not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise ValueError(f"`{name}` should be a tuple of whole numbers, none negative; got {shape!r}.")
+    return shape
 
 
 def _common_shape(x: Tensor, theta: Tensor) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mfsbi.checks import require_whole
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import NeuralPosterior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
@@ -29,7 +30,7 @@ from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.guard import ChartGuard
 from mfsbi.train.losses import ScoreNoise
 from mfsbi.train.record import History
-from mfsbi.train.schedules import Schedule, with_score
+from mfsbi.train.schedules import Schedule, require_schedule, with_score
 from mfsbi.types import Prior
 
 __all__ = ["ManifoldNLE"]
@@ -54,6 +55,8 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         >>> trainer = trainer.append_simulations(theta, surface.simulate(theta, seed=0))
         >>> posterior = trainer.train(max_num_epochs=2) and trainer.build_posterior()
     """
+
+    estimator_type = ManifoldEstimator
 
     def __init__(
         self,
@@ -164,9 +167,9 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             OSError: if no state can be written
             SystemExit: after SIGTERM, once the state is written, if there is a folder for it
         """
-        if restarts < 0:
-            raise ValueError(f"`restarts` should not be negative; got {restarts}.")
+        require_whole("restarts", restarts)
         settings = self._settings(
+            score_weight,
             training_batch_size=training_batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -176,6 +179,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         rows = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
         some = rows[0].sample
         schedule = self.spec.suited(some.x.shape[1]).schedule(max_num_epochs) if schedule is None else schedule
+        require_schedule(schedule)
         about = {"spec": _without_addresses(self.spec), "score_weight": score_weight, "restarts": restarts}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
         plan = self._kept(Training(rows, schedule, settings), keeping, about)
@@ -214,8 +218,9 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             ValueError: if sample_with is unknown, or there is no prior
         """
         potential_with = partial(ManifoldPotential, self._trained(density_estimator), device=self.device)
-        processed = self.prior if prior is None else self._processed(prior)[0]
-        return posterior_of(potential_with, processed, sample_with, posterior_parameters, self.device)
+        return posterior_of(
+            potential_with, self._prior_of_posterior(prior), sample_with, posterior_parameters, self.device
+        )
 
     def _train_anew(self, plan: Training, noise: ScoreNoise | None, restarts: int) -> ManifoldEstimator:
         """Train from new weights, and again from others while the chart collapses."""

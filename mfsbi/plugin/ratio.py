@@ -27,7 +27,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from mfsbi.checks import require_positive_integer
+from mfsbi.checks import require_positive_integer, require_tensor
 from mfsbi.gold.checks import log_odds, require_constant_odds
 from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimator
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
@@ -77,10 +77,13 @@ class GoldenRatio(RatioEstimator):
         Raises:
             ValueError: if features or leading axes differ from each other's
         """
+        require_tensor("theta", theta)
+        require_tensor("x", x)
         self._check_theta_shape_suffix(theta)
         self._check_x_shape_suffix(x)
         self._get_shape_prefix(theta, x)
-        return self.model.log_ratio(x, theta)
+        kind = self.model.theta_mean.dtype
+        return self.model.log_ratio(x.to(kind), theta.to(kind))
 
 
 class ALICES(AbstractTrainer[GoldenRatio]):
@@ -106,6 +109,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         >>> posterior = trainer.train(max_num_epochs=2) and trainer.build_posterior()
     """
 
+    estimator_type = GoldenRatio
+
     def __init__(
         self,
         prior: Prior,
@@ -118,6 +123,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
     ) -> None:
         require_positive_integer("width", width)
         require_positive_integer("depth", depth)
+        if prior is None:
+            raise TypeError("`prior` should be a distribution: a ratio without parameters is one; got None.")
         super().__init__(prior, seed, device, show_progress_bars)
         self.size = width, depth
 
@@ -213,6 +220,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             SystemExit: after SIGTERM, once the state is written, if there is a folder for it
         """
         settings = self._settings(
+            score_weight,
             training_batch_size=training_batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
@@ -262,12 +270,13 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             ValueError: if sample_with is unknown
         """
         frozen = deepcopy(self._trained(density_estimator)).requires_grad_(requires_grad=False).eval().to(self.device)
-        processed = self.prior if prior is None else self._processed(prior)[0]
 
         def potential_with(own: Distribution) -> RatioBasedPotential:
             return RatioBasedPotential(frozen, own, device=self.device)
 
-        return posterior_of(potential_with, processed, sample_with, posterior_parameters, self.device)
+        return posterior_of(
+            potential_with, self._prior_of_posterior(prior), sample_with, posterior_parameters, self.device
+        )
 
     def _untrained(self, training: Batch) -> GoldenRatio:
         """Return an estimator with new weights, for data like these."""

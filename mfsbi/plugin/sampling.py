@@ -18,12 +18,13 @@ for VI: that of its draws weighed by the posterior). Markov chains begin at draw
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mfsbi.checks import require_positive
+from mfsbi.checks import require_finite, require_positive_integer, require_seed, require_tensor
 from mfsbi.inference.chains import Chains
 from mfsbi.inference.grid import grid_posterior
 from mfsbi.inference.run_emcee import run_emcee
@@ -89,8 +90,10 @@ def sample_chains(
         settings: those of the sampler's function here
 
     Raises:
-        ValueError: if there is no such sampler, draws is not positive, or the sampler refuses its settings
-        TypeError: if the posterior is not one of a `ManifoldNLE` or of `ALICES`, or for `slice` not sampled by MCMC
+        ValueError: if there is no such sampler, no observation, one that is not finite, draws is no positive integer,
+            or the sampler refuses its settings
+        TypeError: if x is no tensor, or the posterior not one of a `ManifoldNLE` or of `ALICES`, or for `slice` not
+            sampled by MCMC
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"`sampler` should be one of {sorted(SAMPLERS)}; got {sampler!r}.")
@@ -103,7 +106,7 @@ def sample_slice(
     """Sample by the MCMC of the posterior itself, with its own number of chains and warm-up."""
     if not isinstance(posterior, MCMCPosterior):
         raise TypeError(f"`posterior` should be sbi's MCMCPosterior; got {type(posterior).__name__}.")
-    require_positive("draws", draws)
+    _require_observations(x, draws, seed)
     start = time.perf_counter()
     with seeded(seed):
         pooled = posterior.sample((posterior.num_chains * draws,), x=x, show_progress_bars=show_progress_bars)
@@ -116,7 +119,7 @@ def sample_rejection(
     posterior: NeuralPosterior, x: Tensor, draws: int = 250, *, seed: int = 0, show_progress_bars: bool = False
 ) -> Chains:
     """Draw from the prior and keep each draw with a chance that grows with its likelihood; exact and independent."""
-    potential, start = _potential(posterior, x, draws), time.perf_counter()
+    potential, start = _potential(posterior, x, draws, seed), time.perf_counter()
     with seeded(seed):
         theta, share = rejection_sample(
             potential,
@@ -141,8 +144,8 @@ def sample_importance(
     show_progress_bars: bool = False,
 ) -> Chains:
     """Draw `oversampling` candidates from the prior for each draw and resample them by their weights (SIR)."""
-    potential, start = _potential(posterior, x, draws), time.perf_counter()
-    require_positive("oversampling", oversampling)
+    potential, start = _potential(posterior, x, draws, seed), time.perf_counter()
+    require_positive_integer("oversampling", oversampling)
     with seeded(seed), torch.no_grad():
         candidates, weight = importance_sample(
             potential, potential.prior, oversampling * CHAINS * draws, show_progress_bars=show_progress_bars
@@ -177,8 +180,8 @@ def sample_vi(
         show_progress_bars: show sbi's progress bar
         settings: of sbi's `VIPosterior.train`; by default 500 steps of 64 draws at a learning rate of 0.01
     """
-    potential, start = _potential(posterior, x, draws), time.perf_counter()
-    require_positive("oversampling", oversampling)
+    potential, start = _potential(posterior, x, draws, seed), time.perf_counter()
+    require_positive_integer("oversampling", oversampling)
     if q is None:
         q = "gaussian" if potential.prior.event_shape[0] == 1 else "maf"
     with seeded(seed):
@@ -204,7 +207,7 @@ def sample_nuts(
     **settings: Any,  # noqa: ANN401 - those of `run_pyro`
 ) -> Chains:
     """Sample by Pyro's NUTS in unconstrained coordinates; `settings` are those of `run_pyro`."""
-    potential = _potential(posterior, x, draws)
+    potential = _potential(posterior, x, draws, seed)
     starts = _starts(potential, chains, derived(seed, 0))
     result = run_pyro(
         potential,
@@ -234,7 +237,7 @@ def sample_emcee(
     **settings: Any,  # noqa: ANN401 - those of `run_emcee`
 ) -> Chains:
     """Sample by emcee, by default with 16 walkers or four times the parameters; `settings` are those of `run_emcee`."""
-    potential = _potential(posterior, x, draws)
+    potential = _potential(posterior, x, draws, seed)
     parameters = potential.prior.event_shape[0]
     starts = _starts(potential, max(16, 4 * parameters) if walkers is None else walkers, derived(seed, 0))
     result = run_emcee(
@@ -259,7 +262,14 @@ def sample_grid(
     show_progress_bars: bool = False,  # noqa: ARG001
 ) -> Chains:
     """Draw cells of a grid, `points` along each parameter within its bounds, and a point within each."""
-    potential, start = _potential(posterior, x, draws), time.perf_counter()
+    potential, start = _potential(posterior, x, draws, seed), time.perf_counter()
+    require_positive_integer("points", points)
+    parameters = potential.prior.event_shape[0]
+    if len(bounds) != parameters or not all(len(pair) == 2 and -inf < pair[0] < pair[1] < inf for pair in bounds):
+        raise ValueError(
+            f"`bounds` should be {parameters} finite pairs (low, high) with low < high, one for each parameter; "
+            f"got {bounds}."
+        )
     low, high = zip(*bounds, strict=True)
     grid = grid_posterior(lambda theta: potential(theta, track_gradients=False), low, high, points)
     width = (torch.tensor(high, dtype=torch.float64) - torch.tensor(low, dtype=torch.float64)) / points
@@ -282,22 +292,32 @@ SAMPLERS: dict[str, Callable[..., Chains]] = {
 """The roads by name."""
 
 
-def _potential(posterior: NeuralPosterior, x: Tensor, draws: int) -> BasePotential:
+def _potential(posterior: NeuralPosterior, x: Tensor, draws: int, seed: int) -> BasePotential:
     """Return the posterior's potential with these observations, which share one theta."""
-    require_positive("draws", draws)
-    potential = posterior.potential_fn
+    _require_observations(x, draws, seed)
+    potential = getattr(posterior, "potential_fn", None)
     if not isinstance(potential, ManifoldPotential | RatioBasedPotential):
         raise TypeError(
-            "`posterior` should come from build_posterior() of a ManifoldNLE or of ALICES; its potential is a "
-            f"{type(potential).__name__}."
+            "`posterior` should come from build_posterior() of a ManifoldNLE or of ALICES; got a "
+            f"{type(posterior).__name__}, its potential being a {type(potential).__name__}."
         )
     potential.set_x(x, x_is_iid=True)
     return potential
 
 
+def _require_observations(x: Tensor, draws: int, seed: int) -> None:
+    """Raise ValueError or TypeError unless there are observations to sample by, draws to take and a seed."""
+    require_positive_integer("draws", draws)
+    require_seed(seed)
+    require_tensor("x", x)
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"`x` should have shape (observations, data), with an observation; got {tuple(x.shape)}.")
+    require_finite("x", x, "An observation without numbers has no likelihood: take it out.")
+
+
 def _starts(potential: BasePotential, count: int, seed: int) -> Tensor:
     """Return draws of the prior at which the posterior is not zero."""
-    require_positive("chains", count)
+    require_positive_integer("chains", count)
     with seeded(seed), torch.no_grad():
         theta = potential.prior.sample((100 * count,))
         possible = theta[torch.isfinite(potential(theta, track_gradients=False))]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mfsbi import files
+from mfsbi.checks import require_kind
 from mfsbi.flows import AffineCouplings, AutoregressiveSplines, Couplings, SplineCouplings
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.likelihood import ManifoldNLE
@@ -85,8 +86,8 @@ def save(trained: Estimator | Trainer, path: str | Path) -> None:
         for number, part in enumerate(trained.simulations):
             fields = part.batch._asdict().items()
             tensors |= {f"{SIMULATIONS}{number}.{name}": value for name, value in fields if value is not None}
-    estimator = trained.estimator if isinstance(trained, Trainer) else trained
-    if estimator is None:
+    estimator: Any = trained.estimator if isinstance(trained, Trainer) else trained
+    if estimator is None and isinstance(trained, Trainer):
         raise RuntimeError("This trainer has no trained estimator yet: call `train()` before `save`.")
     name = next((name for name, kind in KINDS.items() if isinstance(estimator, kind.of)), None)
     if name is None:
@@ -110,6 +111,7 @@ def load(path: str | Path, spec: Spec | None = None) -> Estimator:
         FileNotFoundError: if there is no such file
         ValueError: if the file is foreign, of an unknown version, or does not fit the spec it names or the one given
     """
+    _require_spec(spec)
     return _estimator(Path(path), *files.read(Path(path)), spec)
 
 
@@ -125,6 +127,7 @@ def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None
         FileNotFoundError: if there is no such file
         ValueError: as `load`; if the file holds an estimator alone; if the prior is not one of these simulations
     """
+    _require_spec(spec)
     tensors, description = files.read(Path(path))
     estimator = _estimator(Path(path), tensors, description, spec)
     try:
@@ -161,6 +164,12 @@ def trainer_for(estimator: Estimator, prior: Prior | None, *, seed: int = 0) -> 
         raise ValueError(f"The prior has {trainer.parameter_dim} parameters, the estimator {parameters}.")
     cast(Any, trainer).estimator = estimator
     return trainer
+
+
+def _require_spec(spec: Spec | None) -> None:
+    """Raise TypeError unless `spec` is one, or None."""
+    if spec is not None:
+        require_kind("spec", spec, Spec, "a spec such as FOM(decode, encode)")
 
 
 def _estimator(path: Path, tensors: dict[str, Tensor], description: Description, spec: Spec | None) -> Estimator:

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
-from mfsbi.checks import require_features, require_finite, require_matching_rows
+from mfsbi.checks import require_features, require_finite, require_matching_rows, require_tensor, require_whole
 from mfsbi.gold.checks import require_centred_labels, require_centred_score
 from mfsbi.plugin.host import within_support
 from mfsbi.rows import Rows
@@ -73,10 +73,11 @@ class Simulations:
         """Keep simulations after checking them; nothing is kept if a check fails.
 
         Raises:
-            TypeError: if a field is not a tensor
+            TypeError: if a field is not a tensor of real numbers
             ValueError: if shapes do not fit the prior, each other or earlier rounds, a value is NaN or infinite, theta
                 lies outside the prior, or gold contradicts itself (see `mfsbi.gold.checks`)
         """
+        require_whole("from_round", number)
         if self.store is not None:
             raise ValueError(f"Simulations are streamed from {self.store.path} already, and nothing can join them.")
         fields = batch._asdict().items()
@@ -168,6 +169,8 @@ class Simulations:
         theta, x = batch.theta, batch.x
         require_features("theta", theta, self.parameter_dim, "the prior")
         features = self.rounds[0].x.shape[1] if self.rounds else (x.shape[1] if x.ndim == 2 else 0)
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"`x` should have shape (rows, data), neither of them zero; got {tuple(x.shape)}.")
         require_features("x", x, features, "earlier simulations" if self.rounds else "the data")
         for name, value in batch._asdict().items():
             if value is not None:
@@ -220,8 +223,7 @@ def _require_gold(batch: Batch) -> None:
 
 def _as_default_type(name: str, value: Tensor) -> Tensor:
     """Return a tensor in torch's default type, which the weights have."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"`{name}` should be a torch tensor; got {type(value).__name__}. Try torch.from_numpy.")
+    require_tensor(name, value)
     return value.detach().to(torch.get_default_dtype())
 
 

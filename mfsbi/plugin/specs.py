@@ -35,7 +35,14 @@ from mfsbi.charts import (
     ResidualNetwork,
     Standardized,
 )
-from mfsbi.checks import require_finite, require_matching_rows, require_positive, require_positive_integer
+from mfsbi.checks import (
+    require_finite,
+    require_kind,
+    require_matching_rows,
+    require_positive,
+    require_positive_integer,
+    require_tensor,
+)
 from mfsbi.flows import AffineCouplings, Couplings, SplineCouplings
 from mfsbi.models import AbstractModel, AmbientModel, Latent, LatentModel, ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
@@ -99,6 +106,9 @@ class AF(Spec):
 
     latent: Couplings = field(default=SplineCouplings(layers=10))
 
+    def __post_init__(self) -> None:
+        _require_couplings(self)
+
     def schedule(self, epochs: int) -> Schedule:
         """Return all epochs for the likelihood in data space."""
         return ambient(epochs)
@@ -126,6 +136,11 @@ class FOM(Spec):
     encode: Callable[[Tensor], Tensor]
     latent: Couplings = LATENT
 
+    def __post_init__(self) -> None:
+        _require_couplings(self)
+        for name in ("decode", "encode"):
+            require_kind(name, getattr(self, name), Callable, "a function of rows")  # type: ignore[arg-type]
+
     def schedule(self, epochs: int) -> Schedule:
         """Return all epochs for the density."""
         return density_only(epochs)
@@ -139,11 +154,13 @@ class FOM(Spec):
         """Return an untrained model for data like these."""
         _require_rows(theta, x)
         u = self.encode(x)
+        require_tensor("encode(x)", u)
         if u.ndim != 2 or len(u) != len(x) or not torch.isfinite(u).all():
             raise ValueError(
                 f"`encode` should give finite u of shape ({len(x)}, manifold); got shape {tuple(u.shape)}."
             )
         back = self.decode(u)
+        require_tensor("decode(u)", back)
         if back.shape != x.shape or not torch.isfinite(back).all():
             raise ValueError(f"`decode` should give finite x of shape {tuple(x.shape)}; got shape {tuple(back.shape)}.")
         if not torch.allclose(self.decode(self.encode(back)), back, rtol=1e-3, atol=1e-3):
@@ -180,6 +197,7 @@ class PIE(Spec):
     latent: Couplings = LATENT
 
     def __post_init__(self) -> None:
+        _require_couplings(self)
         require_positive_integer("manifold_dim", self.manifold_dim)
         require_positive("epsilon", self.epsilon)
 
@@ -218,6 +236,7 @@ class PAE(Spec):
     blocks: int = 5
 
     def __post_init__(self) -> None:
+        _require_couplings(self)
         for name in ("manifold_dim", "width", "blocks"):
             require_positive_integer(name, getattr(self, name))
 
@@ -250,6 +269,7 @@ class MFlow(Spec):
     latent: Couplings = LATENT
 
     def __post_init__(self) -> None:
+        _require_couplings(self)
         require_positive_integer("manifold_dim", self.manifold_dim)
 
     def suited(self, data_dim: int) -> Spec:
@@ -293,6 +313,7 @@ class MeFlow(Spec):
     encoder_blocks: int = 5
 
     def __post_init__(self) -> None:
+        _require_couplings(self)
         for name in ("manifold_dim", "encoder_width", "encoder_blocks"):
             require_positive_integer(name, getattr(self, name))
 
@@ -305,7 +326,16 @@ class MeFlow(Spec):
         return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
 
 
+def _require_couplings(spec: Spec) -> None:
+    """Raise TypeError unless what a spec builds flows with are couplings."""
+    for name in ("chart", "latent"):
+        couplings = getattr(spec, name, None)
+        if name == "latent" or couplings is not None:
+            require_kind(f"{type(spec).__name__}.{name}", couplings, Couplings, "couplings such as SplineCouplings()")
+
+
 def _features(x: Tensor) -> int:
+    require_tensor("x", x)
     if x.ndim != 2 or x.shape[1] == 0 or not x.is_floating_point():
         raise ValueError(
             f"`x` should be of floating point and shape (rows, features); got {x.dtype} and {tuple(x.shape)}."
@@ -325,6 +355,7 @@ def _require_codimension(manifold_dim: int, x: Tensor) -> None:
 
 def _require_rows(theta: Tensor, x: Tensor) -> None:
     """Raise ValueError unless both arguments are finite rows, as many of one as of the other."""
+    require_tensor("theta", theta)
     _features(x)
     require_matching_rows("theta", theta, "x", x)
     if len(x) < 2:

@@ -1,15 +1,17 @@
 """What the trainers of mfsbi share: simulations in rounds, how they are split, and the record of what was learned."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
+from mfsbi.checks import require_kind, require_not_negative, require_positive, require_seed
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, process_prior
 from mfsbi.plugin.posteriors import PosteriorParameters
@@ -18,7 +20,7 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
 from mfsbi.train.data import Batch
-from mfsbi.train.loop import fit
+from mfsbi.train.loop import fit, require_phases
 from mfsbi.train.losses import ScoreNoise
 from mfsbi.train.noise import score_noise
 from mfsbi.train.ranks import Ranks
@@ -63,13 +65,16 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         show_progress_bars: True, False, or None for "only on a terminal"
 
     Raises:
-        ValueError: if the seed is negative
+        ValueError: if the seed is negative, or there is no such device
+        TypeError: if the prior is no distribution, or the seed no integer
     """
 
+    estimator_type: type[EstimatorT]
     estimator: EstimatorT | None
 
     def __init__(self, prior: Prior | None, seed: int, device: str, show_progress_bars: bool | None) -> None:  # noqa: FBT001
-        _require_seed(seed)
+        require_seed(seed)
+        _require_device(device)
         self.seed = seed
         self.device = device
         self.show_progress_bars = show_progress_bars
@@ -94,7 +99,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         Raises:
             ValueError: if the seed is negative
         """
-        _require_seed(seed)
+        require_seed(seed)
         other = copy(self)
         other.seed, other.estimator, other.history = seed, None, History()
         return other
@@ -134,6 +139,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """Return a prior as sbi wants it, a copy, and how many parameters it has."""
         if prior is None:
             return None, 0
+        if isinstance(prior, str) or not isinstance(prior, Sequence):  # sbi puts a list of distributions together
+            require_kind("prior", prior, Prior, "a distribution with `sample` and `log_prob`, such as torch's")
         with seeded(self.seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
             processed, parameter_dim, _ = process_prior(deepcopy(prior))
         return processed, parameter_dim
@@ -143,10 +150,23 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         estimator = self.estimator if estimator is None else estimator
         if estimator is None:
             raise RuntimeError("There is no trained estimator yet: call `train()` before `build_posterior()`.")
+        wanted = f"an estimator of {type(self).__name__}"
+        require_kind("density_estimator", estimator, self.estimator_type, wanted)
         return estimator
 
-    def _settings(self, **settings: Any) -> Settings:  # noqa: ANN401 - Settings checks them
+    def _prior_of_posterior(self, prior: Prior | None) -> Distribution | None:
+        """Return the trainer's prior, or another one of as many parameters, as sbi wants it."""
+        if prior is None:
+            return self.prior
+        processed, parameters = self._processed(prior)
+        if parameters != self.parameter_dim:
+            raise ValueError(f"`prior` should have the trainer's {self.parameter_dim} parameters; it has {parameters}.")
+        return processed
+
+    def _settings(self, score_weight: float | None, **settings: Any) -> Settings:  # noqa: ANN401 - Settings checks them
         """Return how to optimise, with the trainer's seed and manners."""
+        if score_weight is not None:
+            require_not_negative("score_weight", score_weight)
         return Settings(seed=derived(self.seed, 1), show_progress_bars=self.show_progress_bars, **settings)
 
     def _split(self, fraction: float, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
@@ -158,6 +178,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
     def _kept(self, plan: Training, keeping: Keeping, about: dict[str, Any]) -> Training:
         """Return the plan with a place on disk, if one is wanted; `about` is what tells it from other trainings."""
+        require_positive("checkpoint_minutes", keeping.minutes)
         if keeping.folder is None:
             if keeping.resume:
                 raise ValueError("`resume_training` needs `checkpoint`, the folder where an earlier training was kept.")
@@ -174,8 +195,6 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
     def _noise(self, plan: Training, weight: float | None) -> ScoreNoise | None:
         """Return how noisy joint scores are, if there are any and their weight depends on it."""
-        if weight is not None and not weight >= 0:
-            raise ValueError(f"The weight of the score should not be negative; got {weight}.")
         if plan.start is not None:
             return plan.start.history.score_noise
         wanted = plan.rows[0].sample.joint_score is not None and weight is None
@@ -189,6 +208,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         keep_going: Callable[[int], bool] | None = None,
     ) -> EstimatorT:
         """Train an estimator and keep it, with its history, if it learned anything, however the training ends."""
+        require_phases(plan.schedule, estimator.model)  # before the history of an earlier training is given up
         self.history = history
         try:
             fit(
@@ -213,6 +233,12 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             tqdm.write(str(self.history))
 
 
-def _require_seed(seed: int) -> None:
-    if seed < 0:
-        raise ValueError(f"`seed` should be a non-negative integer; got {seed!r}.")
+def _require_device(device: str) -> None:
+    """Raise ValueError unless torch has that device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"`device` should be one that torch has here, such as 'cpu'; got {device!r}. {reason}"
+        ) from error

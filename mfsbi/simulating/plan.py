@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mfsbi.checks import require_positive_integer
+from mfsbi.checks import require_kind, require_positive_integer, require_seed
 from mfsbi.seeds import alone, seeded
 from mfsbi.types import HasGold, Prior, Simulator
 
@@ -52,11 +52,13 @@ class Plan:
     name: str = ""
 
     def __post_init__(self) -> None:
+        require_kind("simulator", self.simulator, Simulator, "one with `prior`, `parameter_names` and `simulate`")
+        if self.prior is not None:
+            require_kind("prior", self.prior, Prior, "a distribution with `sample` and `log_prob`, such as torch's")
         require_positive_integer("rows", self.rows)
         if self.shard_rows is not None:
             require_positive_integer("shard_rows", self.shard_rows)
-        if self.seed < 0:
-            raise ValueError(f"`seed` should not be negative; got {self.seed}.")
+        require_seed(self.seed)
 
     @property
     def prior_of_theta(self) -> Prior:

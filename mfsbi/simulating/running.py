@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_positive_integer
+from mfsbi.checks import require_kind, require_number, require_positive_integer
 from mfsbi.simulating.plan import Plan, require_same
 from mfsbi.simulating.shards import allowed_failures, draw, seed_of_x, shapes_of
 from mfsbi.store import Layout, Store, create, finish, is_finished, read_attributes, require_writable, sweep
@@ -75,8 +75,11 @@ def simulate_to_store(
         RuntimeError: if too many simulations fail; the message holds the first traceback
         OSError: if there is no room, or the store cannot be written
     """
-    path = Path(path).resolve()
+    require_kind("plan", plan, Plan, "a `Plan`")
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(f"`executor` should have `submit`, as `workers(4)` has; got {executor!r}.")
     _require_range(part, max_failures)
+    path = Path(path).resolve()
     layout = _opened(plan, path)
     there = set(Store(path).marks)
     todo = [shard for shard in range(part[0], layout.shards, part[1]) if shard not in there]
@@ -199,7 +202,9 @@ def _require_room(path: Path, needed: int) -> None:
 
 
 def _require_range(part: tuple[int, int], max_failures: float) -> None:
-    if not 0 <= part[0] < part[1]:
+    whole = isinstance(part, tuple) and len(part) == 2 and all(isinstance(number, int) for number in part)
+    if not whole or not 0 <= part[0] < part[1]:
         raise ValueError(f"`part` should be (i, N) with 0 <= i < N; got {part}.")
+    require_number("max_failures", max_failures)
     if not 0 <= max_failures <= 1:
         raise ValueError(f"`max_failures` should be a fraction between 0 and 1; got {max_failures}.")

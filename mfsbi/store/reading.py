@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mfsbi.checks import require_positive_integer, require_seed
 from mfsbi.rows import Rows
 from mfsbi.store.layout import MARKS, Layout, read_attributes
 
@@ -113,11 +114,14 @@ class Store:
 
         Raises:
             IndexError: if there is no such row
+            TypeError: if rows are no whole numbers, such as a mask of True and False
         """
-        numbers = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
+        numbers = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+            raise TypeError(f"`rows` should be a slice or a list of whole numbers; got {rows!r}.")
         if len(numbers) and not (-len(self) <= numbers.min() and numbers.max() < len(self)):
             raise IndexError(f"`rows` should lie below {len(self)}, the rows of {self.path} that can be read.")
-        return self._gathered(numbers % max(len(self), 1))
+        return self._gathered(numbers.astype(np.int64) % max(len(self), 1))
 
     def blocks(self, rows_in_memory: int, *, seed: int) -> Iterator[Rows]:
         """Stream all rows once, in an order that the seed decides; see the module for how well they are shuffled.
@@ -129,12 +133,14 @@ class Store:
         Raises:
             ValueError: if not even one shard fits
         """
+        require_positive_integer("rows_in_memory", rows_in_memory)
+        require_seed(seed)
         if rows_in_memory < self.layout.shard_rows:
             raise ValueError(
                 f"`rows_in_memory` should hold a shard, {self.layout.shard_rows} rows of {self.path}; "
                 f"got {rows_in_memory}."
             )
-        return self._blocks(rows_in_memory // self.layout.shard_rows, np.random.default_rng(seed))
+        return self._blocks(int(rows_in_memory) // self.layout.shard_rows, np.random.default_rng(seed))
 
     def _blocks(self, together: int, generator: np.random.Generator) -> Iterator[Rows]:
         order = generator.permutation(len(self.marks))

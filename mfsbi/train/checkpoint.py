@@ -145,7 +145,10 @@ class Checkpoints:
 
     def _opened(self, *, resume: bool) -> Snapshot | None:
         """Make the folder, and return the checkpoint to go on from or remove those that are there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"Checkpoints need a folder, and {self.folder} cannot be one: {error.strerror}.") from error
         if not os.access(self.folder, os.W_OK):
             raise OSError(f"Checkpoints cannot be written to {self.folder}: choose another folder.")
         if resume:

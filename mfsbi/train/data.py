@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from mfsbi.checks import require_number
+
 __all__ = ["Batch", "in_chunks", "joined", "split", "steps_per_epoch"]
 
 
@@ -73,6 +75,7 @@ def split(parts: Sequence[Batch], fraction: float, generator: Generator) -> list
     Raises:
         ValueError: if fraction is not between 0 and 1, or fewer than two rows came
     """
+    require_number("validation_fraction", fraction)
     if not 0 < fraction < 1:
         raise ValueError(f"`validation_fraction` should be between 0 and 1; got {fraction}.")
     rows = [part.size for part in parts]

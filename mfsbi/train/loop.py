@@ -16,7 +16,6 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_positive_integer
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Checkpoints, Snapshot
 from mfsbi.train.data import Batch, steps_per_epoch
@@ -24,11 +23,11 @@ from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.phase import PhaseRun, rows_of_step
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import History, Settings
-from mfsbi.train.schedules import Phase, Schedule
+from mfsbi.train.schedules import Phase, Schedule, require_schedule
 from mfsbi.train.signals import on_signal
 from mfsbi.train.stream import TrainingData
 
-__all__ = ["fit"]
+__all__ = ["fit", "require_phases"]
 
 
 def fit(  # noqa: PLR0913 - a training has many sides
@@ -62,7 +61,7 @@ def fit(  # noqa: PLR0913 - a training has many sides
         ArithmeticError: if a loss becomes NaN or infinite; the best weights before that are in place
         SystemExit: after SIGTERM, where there are checkpoints
     """
-    _require_phases(schedule, model)
+    require_phases(schedule, model)
     settings = Settings() if settings is None else settings
     history = History() if history is None else history
     run = _Run(model, schedule, settings, history, checkpoints)
@@ -211,15 +210,11 @@ def _progress_bar(steps: int, settings: Settings) -> Iterator[tqdm]:
         yield bar
 
 
-def _require_phases(schedule: Schedule, model: nn.Module) -> None:
+def require_phases(schedule: Schedule, model: nn.Module) -> None:
+    """Raise ValueError or TypeError unless a schedule can train a model."""
+    require_schedule(schedule)
     parts = tuple(name for name, _ in model.named_children())
-    if not schedule:
-        raise ValueError("`schedule` should have at least one phase; it is empty.")
     for phase in schedule:
-        if phase.epochs < 1:
-            raise ValueError(f"A phase should have at least 1 epoch; got {phase}.")
-        if phase.rows is not None:
-            require_positive_integer("Phase.rows", phase.rows)
         if not isinstance(phase.trains, tuple) or not set(phase.trains) <= set(parts):
             raise ValueError(f"A phase should train a tuple of parts out of {parts}; got {phase.trains!r}.")
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from mfsbi.checks import require_positive
+from mfsbi.checks import require_not_negative, require_positive, require_positive_integer
 from mfsbi.train.losses import ScoreNoise
 
 __all__ = ["EpochRecord", "History", "Settings"]
@@ -24,7 +24,8 @@ class Settings:
         show_progress_bars: True, False, or None for "only on a terminal"
 
     Raises:
-        ValueError: if a number is not positive, or weight_decay negative
+        ValueError: if a number is not positive, not whole where rows or epochs are counted, or weight_decay negative
+        TypeError: if it is no number
     """
 
     training_batch_size: int = 500
@@ -36,11 +37,13 @@ class Settings:
     show_progress_bars: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("training_batch_size", "learning_rate", "stop_after_epochs", "clip_max_norm"):
-            if getattr(self, name) is not None:
-                require_positive(name, getattr(self, name))
-        if not self.weight_decay >= 0:
-            raise ValueError(f"`weight_decay` should not be negative; got {self.weight_decay}.")
+        require_positive_integer("training_batch_size", self.training_batch_size)
+        require_positive("learning_rate", self.learning_rate)
+        require_not_negative("weight_decay", self.weight_decay)
+        if self.clip_max_norm is not None:
+            require_positive("clip_max_norm", self.clip_max_norm)
+        if self.stop_after_epochs is not None:
+            require_positive_integer("stop_after_epochs", self.stop_after_epochs)
 
 
 class EpochRecord(NamedTuple):

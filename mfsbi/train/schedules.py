@@ -54,9 +54,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mfsbi.checks import require_kind, require_positive_integer, require_whole
 from mfsbi.train.losses import Loss, Scandal, joint_nll, latent_nll, nll, reconstruction
 
-__all__ = ["Phase", "Schedule", "alternating", "ambient", "density_only", "sequential", "simultaneous", "with_score"]
+__all__ = [
+    "Phase",
+    "Schedule",
+    "alternating",
+    "ambient",
+    "density_only",
+    "require_schedule",
+    "sequential",
+    "simultaneous",
+    "with_score",
+]
 
 
 class Phase(NamedTuple):
@@ -107,6 +118,7 @@ def simultaneous(epochs: int = 50) -> Schedule:
     Raises:
         ValueError: if epochs is below 3, one pass for each
     """
+    require_whole("epochs", epochs)
     if epochs < 3:
         raise ValueError(f"`epochs` should be at least 3, one pass over the data for each phase; got {epochs}.")
     third = epochs // 3
@@ -132,6 +144,7 @@ def density_only(epochs: int = 50) -> Schedule:
     Raises:
         ValueError: if epochs is below 1
     """
+    require_whole("epochs", epochs)
     if epochs < 1:
         raise ValueError(f"`epochs` should be at least 1; got {epochs}.")
     return [Phase(latent_nll, ("latent",), epochs)]
@@ -158,7 +171,22 @@ def with_score(schedule: Schedule, weight: float | None = None, limit: Tensor | 
     return [scored(phase) for phase in schedule]
 
 
+def require_schedule(schedule: Schedule) -> None:
+    """Raise ValueError or TypeError unless a schedule is a list of phases, each with a loss and epochs."""
+    require_kind("schedule", schedule, list | tuple, "a list of phases, such as `sequential(epochs=50)`")
+    if not schedule:
+        raise ValueError("`schedule` should have at least one phase; it is empty.")
+    for phase in schedule:
+        require_kind("schedule", phase, Phase, "a list of `Phase`s")
+        if not callable(phase.loss):
+            raise TypeError(f"`Phase.loss` should be a function of a model and a batch; got {phase.loss!r}.")
+        require_positive_integer("Phase.epochs", phase.epochs)
+        if phase.rows is not None:
+            require_positive_integer("Phase.rows", phase.rows)
+
+
 def _passes_for_each_part(epochs: int) -> int:
+    require_whole("epochs", epochs)
     if epochs < 2:
         raise ValueError(f"`epochs` should be at least 2, one pass over the data for each part; got {epochs}.")
     return epochs // 2

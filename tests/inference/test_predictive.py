@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 
 from mfsbi import Chains, posterior_predictive, to_arviz
@@ -29,15 +28,3 @@ def test_model_and_simulator_stand_side_by_side():
     predictive = {"x": posterior_predictive(CHAINS, simulate, 5), "x_simulator": torch.zeros(4, 500, 5, 3)}
     group = to_arviz(CHAINS, x=torch.zeros(5, 3), posterior_predictive=predictive)["posterior_predictive"]
     assert group["x"].shape == group["x_simulator"].shape == (4, 500, 5, 3)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (lambda theta: theta[1:], "should return 2000 rows, one for each theta; got shape .1999, 2"),
-        (lambda theta: theta.log(), "x.*not finite|finite"),
-    ],
-)
-def test_wrong_simulators_are_refused(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        posterior_predictive(CHAINS, wrong)

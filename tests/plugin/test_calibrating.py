@@ -74,8 +74,3 @@ def test_other_posteriors_are_asked_one_set_at_a_time(trainer, sets, monkeypatch
     theta, x = sets
     result = calibrate(trainer.build_posterior(sample_with="rejection"), theta, x[:, 0], draws=8)
     assert result.draws.shape == (SETS, 8, 1)
-
-
-def test_sets_without_their_theta_are_refused(posterior, sets):
-    with pytest.raises(ValueError, match="got 3 rows of `theta` and 12 of `x`"):
-        calibrate(posterior, sets[0][:3], sets[1])

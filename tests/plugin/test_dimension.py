@@ -41,24 +41,6 @@ def test_a_gap_is_told_from_noise():
     assert dimension._doubt(0, [gap, spread], [1e-2, 5e-3], (1, 2)) == ""
 
 
-@pytest.mark.parametrize(
-    ("x", "settings", "message"),
-    [
-        (torch.zeros(5), {}, "at least 2 features"),
-        (torch.zeros(5, 1), {}, "at least 2 features"),
-        (torch.full((50, 3), torch.nan), {}, "`x` should be finite"),
-        (torch.randn(50, 3), {}, "`x` should have at least 100 rows, a tenth to judge by; got 50"),
-        (torch.randn(200, 3), {"dims": [3]}, "`dims` should be whole numbers between 1 and 2"),
-        (torch.randn(200, 3), {"dims": []}, "`dims` should be whole numbers"),
-        (torch.randn(50, 3), {"tolerance": 0}, "`tolerance` should be positive"),
-        (torch.randn(50, 3), {"steps": 0}, "`steps` should be a positive integer"),
-    ],
-)
-def test_bad_arguments_are_refused(x, settings, message):
-    with pytest.raises(ValueError, match=message):
-        dimension_scan(x, **settings)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("x", "n"),

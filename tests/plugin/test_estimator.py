@@ -105,23 +105,6 @@ def test_samples_come_with_their_log_prob(theta, name):
     torch.testing.assert_close(log_prob, estimator.log_prob(x, theta.double()), rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda e, x, t: e.log_prob(x[:, :1], t), r"`input` should have shape \(batch, 3\).*got \(5, 1\)"),
-        (lambda e, x, t: e.log_prob(x, t[:, :1]), r"`condition` should have shape \(batch, 2\).*got \(5, 1\)"),
-        (lambda e, x, t: e.log_prob(x[0], t), r"`input` should have shape.*got \(3,\)"),
-        (lambda e, x, t: e.log_prob(x, t[:3]), r"equal sample and batch sizes, or 1; got \(1, 5\) and \(1, 3\)"),
-        (lambda e, x, t: e.loss(x, condition=t[:2]), "equal sample and batch sizes"),
-        (lambda e, x, t: e.sample((2,), t[:, :1]), "`condition` should have shape"),
-        (lambda e, x, t: e.sample((2,), t[None]), r"`condition` should have shape \(batch, parameter\)"),
-    ],
-)
-def test_shapes_that_do_not_fit_are_refused(estimator, x, theta, call, message):
-    with pytest.raises(ValueError, match=message):
-        call(estimator, x, theta)
-
-
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_log_prob_works_without_gradients(estimator, x, theta, mode):
     expected = estimator.log_prob(x, theta).detach()

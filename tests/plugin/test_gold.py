@@ -174,11 +174,6 @@ def test_a_score_that_cannot_be_right_is_refused_before_training(name):
     assert len(made.simulations) == 0
 
 
-def test_a_negative_weight_is_refused():
-    with pytest.raises(ValueError, match="weight of the score should not be negative; got -1"):
-        trainer().train(score_weight=-1.0, **FEW)
-
-
 def test_the_digest_tells_gold_from_none_and_other_gold():
     digests = [trainer().simulations.digest(), trainer().simulations.digest(), trainer(gold=False).simulations.digest()]
     theta, brought = noisy_plane()

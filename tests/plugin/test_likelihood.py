@@ -179,32 +179,6 @@ def changed(tensor, row, value):
 
 
 NAN = float("nan")
-BAD = {
-    "theta features": (
-        lambda t, x: (t.expand(-1, 3), x),
-        r"`theta` should have shape \(rows, 1\), 1 being the features of the prior; got shape \(400, 3\)",
-    ),
-    "x axes": (lambda t, x: (t, x[:, 0]), r"`x` should have shape.*got shape \(400,\)"),
-    "rows": (lambda t, x: (t[:10], x), "got 10 rows of `theta` and 400 of `x`"),
-    "NaN in x": (
-        lambda t, x: (t, changed(x, 3, NAN)),
-        "`x` should be finite; 1 of 400 rows.*row 3.*exclude_invalid_x=True",
-    ),
-    "infinity in x": (lambda t, x: (t, changed(x, 3, -torch.inf)), "`x` should be finite; 1 of 400 rows"),
-    "NaN in theta": (lambda t, x: (changed(t, 5, NAN), x), "`theta` should be finite; 1 of 400 rows.*row 5"),
-    "theta outside": (
-        lambda t, x: (changed(t, 7, 1.5), x),
-        r"`theta` should lie inside the prior; 1 of 400.*row 7: \[1.5\]",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_simulations_are_refused(problem, name):
-    surface, theta, x = problem
-    spoil, message = BAD[name]
-    with pytest.raises(ValueError, match=message):
-        ManifoldNLE(surface.prior, SPEC).append_simulations(*spoil(theta, x))
 
 
 def test_theta_outside_an_unbounded_prior_is_refused(problem):
@@ -231,11 +205,6 @@ def test_a_training_that_fails_at_once_leaves_no_estimator(problem):
         made.build_posterior()
 
 
-def test_later_simulations_need_the_same_features(problem):
-    with pytest.raises(ValueError, match=r"3 being the features of earlier simulations; got shape \(400, 2\)"):
-        trainer(problem).append_simulations(problem[1], problem[2][:, :2])
-
-
 def test_invalid_rows_are_dropped_on_demand_with_a_warning(problem):
     surface, theta, x = problem
     made = ManifoldNLE(surface.prior, SPEC)
@@ -244,52 +213,3 @@ def test_invalid_rows_are_dropped_on_demand_with_a_warning(problem):
     data = made.simulations[0]
     assert len(data.theta) == 398
     assert (data.theta[3] == theta[5]).all()
-
-
-def test_too_few_rows_are_refused(problem):
-    surface, theta, x = problem
-    made = ManifoldNLE(surface.prior, SPEC).append_simulations(theta[:19], x[:19])
-    with pytest.raises(ValueError, match=r"at least 20 simulations.*got 19"):
-        made.train()
-
-
-def test_training_without_simulations_is_refused(problem):
-    with pytest.raises(RuntimeError, match=r"no simulations yet: call `append_simulations"):
-        ManifoldNLE(problem[0].prior, SPEC).train()
-
-
-def test_an_untrained_trainer_has_no_posterior(problem):
-    with pytest.raises(RuntimeError, match=r"no trained estimator yet: call `train\(\)`"):
-        trainer(problem).build_posterior()
-
-
-def test_an_unknown_sampler_is_refused(trained):
-    with pytest.raises(ValueError, match="`sample_with` should be one of .*got 'magic'"):
-        trained.build_posterior(sample_with="magic")
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ({"validation_fraction": 1.5}, "`validation_fraction` should be between 0 and 1; got 1.5"),
-        ({"training_batch_size": 0}, "`training_batch_size` should be positive; got 0"),
-        ({"learning_rate": -1.0}, "`learning_rate` should be positive; got -1.0"),
-        ({"restarts": -1}, "`restarts` should not be negative; got -1"),
-        ({"max_num_epochs": 1}, "`epochs` should be at least 2"),
-    ],
-)
-def test_settings_out_of_range_are_refused(problem, argument, message):
-    with pytest.raises(ValueError, match=message):
-        trainer(problem).train(**argument)
-
-
-def test_a_negative_seed_is_refused(problem):
-    with pytest.raises(ValueError, match="`seed` should be a non-negative integer; got -1"):
-        ManifoldNLE(problem[0].prior, SPEC, seed=-1)
-
-
-def test_an_encoder_without_codimension_is_refused_before_training(problem):
-    from mfsbi import MeFlow
-
-    with pytest.raises(ValueError, match="`manifold_dim` should be below the number of features of x, 3"):
-        trainer(problem, MeFlow(3)).train()

@@ -338,20 +338,6 @@ def test_rounds_of_other_odds_in_other_places_are_refused(name):
         made.train(**FEW)
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ({"validation_fraction": 1.5}, "`validation_fraction` should be between 0 and 1; got 1.5"),
-        ({"learning_rate": -1.0}, "`learning_rate` should be positive; got -1.0"),
-        ({"score_weight": -1.0}, "weight of the score should not be negative; got -1.0"),
-        ({"max_num_epochs": 0}, "at least 1 epoch"),
-    ],
-)
-def test_settings_out_of_range_are_refused(argument, message):
-    with pytest.raises(ValueError, match=message):
-        trainer().train(**argument)
-
-
 def test_what_is_missing_is_said():
     with pytest.raises(RuntimeError, match="no simulations yet"):
         ALICES(PRIOR).train()

@@ -50,13 +50,6 @@ def test_the_features_units_do_not_matter(spec):
     torch.testing.assert_close(1e3 * one.project(x, theta), other.project(1e3 * x, theta), rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", [MFlow, MeFlow, PIE, PAE])
-@pytest.mark.parametrize("dims", [0, -1])
-def test_a_manifold_without_dimensions_is_refused(kind, dims):
-    with pytest.raises(ValueError, match=f"`manifold_dim` should be a positive integer; got {dims}"):
-        kind(dims)
-
-
 @pytest.mark.parametrize("kind", [MeFlow, PIE, PAE])
 @pytest.mark.parametrize("dims", [3, 4])
 def test_an_encoder_needs_fewer_dimensions_than_features(kind, dims):
@@ -76,11 +69,6 @@ def test_an_encoder_needs_fewer_dimensions_than_features(kind, dims):
 def test_functions_that_do_not_fit_are_refused(decode, encode, message):
     with pytest.raises(ValueError, match=message):
         FOM(decode, encode, SMALL)(*plane())
-
-
-def test_a_thickness_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="`epsilon` should be positive"):
-        PIE(2, epsilon=0)
 
 
 def test_a_manifold_that_depends_on_theta_needs_it():

@@ -224,19 +224,6 @@ def test_a_store_that_cannot_be_written_is_refused_before_simulating(tmp_path, m
     assert contents(path) == before
 
 
-@pytest.mark.parametrize("there", ["a file", "another folder"])
-def test_a_place_that_is_taken_is_refused(there, tmp_path):
-    path = tmp_path / "store"
-    if there == "a file":
-        path.write_text("mine")
-    else:
-        path.mkdir()
-        (path / "mine").write_text("mine")
-    with pytest.raises(OSError, match="Cannot make the store"):
-        simulate_to_store(PLAN, path)
-    assert [file.name for file in tmp_path.iterdir()] == ["store"]
-
-
 def test_whoever_makes_the_store_second_uses_the_first_ones(whole, tmp_path):
     path = tmp_path / "store"
     simulate_to_store(PLAN, path, part=(0, 2))
@@ -279,12 +266,6 @@ def test_another_shape_in_a_later_shard_is_refused_and_not_written(tmp_path):
     with pytest.raises(ValueError, match=expected):
         simulate_to_store(Plan(Shrinking(), rows=30, shard_rows=10), tmp_path / "store")
     assert not len(Store(tmp_path / "store").finished)
-
-
-@pytest.mark.parametrize("part", [(2, 2), (-1, 2), (0, 0)])
-def test_parts_that_are_none_are_refused(part, tmp_path):
-    with pytest.raises(ValueError, match=r"`part` should be \(i, N\)"):
-        simulate_to_store(PLAN, tmp_path / "store", part=part)
 
 
 def test_shards_are_sixteen_megabytes_or_a_sixty_fourth():

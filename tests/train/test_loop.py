@@ -197,20 +197,6 @@ def test_the_learning_rate_warms_up_and_falls_to_nearly_zero(data, model):
     assert rates[-1] < 0.02 * QUICK.learning_rate
 
 
-@pytest.mark.parametrize(
-    ("schedule", "message"),
-    [
-        ([], "at least one phase; it is empty"),
-        ([Phase(reconstruction, ("chart",), 0)], "at least 1 epoch"),
-        ([Phase(reconstruction, ("chart",), 1, rows=0)], "`Phase.rows` should be a positive integer; got 0"),
-        ([Phase(reconstruction, ("charts",), 1)], r"out of \('chart', 'latent'\); got \('charts',\)"),
-    ],
-)
-def test_schedules_that_cannot_run_are_refused(schedule, message, data, model):
-    with pytest.raises(ValueError, match=message):
-        fit(model, *data, schedule, QUICK)
-
-
 @pytest.mark.parametrize("encodes", [0, 1])
 def test_an_interrupt_between_epochs_is_caught_too(encodes, data, model, monkeypatch):
     calls, encode = [], type(model.chart).encode
@@ -243,17 +229,6 @@ def test_a_phase_decays_what_it_trains_unless_told_not_to(decay, shrinks, data, 
     before = weights(model.latent)
     fit(model, *data, [Phase(flat, ("latent",), 3, decay=decay)], replace(QUICK, weight_decay=0.5))
     assert bool(weights(model.latent).norm() < before.norm()) == shrinks
-
-
-def test_a_negative_weight_decay_is_refused():
-    with pytest.raises(ValueError, match="`weight_decay` should not be negative; got -1"):
-        Settings(weight_decay=-1)
-
-
-@pytest.mark.parametrize("name", ["training_batch_size", "learning_rate", "stop_after_epochs", "clip_max_norm"])
-def test_settings_that_are_not_positive_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"`{name}` should be positive; got 0"):
-        Settings(**{name: 0})
 
 
 def test_the_bar_is_quiet_when_told(data, model, capfd):
