@@ -23,16 +23,6 @@ __all__ = [
     "say",
     "together",
 ]
-    "MISTAKES",
-    "PriorOption",
-    "SeedOption",
-    "console",
-    "fail",
-    "require_folder",
-    "require_place",
-    "say",
-    "together",
-]
 
 console = Console()
 
