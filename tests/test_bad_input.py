@@ -102,7 +102,7 @@ def everything(at):
     files = {str(path): path.read_bytes() if path.is_file() else b"" for path in at.folder.rglob("*")}
     weights = sha256(b"".join(value.numpy().tobytes() for value in at.estimator.state_dict().values())).hexdigest()
     trainer = at.trainer.simulations.digest(), at.trainer.estimator is at.estimator, str(at.trainer.history)
-    return files, weights, trainer, at.estimator.training, torch.get_rng_state().tolist()
+    return files, weights, trainer, at.estimator.training, torch.get_rng_state().numpy().tobytes()
 
 
 @pytest.mark.parametrize("name", CALLS)

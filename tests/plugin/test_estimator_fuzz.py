@@ -52,11 +52,13 @@ def holds_for(strategy):
 
 
 @cache
-def estimator(name, dtype, device):
+def estimator(name, parameters, dtype, device):
     """Return an estimator with weights at random, and its model in float64 on the CPU, the oracle."""
     torch.manual_seed(0)
-    made = perturbed(SPECS[name](*plane(theta_dim=PARAMETERS)), 0.05).eval().requires_grad_(requires_grad=False)
-    twin = SPECS[name](*plane(theta_dim=PARAMETERS)).double()
+    theta, x = plane(theta_dim=PARAMETERS)
+    made, twin = (SPECS[name](theta[:, :parameters], x) for _ in range(2))
+    perturbed(made, 0.05).eval().requires_grad_(requires_grad=False)
+    twin = twin.double()
     twin.load_state_dict(made.state_dict())
     return made.to(device, dtype), twin.eval().requires_grad_(requires_grad=False).model
 
@@ -125,6 +127,7 @@ class Case(NamedTuple):
     """An estimator and what it is called with."""
 
     name: str
+    parameters: int
     dtype: torch.dtype
     device: str
     x: Made
@@ -143,12 +146,14 @@ def calls(draw, names, shapes):
     scale = draw(st.sampled_from([0.0, 1.0, 1.0, 1e3, 1e6] if dtype is torch.float64 else [0.0, 1.0, 3.0]))
     types = [dtype, dtype, *([torch.float32] if dtype is torch.float64 else [torch.float64])]
     x, theta = draw(shapes)
+    parameters = PARAMETERS if names == ["ratio"] else draw(st.sampled_from([PARAMETERS, PARAMETERS, 0]))
     return Case(
         draw(st.sampled_from(names)),
+        parameters,
         dtype,
         draw(st.sampled_from(DEVICES)),
         draw(made((*x, DATA), scale, draw(st.sampled_from(types)))),
-        draw(made((*theta, PARAMETERS), min(scale, 1e3), draw(st.sampled_from(types)))),
+        draw(made((*theta, parameters), min(scale, 1e3), draw(st.sampled_from(types)))),
         draw(st.sampled_from(sorted(MODES))),
         draw(st.sampled_from([1, 2, 3, 8192])),
     )
@@ -235,7 +240,7 @@ def check(case, call, oracle, shape, feature_axes=()):
 
 @holds_for(calls(DENSITIES, as_sbi()))
 def test_log_prob_is_that_of_each_row_alone(case):
-    made, model = estimator(case.name, case.dtype, case.device)
+    made, model = estimator(case.name, case.parameters, case.dtype, case.device)
     shape = torch.broadcast_shapes(*(two_axes(each.shape[:-1]) for each in (case.x, case.theta)))
     check(case, made.log_prob, model.log_prob, shape)
 
@@ -246,7 +251,7 @@ def two_axes(shape):
 
 @holds_for(calls(list(SPECS), as_sbi()))
 def test_the_loss_is_that_of_each_row_alone(case):
-    made, model = estimator(case.name, case.dtype, case.device)
+    made, model = estimator(case.name, case.parameters, case.dtype, case.device)
     shape = torch.broadcast_shapes(*(two_axes(each.shape[:-1]) for each in (case.x, case.theta)))
     check(
         case,
@@ -258,7 +263,7 @@ def test_the_loss_is_that_of_each_row_alone(case):
 
 @holds_for(calls(DENSITIES, batches()))
 def test_a_models_log_prob_is_that_of_each_row_alone(case):
-    _, model = estimator(case.name, torch.float64, "cpu")
+    _, model = estimator(case.name, case.parameters, torch.float64, "cpu")
     case = case._replace(dtype=torch.float64, device="cpu", x=wide(case.x), theta=wide(case.theta))
     check(case, model.log_prob, model.log_prob, case.x.shape[:-1])
 
@@ -269,14 +274,14 @@ def wide(made):
 
 @holds_for(calls(list(SPECS), batches()))
 def test_a_models_coordinates_are_those_of_each_row_alone(case):
-    _, model = estimator(case.name, torch.float64, "cpu")
+    _, model = estimator(case.name, case.parameters, torch.float64, "cpu")
     case = case._replace(dtype=torch.float64, device="cpu", x=wide(case.x), theta=wide(case.theta))
     check(case, model.encode, model.encode, case.x.shape[:-1], (model.chart.manifold_dim,))
 
 
 @holds_for(calls(list(SPECS), batches()))
 def test_a_models_projection_is_that_of_each_row_alone(case):
-    _, model = estimator(case.name, torch.float64, "cpu")
+    _, model = estimator(case.name, case.parameters, torch.float64, "cpu")
     case = case._replace(dtype=torch.float64, device="cpu", x=wide(case.x), theta=wide(case.theta))
     check(case, model.project, model.project, case.x.shape[:-1], (DATA,))
 
@@ -298,7 +303,7 @@ def draws(draw):
 @holds_for(draws())
 def test_draws_are_those_of_the_plain_rows_in_order(example):
     case, shape = example
-    made, _ = estimator(case.name, case.dtype, case.device)
+    made, _ = estimator(case.name, case.parameters, case.dtype, case.device)
     theta = case.theta.tensor(case.device)
     with seeded(case.x.seed), MODES[case.mode]():
         x = made.sample(shape, theta)
@@ -312,7 +317,7 @@ def test_draws_are_those_of_the_plain_rows_in_order(example):
 @holds_for(draws().filter(lambda example: example[0].name != "PAE"))
 def test_draws_come_with_their_own_log_prob(example):
     case, shape = example
-    made, model = estimator(case.name, case.dtype, case.device)
+    made, model = estimator(case.name, case.parameters, case.dtype, case.device)
     theta = case.theta.tensor(case.device)
     with seeded(case.x.seed), mock.patch.object(module, "MAX_ROWS", case.chunk), MODES[case.mode]():
         x, log_prob = made.sample_and_log_prob(torch.Size(shape), theta)
