@@ -44,9 +44,9 @@ def require_not_negative(name: str, value: float) -> None:
 
 
 def require_positive_integer(name: str, value: float) -> None:
-    """Raise unless `value` is a whole number above zero: TypeError for what is no number, else ValueError."""
+    """Raise unless `value` is an integer above zero: TypeError for what is no number, else ValueError."""
     require_number(name, value)
-    if not (0 < value < math.inf and value == int(value)):
+    if not (isinstance(value, Integral) and value > 0):
         raise ValueError(f"`{name}` should be a positive integer; got {value}.")
 
 
@@ -57,9 +57,9 @@ def require_kind(name: str, value: object, kind: type | UnionType, wanted: str) 
 
 
 def require_whole(name: str, value: float) -> None:
-    """Raise unless `value` is a whole number, zero or above: TypeError for what is no number, else ValueError."""
+    """Raise unless `value` is an integer, zero or above: TypeError for what is no number, else ValueError."""
     require_number(name, value)
-    if not (0 <= value < math.inf and value == int(value)):
+    if not (isinstance(value, Integral) and value >= 0):
         what = "should not be negative" if value < 0 else "should be a whole number"
         raise ValueError(f"`{name}` {what}; got {value}.")
 

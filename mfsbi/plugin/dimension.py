@@ -19,6 +19,7 @@ rows, the manifold may be closed or branched: a circle has one dimension, but on
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Generator, Tensor
@@ -118,7 +119,7 @@ def dimension_scan(
     wanted = range(1, x.shape[1]) if dims is None else dims
     require_kind("dims", wanted, Sequence, "whole numbers in a list")
     dims = tuple(wanted)
-    if not dims or not all(isinstance(n, int) and 1 <= n < x.shape[1] for n in dims):
+    if not dims or not all(isinstance(n, Integral) and 1 <= n < x.shape[1] for n in dims):
         raise ValueError(
             f"`dims` should be whole numbers between 1 and {x.shape[1] - 1}, below the number of features; got {dims}."
         )

@@ -6,6 +6,8 @@ inputs pass through in chunks. x and theta are converted to the type of the weig
 """
 
 import math
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -160,9 +162,9 @@ def _without_repeats(x: Tensor) -> Tensor:
 
 def _require_shape(name: str, shape: Size | tuple[int, ...]) -> tuple[int, ...]:
     """Return a shape, or raise ValueError if it is none."""
-    if not isinstance(shape, tuple) or not all(isinstance(size, int) and size >= 0 for size in shape):
+    if not isinstance(shape, Sequence) or not all(isinstance(size, Integral) and size >= 0 for size in shape):
         raise ValueError(f"`{name}` should be a tuple of whole numbers, none negative; got {shape!r}.")
-    return shape
+    return tuple(shape)
 
 
 def _common_shape(x: Tensor, theta: Tensor) -> tuple[int, int]:

@@ -45,6 +45,11 @@ def train(**settings):
 SPECS = {
     "no dimensions": (lambda at: MFlow(0), ValueError, "`manifold_dim` should be a positive integer; got 0"),
     "half a dimension": (lambda at: MeFlow(2.5), ValueError, "`manifold_dim` should be a positive integer; got 2.5"),
+    "a float of dimensions": (
+        lambda at: MFlow(2.0),
+        ValueError,
+        "`manifold_dim` should be a positive integer; got 2.0",
+    ),
     "dimensions without end": (lambda at: PIE(INF), ValueError, "`manifold_dim` should be a positive integer; got inf"),
     "dimensions in words": (lambda at: MFlow("2"), TypeError, "`manifold_dim` should be a number; got '2', a str"),
     "True dimensions": (lambda at: MFlow(True), TypeError, "`manifold_dim` should be a number; got True, a bool"),

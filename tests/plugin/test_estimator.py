@@ -77,6 +77,28 @@ def test_repeated_observations_are_encoded_once(estimator, x, theta, monkeypatch
     assert rows[0] == 5
 
 
+def test_each_repetition_of_an_observation_has_its_own_gradient(estimator, x, theta):
+    repeated = x[:1].expand(5, 3).detach().requires_grad_()
+    apart = repeated.detach().clone().requires_grad_()
+    by_repeated, by_apart = (torch.autograd.grad(estimator.log_prob(y, theta).sum(), y)[0] for y in (repeated, apart))
+    torch.testing.assert_close(by_repeated, by_apart)
+
+
+def test_rows_of_another_type_are_converted_to_that_of_the_weights(estimator, x, theta):
+    value = estimator.log_prob(x.double(), theta.double())
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, estimator.log_prob(x, theta))
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_data_without_parameters_are_drawn_too(shape, rows):
+    estimator = AF(SMALL)(torch.zeros(50, 0), torch.randn(50, 3))
+    x, log_prob = estimator.sample_and_log_prob(shape, torch.zeros(rows, 0))
+    assert x.shape == (*shape, rows, 3)
+    assert log_prob.shape == (*shape, rows)
+
+
 def test_chunks_change_nothing(estimator, x, theta, monkeypatch):
     whole = estimator.log_prob(x[:, None].expand(-1, 5, -1), theta)
     monkeypatch.setattr(module, "MAX_ROWS", 3)
