@@ -90,7 +90,12 @@ def test_a_stream_is_learned_from_and_resumed_bit_for_bit(store, tmp_path):
 
     with pytest.raises(Killed):
         fit(
-            model, stream, held_out, sequential(20), SETTINGS, checkpoints=Kept(tmp_path, {}, minutes=1e-9, resume=False)
+            model,
+            stream,
+            held_out,
+            sequential(20),
+            SETTINGS,
+            checkpoints=Kept(tmp_path, {}, minutes=1e-9, resume=False),
         )
     model = built(stream)
     fit(model, stream, held_out, sequential(20), SETTINGS, checkpoints=Kept(tmp_path, {}, minutes=1e9, resume=True))
