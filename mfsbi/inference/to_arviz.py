@@ -101,10 +101,10 @@ def to_arviz(
     if posterior_predictive is not None:
         new = {"x": posterior_predictive} if isinstance(posterior_predictive, Tensor) else posterior_predictive
         for name, value in new.items():
-            if value.shape[:2] != chains.draws.shape[:2]:
+            if value.ndim < 3 or len(value) != len(chains.draws) or value.shape[1] > chains.draws.shape[1]:
                 raise ValueError(
-                    f"`posterior_predictive` should have shape (chain, draw, *), {tuple(chains.draws.shape[:2])} being "
-                    f"that of the draws; {name!r} has shape {tuple(value.shape)}."
+                    f"`posterior_predictive` should have shape (chain, draw, *), for {tuple(chains.draws.shape[:2])} "
+                    f"chains and draws or fewer of the latter; {name!r} has shape {tuple(value.shape)}."
                 )
         groups["posterior_predictive"] = {name: np.asarray(x.cpu()) for name, x in new.items()}
     attributes = {key: value for key, value in chains.info.items() if isinstance(value, str | int | float)}

@@ -258,6 +258,6 @@ USES = {
     "new data of other chains": (
         lambda at: to_arviz(CHAINS, posterior_predictive=torch.zeros(3, 4, 1, 3)),
         ValueError,
-        r"`posterior_predictive` should have shape \(chain, draw, \*\), \(2, 4\).*has shape \(3, 4, 1, 3\)",
+        r"`posterior_predictive` should have shape \(chain, draw, \*\), for \(2, 4\).*has shape \(3, 4, 1, 3\)",
     ),
 }

@@ -144,6 +144,14 @@ class Exact:
         return None
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Fewer points and sets of events to judge by."""
+    monkeypatch.setattr("mfsbi.bench.judge.POINTS", 1000)
+    monkeypatch.setattr("mfsbi.bench.judge.SETS", 4)
+
+
+@pytest.mark.usefixtures("few")
 def test_the_judge_finds_nothing_wrong_with_the_truth():
     result = judge_posteriors(Exact(PolynomialSurface()), PolynomialSurface())
     assert result["distance"] < 1e-6
@@ -152,6 +160,7 @@ def test_the_judge_finds_nothing_wrong_with_the_truth():
     assert all(abs(result[name]) < 1e-9 for name in ("tv", "kl", "mmd2"))
 
 
+@pytest.mark.usefixtures("few")
 def test_the_judge_finds_the_prior_far_from_the_posterior():
     class Prior(Exact):
         def potential(self, x):

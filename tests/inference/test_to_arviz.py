@@ -26,6 +26,11 @@ def version(request, monkeypatch):
     return request.param
 
 
+def test_new_data_sets_of_every_tenth_draw_go_along(version):
+    written = to_arviz(chains(), ["a", "b"], posterior_predictive=torch.randn(4, 30, 5, 3))
+    assert written["posterior_predictive"]["x"].shape == (4, 30, 5, 3)
+
+
 @pytest.mark.parametrize("ending", ["nc", "zarr"])
 def test_a_file_gives_back_names_draws_and_observations(tmp_path, version, ending):
     given = chains()
