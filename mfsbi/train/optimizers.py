@@ -99,7 +99,9 @@ class PartsOptimizer:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Remember what `state` of another, for the same weights, returned."""
-        self.taken, self.usual_norm = int(tensors["taken"]), tensors.get("usual_norm")
+        self.taken, self.usual_norm = int(tensors["taken"]), None
+        if "usual_norm" in tensors:
+            self.usual_norm = tensors["usual_norm"].to(next(self.parts.parameters()).device)
         states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.optimizers]
         for name, value in tensors.items():
             if name.count(".") == 2:

@@ -81,9 +81,10 @@ class PhaseRun:
         self.patience.least, self.patience.waited = numbers["patience"]
         self.epoch, self.order = numbers["epoch"], tensors["order"]
         self.generator.set_state(self.order)
-        self.losses = list(tensors["losses"]) if "losses" in tensors else []
+        device = next(self.optimizer.parts.parameters()).device
+        self.losses = list(tensors["losses"].to(device)) if "losses" in tensors else []
         if "noise" in tensors:
-            self.loss = replace(cast(Any, self.loss), noise=tensors["noise"])
+            self.loss = replace(cast(Any, self.loss), noise=tensors["noise"].to(device))
 
     def epochs(
         self, training: TrainingData, validation: Batch, bar: tqdm, history: History, keep: Callable[..., None]
@@ -160,7 +161,7 @@ class PhaseRun:
         if self.ranks.size > 1:
             torch.manual_seed(self._seed_of_step())
         losses = self.loss(self.model, batch.rows(self.ranks.share(batch.size)))
-        loss = self.ranks.backward(losses, batch.size, list(parts.parameters()))
+        loss = self.ranks.backward(losses, batch.size, parts.parameters())
         self.optimizer.step(self.settings.clip_max_norm)
         return loss
 

@@ -45,7 +45,7 @@ longer than that, which those of 500 rows and small networks do not. All rows ar
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -100,7 +100,7 @@ class Ranks(NamedTuple):
         """Return which rows are this process's; shares differ by one row at most."""
         return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 
-    def backward(self, losses: Tensor, rows: int, weights: Sequence[Tensor]) -> Tensor:
+    def backward(self, losses: Tensor, rows: int, weights: Iterable[Tensor]) -> Tensor:
         """Leave in the weights the gradient of the mean loss of all ranks' rows, and return that mean.
 
         Arguments:

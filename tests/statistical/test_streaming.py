@@ -59,6 +59,10 @@ def measured(path, how, rows):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def seconds_per_row(found):
+    return sum(1 / rate for rate in found["rows_per_second"])
+
+
 def test_a_store_larger_than_memory_is_learned_from_in_little_memory_and_hardly_slower(tmp_path):
     simulate_to_store(Plan(Plane(), rows=ROWS, shard_rows=SHARD), tmp_path / "sims", show_progress_bar=False)
     streamed = measured(tmp_path / "sims", "streamed", ROWS)
@@ -67,5 +71,7 @@ def test_a_store_larger_than_memory_is_learned_from_in_little_memory_and_hardly_
     assert streamed["streamed"]
     assert not at_once["streamed"]
     assert streamed["gib"] <= 1.5
-    assert max(streamed["rows_per_second"]) >= 0.7 * max(at_once["rows_per_second"])
+    assert (
+        seconds_per_row(streamed) <= seconds_per_row(at_once) / 0.7
+    )  # of an epoch of the chart and one of the density
     assert streamed["validation"][0] < 1.1 * at_once["validation"][0]
