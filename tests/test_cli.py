@@ -102,9 +102,10 @@ def test_training_on_arrays_saves_model_and_simulations(trained):
 @pytest.mark.filterwarnings("ignore:The ch")
 def test_training_on_a_simulator_knows_prior_and_dimension(tmp_path):
     out = tmp_path / "model.safetensors"
-    result = run("train", "polynomial", "--simulations", 300, "--epochs", 2, "--quiet", "--out", out)
+    line = "train", "polynomial", "--simulations", 300, "--epochs", 2, "--coordinates", "0,2", "--quiet", "--out", out
+    result = run(*line)
     assert result.exit_code == 0, result.output
-    assert load(out).spec == MFlow(manifold_dim=2)
+    assert load(out).spec == MFlow(manifold_dim=2, coordinates=(0, 2))
     assert "reconstruction" in result.output
 
 

@@ -41,6 +41,7 @@ def train(  # noqa: PLR0913 - options of a command
     out: Annotated[Path, typer.Option(help="File for the trained model.")] = Path("model.safetensors"),
     model: Annotated[str, typer.Option(help="AF, PIE, MFlow, MeFlow or PAE; ALICES for a ratio.")] = "MFlow",
     manifold_dim: Annotated[int | None, typer.Option(min=1, help="The simulator's if it knows.")] = None,
+    coordinates: Annotated[str, typer.Option(help="Features that the others follow from, such as 0,3,4.")] = "",
     prior: PriorOption = [],  # noqa: B006 - typer copies it
     simulations: Annotated[int, typer.Option(min=20, help="To draw from a simulator.")] = 100_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the simulations.")] = 50,
@@ -72,7 +73,8 @@ def train(  # noqa: PLR0913 - options of a command
         require_place(out)
         with together() as ranks:
             origin = source_of(source or [], prior, madminer, sample_name)
-            trainer = _new_trainer(model, manifold_dim, origin, seed=seed, device=ranks.device, quiet=quiet)
+            dims = manifold_dim, _coordinates(coordinates)
+            trainer = _new_trainer(model, dims, origin, seed=seed, device=ranks.device, quiet=quiet)
             _append(trainer, origin, simulations, seed=seed, gold=not no_gold)
             kept = out.with_name(f"{out.name}.checkpoints")
             settings: dict[str, Any] = {"checkpoint": kept, "resume_training": True} if resume else {}
@@ -185,28 +187,37 @@ def _append(trainer: Trainer, origin: Source, simulations: int, *, seed: int, go
     trainer.append_simulations(**rows.fields)
 
 
+def _coordinates(text: str) -> tuple[int, ...]:
+    """Return the features of "0,3,4"."""
+    try:
+        return tuple(int(number) for number in text.split(",")) if text else ()
+    except ValueError as error:
+        raise ValueError(f"`--coordinates` should be numbers of features, such as 0,3,4; got {text!r}.") from error
+
+
 def _new_trainer(
-    model: str, manifold_dim: int | None, origin: Source, *, seed: int, device: str, quiet: bool
+    model: str, dims: tuple[int | None, tuple[int, ...]], origin: Source, *, seed: int, device: str, quiet: bool
 ) -> Trainer:
-    """Return an untrained trainer of the model of that name."""
+    """Return an untrained trainer of the model of that name; dims are its dimensions and its coordinates."""
+    names = [name for name in SPECS if name != FOM.__name__]
+    if model not in [*names, ALICES.__name__]:
+        raise ValueError(f"`--model` should be one of {', '.join([*names, ALICES.__name__])}; got {model!r}.")
+    if dims[1] and model in (ALICES.__name__, AF.__name__):
+        raise ValueError(f"`--coordinates` are those of a manifold, which {model} has not; leave them out.")
     manners: dict[str, Any] = {"seed": seed, "device": device, "show_progress_bars": False if quiet else None}
     if model == ALICES.__name__:
         return ALICES(origin.prior, **manners)
-    spec = _spec(model, manifold_dim, origin.simulator)
-    return ManifoldNLE(origin.prior, spec, **manners)
+    return ManifoldNLE(origin.prior, _spec(model, *dims, origin.simulator), **manners)
 
 
-def _spec(model: str, manifold_dim: int | None, known: Simulator | None) -> Spec:
+def _spec(model: str, manifold_dim: int | None, coordinates: tuple[int, ...], known: Simulator | None) -> Spec:
     """Return the spec of that name."""
-    names = [name for name in SPECS if name != FOM.__name__]
-    if model not in names:
-        raise ValueError(f"`--model` should be one of {', '.join([*names, ALICES.__name__])}; got {model!r}.")
     if SPECS[model] is AF:
         return AF()
     dim = manifold_dim if manifold_dim is not None else getattr(known, "manifold_dim", None)
     if dim is None:
         raise ValueError("`--manifold-dim` is missing: how many dimensions x has; `mfsbi.dimension_scan(x)` suggests.")
-    return cast(Any, SPECS[model])(manifold_dim=dim)
+    return cast(Any, SPECS[model])(manifold_dim=dim, coordinates=coordinates)
 
 
 def _summary(chains: Chains, names: Sequence[str]) -> Table:

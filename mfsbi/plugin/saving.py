@@ -264,13 +264,15 @@ def _fields(spec: Spec) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Return a spec's field as JSON has it: couplings by their name and settings, numbers as they are."""
-    return {"kind": type(value).__name__, **asdict(value)} if isinstance(value, Couplings) else value
+    """Return a spec's field as JSON has it: couplings by name and settings, tuples as lists, numbers as they are."""
+    if isinstance(value, Couplings):
+        return {"kind": type(value).__name__, **asdict(value)}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _field(value: Any) -> Any:  # noqa: ANN401
     """Return a spec's field from JSON."""
     if not isinstance(value, dict):
-        return value
+        return tuple(value) if isinstance(value, list) else value
     settings = dict(value)
     return COUPLINGS[settings.pop("kind")](**settings)

@@ -13,14 +13,14 @@ The charts of the last three learn by reconstruction, that of `PIE` by likelihoo
 likelihood. A spec is called with simulations, `spec(theta, x)`, and
 returns an estimator, which is what sbi asks of its `density_estimator=` argument. It learns from them the
 dimensions, the means and spreads of all features, and where the chart starts: the manifold coordinates begin as
-the first n principal axes of the standardised data, whatever the order of the features, and training bends them.
+the first n principal axes of the standardised data, whatever the order of the features, or as features that the user
+names, and training bends them (`mfsbi.plugin.frames`).
 """
 
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,17 +35,11 @@ from mfsbi.charts import (
     ResidualNetwork,
     Standardized,
 )
-from mfsbi.checks import (
-    require_finite,
-    require_kind,
-    require_matching_rows,
-    require_positive,
-    require_positive_integer,
-    require_tensor,
-)
+from mfsbi.checks import require_kind, require_positive, require_positive_integer, require_tensor
 from mfsbi.flows import AffineCouplings, Couplings, SplineCouplings
 from mfsbi.models import AbstractModel, AmbientModel, Latent, LatentModel, ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
+from mfsbi.plugin.frames import Frame, features_of, frame_of, require_coordinates, require_rows
 from mfsbi.train.schedules import Schedule, ambient, density_only, sequential
 
 __all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
@@ -53,14 +47,6 @@ __all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
 LATENT = SplineCouplings(layers=4, width=64, depth=3, bins=5, sharpness=5.0)
 """For the density of the coordinates on a manifold. Few bins: simulations are few, and what is learned should be no
 rougher than they can tell (see `mfsbi.train.optimizers`)."""
-
-
-class Frame(NamedTuple):
-    """Where the data lie: means and spreads of the features, and the principal axes of the standardised data."""
-
-    mean: Tensor
-    std: Tensor
-    axes: Tensor
 
 
 class Spec(ABC):
@@ -115,7 +101,7 @@ class AF(Spec):
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
-        frame = _frame(theta, x)
+        frame = frame_of(theta, x)
         return ManifoldModel(AmbientChart(frame.mean, frame.std), _latent(self.latent, x.shape[1], theta))
 
 
@@ -152,7 +138,7 @@ class FOM(Spec):
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
-        _require_rows(theta, x)
+        require_rows(theta, x)
         u = self.encode(x)
         require_tensor("encode(x)", u)
         if u.ndim != 2 or len(u) != len(x) or not torch.isfinite(u).all():
@@ -180,14 +166,16 @@ class PIE(Spec):
     Its density is that of data space, around a manifold of thickness epsilon; nothing asks the manifold to reconstruct.
 
     Arguments:
-        manifold_dim: n, the dimension of the manifold; below the number of features
+        manifold_dim: n, the dimension of the manifold; below d, the number of features
         conditional_chart: let the manifold depend on theta, as in the original proposal
         epsilon: standard deviation of the coordinates off the manifold, in standardised units
         chart: the bijection of data space
         latent: the density of the coordinates on the manifold
+        coordinates: features that the others follow from, counted from 0; the chart starts from them, and from
+            principal axes where they are fewer than n (see `mfsbi.plugin.frames`)
 
     Raises:
-        ValueError: if a number is not positive; on building, if manifold_dim is not below the number of features
+        ValueError: if a number is not positive, or coordinates are more than n; on building, if n is not below d
     """
 
     manifold_dim: int
@@ -195,10 +183,12 @@ class PIE(Spec):
     epsilon: float = 0.01
     chart: Couplings = field(default=SplineCouplings())
     latent: Couplings = LATENT
+    coordinates: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _require_couplings(self)
         require_positive_integer("manifold_dim", self.manifold_dim)
+        require_coordinates(self.coordinates, self.manifold_dim)
         require_positive("epsilon", self.epsilon)
 
     def schedule(self, epochs: int) -> Schedule:
@@ -208,7 +198,7 @@ class PIE(Spec):
     def build(self, theta: Tensor, x: Tensor) -> AmbientModel:
         """Return an untrained model for data like these."""
         _require_codimension(self.manifold_dim, x)
-        frame = _frame(theta, x)
+        frame = frame_of(theta, x, self.coordinates)
         parameters = theta.shape[1] if self.conditional_chart else 0
         chart = FlowChart(self.chart.build(x.shape[1], parameters), self.manifold_dim)
         return AmbientModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta), self.epsilon)
@@ -221,29 +211,33 @@ class PAE(Spec):
     It has no density of x. Its posteriors take u for the data: right as far as u keeps all that x says of theta.
 
     Arguments:
-        manifold_dim: n, the dimension of the manifold; below the number of features
+        manifold_dim: n, the dimension of the manifold; below d, the number of features
         latent: the density of the coordinates
         width: units in each layer of both networks
         blocks: residual blocks of both networks, two layers each
+        coordinates: features that the others follow from, counted from 0; the chart starts from them, and from
+            principal axes where they are fewer than n (see `mfsbi.plugin.frames`)
 
     Raises:
-        ValueError: if a number is below 1; on building, if manifold_dim is not below the number of features
+        ValueError: if a number is below 1, or coordinates are more than n; on building, if n is not below d
     """
 
     manifold_dim: int
     latent: Couplings = LATENT
     width: int = 100
     blocks: int = 5
+    coordinates: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _require_couplings(self)
         for name in ("manifold_dim", "width", "blocks"):
             require_positive_integer(name, getattr(self, name))
+        require_coordinates(self.coordinates, self.manifold_dim)
 
     def build(self, theta: Tensor, x: Tensor) -> LatentModel:
         """Return an untrained model for data like these."""
         _require_codimension(self.manifold_dim, x)
-        frame, n, d = _frame(theta, x), self.manifold_dim, x.shape[1]
+        frame, n, d = frame_of(theta, x, self.coordinates), self.manifold_dim, x.shape[1]
         decoder, encoder = (ResidualNetwork(*sizes, self.width, self.blocks) for sizes in ((n, d), (d, n)))
         return LatentModel(_framed(AutoencoderChart(decoder, encoder, d, n), frame), _latent(self.latent, n, theta))
 
@@ -259,18 +253,22 @@ class MFlow(Spec):
         manifold_dim: n, the dimension of the manifold
         chart: the bijection of data space
         latent: the density on the manifold
+        coordinates: features that the others follow from, counted from 0; the chart starts from them, and from
+            principal axes where they are fewer than n (see `mfsbi.plugin.frames`)
 
     Raises:
-        ValueError: if manifold_dim is below 1
+        ValueError: if manifold_dim is below 1, or coordinates are more than n
     """
 
     manifold_dim: int
     chart: Couplings = field(default=AffineCouplings())
     latent: Couplings = LATENT
+    coordinates: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _require_couplings(self)
         require_positive_integer("manifold_dim", self.manifold_dim)
+        require_coordinates(self.coordinates, self.manifold_dim)
 
     def suited(self, data_dim: int) -> Spec:
         """Return this spec, or `AF` with the same latent flow where there is no manifold to learn."""
@@ -278,7 +276,7 @@ class MFlow(Spec):
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
-        features = _features(x)
+        features = features_of(x)
         if self.manifold_dim >= features:
             warnings.warn(
                 f"`manifold_dim` is {self.manifold_dim} and x has {features} features: there is no manifold to learn, "
@@ -286,7 +284,7 @@ class MFlow(Spec):
                 stacklevel=2,
             )
             return AF(self.latent).build(theta, x)
-        frame = _frame(theta, x)
+        frame = frame_of(theta, x, self.coordinates)
         chart = FlowChart(self.chart.build(features, cut=self.manifold_dim), self.manifold_dim)
         return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
 
@@ -296,14 +294,16 @@ class MeFlow(Spec):
     """An M_e-flow: an M-flow with a network of its own as encoder (arXiv:2003.13913 §2.2).
 
     Arguments:
-        manifold_dim: n, the dimension of the manifold; below the number of features
+        manifold_dim: n, the dimension of the manifold; below d, the number of features
         chart: the bijection that decodes
         latent: the density on the manifold
         encoder_width: units in each layer of the encoder
         encoder_blocks: residual blocks of the encoder, two layers each
+        coordinates: features that the others follow from, counted from 0; the chart starts from them, and from
+            principal axes where they are fewer than n (see `mfsbi.plugin.frames`)
 
     Raises:
-        ValueError: if a number is below 1; on building, if manifold_dim is not below the number of features
+        ValueError: if a number is below 1, or coordinates are more than n; on building, if n is not below d
     """
 
     manifold_dim: int
@@ -311,16 +311,18 @@ class MeFlow(Spec):
     latent: Couplings = LATENT
     encoder_width: int = 100
     encoder_blocks: int = 5
+    coordinates: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _require_couplings(self)
         for name in ("manifold_dim", "encoder_width", "encoder_blocks"):
             require_positive_integer(name, getattr(self, name))
+        require_coordinates(self.coordinates, self.manifold_dim)
 
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
         _require_codimension(self.manifold_dim, x)
-        frame, features = _frame(theta, x), x.shape[1]
+        frame, features = frame_of(theta, x, self.coordinates), x.shape[1]
         encoder = ResidualNetwork(features, self.manifold_dim, self.encoder_width, self.encoder_blocks)
         chart = EncoderChart(FlowChart(self.chart.build(features, cut=self.manifold_dim), self.manifold_dim), encoder)
         return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
@@ -334,48 +336,14 @@ def _require_couplings(spec: Spec) -> None:
             require_kind(f"{type(spec).__name__}.{name}", couplings, Couplings, "couplings such as SplineCouplings()")
 
 
-def _features(x: Tensor) -> int:
-    require_tensor("x", x)
-    if x.ndim != 2 or x.shape[1] == 0 or not x.is_floating_point():
-        raise ValueError(
-            f"`x` should be of floating point and shape (rows, features); got {x.dtype} and {tuple(x.shape)}."
-        )
-    return x.shape[1]
-
-
 def _require_codimension(manifold_dim: int, x: Tensor) -> None:
     """Raise ValueError unless the manifold has fewer dimensions than x."""
-    features = _features(x)
+    features = features_of(x)
     if manifold_dim >= features:
         raise ValueError(
             f"`manifold_dim` should be below the number of features of x, {features}, for an encoder to have "
             f"anything to do; got {manifold_dim}. Use `AF` for a density in all of data space."
         )
-
-
-def _require_rows(theta: Tensor, x: Tensor) -> None:
-    """Raise ValueError unless both arguments are finite rows, as many of one as of the other."""
-    require_tensor("theta", theta)
-    _features(x)
-    require_matching_rows("theta", theta, "x", x)
-    if len(x) < 2:
-        raise ValueError(f"A spec needs at least 2 rows of `x` to measure spreads; got {len(x)}.")
-    for name, value in (("theta", theta), ("x", x)):
-        require_finite(name, value, "Remove these rows before building.")
-
-
-def _frame(theta: Tensor, x: Tensor) -> Frame:
-    """Return the frame of x, measured in float64, after checking both arguments."""
-    _require_rows(theta, x)
-    mean, std = x.double().mean(0), x.double().std(0)
-    constant = (std <= 1e-12 * mean.abs().clamp(min=1e-300)).nonzero().flatten().tolist()
-    if constant:
-        raise ValueError(f"`x` should vary in every feature; features {constant} are constant. Drop them.")
-    standardised = (x.double() - mean) / std
-    _, axes = torch.linalg.eigh(standardised.T @ standardised)
-    axes = axes.flip(1)
-    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-    return Frame(*(value.to(x.dtype) for value in (mean, std, axes * largest.sign())))
 
 
 def _framed(chart: AbstractChart, frame: Frame) -> Standardized:

@@ -8,6 +8,9 @@ COMMANDS = {
     ),
     "train a prior upside down": ("train {}/sims.npz --model AF --prior 1:-1", "LOW < HIGH.*got '1:-1'"),
     "train without a dimension": ("train {}/sims.npz --prior -1:1", "`--manifold-dim` is missing"),
+    "coordinates in words": ("train polynomial --coordinates px,py", "`--coordinates` should be numbers of features"),
+    "coordinates of no manifold": ("train polynomial --model AF --coordinates 0", "a manifold, which AF has not"),
+    "more coordinates than dimensions": ("train polynomial --coordinates 0,1,2", "at most as many as the manifold has"),
     "train half a dimension": ("train polynomial --manifold-dim 1.5", "Invalid value for '--manifold-dim'"),
     "train as many dimensions": (
         "train polynomial --manifold-dim 3 --model MeFlow --simulations 50",

@@ -53,6 +53,15 @@ SPECS = {
     "dimensions without end": (lambda at: PIE(INF), ValueError, "`manifold_dim` should be a positive integer; got inf"),
     "dimensions in words": (lambda at: MFlow("2"), TypeError, "`manifold_dim` should be a number; got '2', a str"),
     "True dimensions": (lambda at: MFlow(True), TypeError, "`manifold_dim` should be a number; got True, a bool"),
+    "coordinates in a list": (lambda at: MFlow(2, coordinates=[0]), ValueError, r"a tuple of different .*got \[0\]"),
+    "half a coordinate": (lambda at: PIE(2, coordinates=(0.5,)), ValueError, r"`coordinates` should be .*got \(0.5,\)"),
+    "coordinates by name": (lambda at: MFlow(2, coordinates=("px",)), ValueError, "`coordinates` should be a tuple"),
+    "one coordinate alone": (lambda at: MFlow(2, coordinates=1), ValueError, "`coordinates` should be a tuple.*got 1"),
+    "coordinates that x lacks": (
+        lambda at: MFlow(2, coordinates=(0, 3))(at.theta, at.x),
+        ValueError,
+        "`coordinates` should be among the 3 features of x",
+    ),
     "as many dimensions as features": (
         lambda at: MeFlow(3)(at.theta, at.x),
         ValueError,
