@@ -22,6 +22,7 @@ __all__ = [
     "planes",
     "posterior_against_truth",
     "posteriors",
+    "scaling",
     "surface",
     "training_curves",
 ]
@@ -334,6 +335,26 @@ def bars(groups: Mapping[str, Mapping[str, float]], label: str, name: str) -> Fi
     axes.set_xticks(np.arange(len(groups)), list(groups))
     axes.set(ylabel=label, xlabel=name, yscale="log")
     axes.legend(frameon=False)
+    return figure
+
+
+def scaling(plain: Mapping[str, Mapping[int, float]], golden: Mapping[str, Mapping[int, float]], label: str) -> Figure:
+    """Return what each number of simulations teaches, with joint scores (full lines) and without (dashed).
+
+    Arguments:
+        plain: for each model the value by the number of simulations; the same name has the same colour in both
+        golden: the same with joint scores
+        label: what the values are
+    """
+    figure = Figure(figsize=(5.6, 4), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys([*golden, *plain]))
+    colours = dict(zip(names, (MODEL, OFF, TRUTH, "#868e96", "C4", "C2"), strict=False))
+    for lines, style, what in ((golden, "o-", ", joint scores"), (plain, "o--", "")):
+        for name, values in lines.items():
+            axes.plot(*zip(*sorted(values.items()), strict=True), style, color=colours[name], label=f"{name}{what}")
+    axes.set(xlabel="simulations", ylabel=label, xscale="log", yscale="log")
+    axes.legend(frameon=False, fontsize="small")
     return figure
 
 

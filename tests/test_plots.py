@@ -27,6 +27,9 @@ FIGURES = {
     "calibration": lambda: plots.calibration(
         {name: RNG.uniform(size=50) for name in "ab"}, {"highest density": RNG.uniform(size=50)}
     ),
+    "scaling": lambda: plots.scaling(
+        {"a": {100: 2.0, 10: 3.0}, "b": {10: 1.0}}, {"a": {10: 1.0, 100: 0.1}}, "KL divergence, nats"
+    ),
     "posterior": lambda: plots.posterior_against_truth(GRID, GRID**2, GRID**2, RNG.uniform(-1, 1, 100), 0.0),
 }
 
@@ -52,3 +55,13 @@ def test_every_axis_has_a_name(name):
 def test_curves_are_the_numbers_given():
     axes = FIGURES["training"]().axes[0]
     assert [list(line.get_ydata()) for line in axes.get_lines()] == [[1.0, 0.1], [0.9, 0.2]]
+
+
+def test_values_are_drawn_in_the_order_of_simulations():
+    lines = FIGURES["scaling"]().axes[0].get_lines()
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines] == [
+        ([10, 100], [1.0, 0.1]),
+        ([10, 100], [3.0, 2.0]),
+        ([10], [1.0]),
+    ]
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()

@@ -7,8 +7,9 @@ from typing import Any
 
 from mfsbi.bench.experiment import read_results
 from mfsbi.bench.run import experiments
+from mfsbi.bench.tables import TABLES
 
-__all__ = ["report"]
+__all__ = ["by_simulations", "report"]
 
 COLUMNS = {
     "closure": "sample closure",
@@ -99,6 +100,31 @@ def report(table: str, preset: str, folder: Path) -> str:
             *runs,
         ]
     )
+
+
+def by_simulations(
+    table: str, folder: Path, key: str = "kl"
+) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+    """Return the median of a column by model and number of simulations, without joint scores and with them.
+
+    Arguments:
+        table: its name; all its presets are read that say by their name how many simulations they have, and `paper`
+        folder: where results lie
+        key: of the column
+    """
+    values: tuple[dict[str, dict[int, list[float]]], ...] = ({}, {})
+    for preset in (name for name in TABLES[table].presets if name == "paper" or name[0].isdigit()):
+        for found in read_results(folder, experiments(table, preset)):
+            row, result = found["experiment"]["row"], found["result"]
+            golden = "SCANDAL" in row or row == "ALICES"
+            if key in result:
+                name = row.replace(" (SCANDAL)", "").replace(", SCANDAL)", ")")
+                points = values[golden].setdefault(name, {})
+                points.setdefault(found["experiment"]["simulations"], []).append(result[key])
+    plain, scored = (
+        {name: {n: median(runs) for n, runs in points.items()} for name, points in lines.items()} for lines in values
+    )
+    return plain, scored
 
 
 def _median_line(name: str, results: list[dict[str, Any]], keys: list[str], published: dict[str, float]) -> str:

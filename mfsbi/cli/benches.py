@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mfsbi.bench.report import by_simulations
 from mfsbi.bench.report import report as report_results
 from mfsbi.bench.run import run_table
 from mfsbi.bench.samplers import as_markdown, compare_samplers
 from mfsbi.bench.speed import speed as measure_speed
 from mfsbi.cli.common import console, fail
 from mfsbi.demo import EVENTS, DemoResult, run_demo
+from mfsbi.plots import scaling
 from mfsbi.registry import registered
 
 __all__ = ["bench", "demo", "report"]
@@ -27,10 +29,15 @@ def report(
     table: Annotated[str, typer.Argument(help="polynomial, circle or lhc.")] = "polynomial",
     preset: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "paper",
     out: Annotated[Path, typer.Option(help="Folder of results.")] = TABLES_FOLDER,
+    figure: Annotated[
+        Path | None, typer.Option(help="File for a figure of the KL to the exact posterior by number of simulations.")
+    ] = None,
 ) -> None:
     """Print the results of a benchmark as Markdown: medians, the published numbers beside them, and every run."""
     try:
         console.print(report_results(table, preset, out), soft_wrap=True, markup=False, highlight=False)
+        if figure is not None:
+            scaling(*by_simulations(table, out), "mean KL to the exact posterior, nats").savefig(figure, dpi=120)
     except (ValueError, OSError) as error:
         fail(error)
 

@@ -6,7 +6,7 @@ import torch
 from mfsbi.bench import judge_lhc
 from mfsbi.bench.experiment import read_results
 from mfsbi.bench.judge_lhc import LHC_POINTS
-from mfsbi.bench.report import report
+from mfsbi.bench.report import by_simulations, report
 from mfsbi.bench.run import experiments, run_table
 from mfsbi.bench.tables import LHC_PRESETS, TABLES
 
@@ -63,3 +63,14 @@ def test_a_row_is_run_and_judged(row, tmp_path):
     assert ("reconstruction" in result) == (row not in ("AF (SCANDAL)", "ALICES"))
     assert result["kl"] == pytest.approx(sum(result["kls"]) / 3)
     assert f"| {row} |" in report("lhc", "smoke", tmp_path)
+
+
+def test_what_simulations_teach_is_the_median_by_their_number(tmp_path):
+    for preset, kl in (("1e3", 2.0), ("1e4", 1.0), ("quick", 9.0), ("paper", 0.5)):
+        for each in experiments("lhc", preset):
+            if each.row.name in ("MFlow", "MFlow (SCANDAL)", "ALICES", "PIE (original, SCANDAL)"):
+                each.write(tmp_path, {"kl": kl + each.seed} if each.row.name == "MFlow" else {"kl": kl / 10})
+    plain, golden = by_simulations("lhc", tmp_path)
+    assert plain == {"MFlow": {1_000: 2.0, 10_000: 1.0, 1_000_000: 1.5}}
+    assert golden["MFlow"] == golden["PIE (original)"] == {1_000: 0.2, 10_000: 0.1, 1_000_000: 0.05}
+    assert set(golden) == {"MFlow", "ALICES", "PIE (original)"}
