@@ -12,6 +12,7 @@ the density, whose coordinates are computed anew in each pass: 82 % for both.
 
 from collections.abc import Iterator
 from functools import cached_property
+from hashlib import sha256
 from typing import TypeAlias
 
 import torch
@@ -60,6 +61,11 @@ class Stream:
     def sample(self) -> Batch:
         """Some of the rows, which stand for all in what is measured."""
         return self._batch(self.store.read(slice(0, SAMPLE)))
+
+    @property
+    def digest(self) -> str:
+        """A hash of which shards there are, by which processes tell whether they have the same."""
+        return sha256(repr(self.store.marks).encode()).hexdigest()
 
     def minibatches(self, size: int, generator: Generator, skip: int = 0) -> Iterator[Batch]:
         """Yield all rows once in random order, `size` at a time; a smaller last batch is left out, unless it is all.
