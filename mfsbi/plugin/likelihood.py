@@ -166,6 +166,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             ArithmeticError: if the loss becomes NaN or infinite
             OSError: if no state can be written
             SystemExit: after SIGTERM, once the state is written, if there is a folder for it
+            KeyboardInterrupt: after Ctrl-C while the noise of joint scores is measured: there are no weights yet
         """
         require_whole("restarts", restarts)
         settings = self._settings(

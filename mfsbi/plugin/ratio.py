@@ -218,6 +218,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             ArithmeticError: if the loss becomes NaN or infinite
             OSError: if no state can be written
             SystemExit: after SIGTERM, once the state is written, if there is a folder for it
+            KeyboardInterrupt: after Ctrl-C while the noise of joint scores is measured: there are no weights yet
         """
         settings = self._settings(
             score_weight,
