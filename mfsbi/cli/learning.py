@@ -47,7 +47,8 @@ def train(  # noqa: PLR0913 - options of a command
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the simulations.")] = 50,
     no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave out joint scores and joint log ratios.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the state in OUT.checkpoints, and go on from there if it did not end.")
+        bool,
+        typer.Option("--resume", help="Keep the state in OUT.checkpoints, and go on from there if it did not end."),
     ] = False,
     seed: SeedOption = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,

@@ -89,7 +89,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, about: dict[str, Any], *, minutes: float, resume: bool) -> None:
         require_positive("checkpoint_minutes", minutes)
         self.folder, self.minutes = Path(folder), minutes
-        self.about = json.loads(json.dumps(about))
+        self.about = json.loads(json.dumps(about, default=files.plain))
         self.start = Ranks.current().from_first(lambda: self._opened(resume=resume))
         self.written = time.monotonic()
         self.terminated = False

@@ -4,6 +4,7 @@ import os
 import signal
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator
@@ -138,6 +139,10 @@ def test_a_checkpoint_of_another_training_is_refused(data, tmp_path):
     fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
     with pytest.raises(ValueError, match="another training: seed 0 there, 1 here.*Choose another folder"):
         Kept(tmp_path, resume=True, about={"seed": 1})
+
+
+def test_numbers_of_numpy_tell_trainings_apart_as_any(tmp_path):
+    assert Kept(tmp_path, about={"epochs": np.int64(3)}).about == {"epochs": 3}
 
 
 def test_a_training_that_does_not_resume_replaces_what_was_there(data, tmp_path):
