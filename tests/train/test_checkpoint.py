@@ -231,6 +231,17 @@ def test_a_trainer_that_was_killed_goes_on(kind, kills_at, data, tmp_path, monke
         appended(kind, data).train(**settings | {"max_num_epochs": 6}, **keeping, resume_training=True)
 
 
+@pytest.mark.filterwarnings("ignore:The chart")
+def test_another_weight_of_the_score_is_another_training(data, tmp_path):
+    def trained(weight, **keeping):
+        schedule = [Phase(reconstruction, ("chart",), 1), Phase(Scandal(weight), ("latent",), 1)]
+        appended("likelihood", data).train(schedule, score_weight=0.0, restarts=0, checkpoint=tmp_path, **keeping)
+
+    trained(1.0)
+    with pytest.raises(ValueError, match="another training: schedule"):
+        trained(2.0, resume_training=True)
+
+
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_resuming_without_a_folder_is_refused(kind, data):
     with pytest.raises(ValueError, match="`resume_training` needs `checkpoint`"):
