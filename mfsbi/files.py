@@ -32,7 +32,7 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
     header = {"format": FORMAT, "description": json.dumps(description, default=plain)}
     try:
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, aside, header)
-        with aside.open("rb") as file:
+        with aside.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         aside.replace(path)
     except SafetensorError as error:

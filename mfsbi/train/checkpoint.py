@@ -151,6 +151,8 @@ class Checkpoints:
             raise OSError(f"Checkpoints need a folder, and {self.folder} cannot be one: {error.strerror}.") from error
         if not os.access(self.folder, os.W_OK):
             raise OSError(f"Checkpoints cannot be written to {self.folder}: choose another folder.")
+        for left in self.folder.glob(".checkpoint-*"):  # by writers that were killed
+            left.unlink(missing_ok=True)
         if resume:
             return self._newest()
         for path in self.paths:

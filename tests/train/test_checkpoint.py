@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +109,18 @@ def test_a_training_that_ended_is_there_at_once(data, tmp_path):
     assert (weights(again) == weights(model)).all()
     assert len(history.epochs) == 2
     assert not any(steps)
+
+
+def test_what_a_killed_writer_left_is_swept_up(data, tmp_path, monkeypatch):
+    fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # the dead do not tidy up
+        with pytest.raises(Killed):
+            fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+    assert len(list(tmp_path.iterdir())) == 3
+    assert Kept(tmp_path, resume=True).start is not None
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_two_are_kept_at_most(data, tmp_path):
