@@ -117,7 +117,8 @@ MEANT = {
 
 def require_same(path: Path, stored: dict[str, Any], plan: Plan) -> None:
     """Raise ValueError, by the name of the first difference, unless a plan is the one a store was made by."""
-    here = {**plan.attributes(), "rows": plan.rows, "shard_rows": plan.shard_rows or stored["shard_rows"]}
+    shard_rows = stored["shard_rows"] if plan.shard_rows is None else min(plan.shard_rows, plan.rows)
+    here = {**plan.attributes(), "rows": plan.rows, "shard_rows": shard_rows}
     for name, why in MEANT.items():
         if not _agree(stored[name], here[name]):
             raise ValueError(

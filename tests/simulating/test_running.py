@@ -168,6 +168,12 @@ def test_another_plan_is_refused_by_name_before_anything_is_written(name, whole,
     assert contents(path) == before
 
 
+def test_a_shard_that_could_hold_more_holds_all(tmp_path):
+    plan = Plan(Noisy(), rows=45, shard_rows=100)
+    assert simulate_to_store(plan, tmp_path / "store").layout.shards == 1
+    assert simulate_to_store(plan, tmp_path / "store").complete
+
+
 def test_the_size_of_shards_need_not_be_said_again(whole, tmp_path):
     simulate_to_store(PLAN, tmp_path / "store", part=(0, 2))
     simulate_to_store(Plan(Noisy(), rows=45, seed=3), tmp_path / "store")
