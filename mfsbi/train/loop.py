@@ -180,7 +180,8 @@ class _Run:
         self.phase_run.restore(snapshot)
         torch.set_rng_state(snapshot.tensors["random.cpu"])
         for name, state in snapshot.part("random.cuda.").items():
-            torch.cuda.set_rng_state(state, int(name))
+            if int(name) < torch.cuda.device_count():  # another machine may have fewer
+                torch.cuda.set_rng_state(state, int(name))
         return self.number
 
 

@@ -12,6 +12,7 @@ from torch import Generator
 
 from mfsbi import ALICES, ManifoldNLE, MFlow, alternating, sequential
 from mfsbi.flows import SplineCouplings
+from mfsbi.train import loop
 from mfsbi.train.checkpoint import Checkpoints
 from mfsbi.train.data import Batch, split
 from mfsbi.train.loop import fit
@@ -121,6 +122,19 @@ def test_what_a_killed_writer_left_is_swept_up(data, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 3
     assert Kept(tmp_path, resume=True).start is not None
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_machine_with_fewer_gpus_goes_on(data, tmp_path, monkeypatch):
+    given = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_cuda_states", lambda: [torch.get_rng_state()] * 3)
+        fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda _, device: given.append(device))
+    with monkeypatch.context() as patch:
+        patch.setattr("mfsbi.seeds.torch.random.fork_rng", lambda **_: nullcontext())
+        fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+    assert given == [0, 1]
 
 
 def test_two_are_kept_at_most(data, tmp_path):
