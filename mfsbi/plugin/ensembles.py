@@ -5,8 +5,9 @@ r"""Ensembles: one trainer, several seeds, and the posterior of them all.
     draws = posterior.sample((1000,), x=x_o)
 
 A member is what the trainer would have learned with a seed of its own: other first weights, another order of the rows,
-others held out. Where members disagree, simulations do not say what the posterior is. Each is trained by one thread, as
-shards are simulated (`mfsbi.simulating`), so that it is the same from any executor.
+others held out (of a store that is streamed the same). Where members disagree, simulations do not say what the
+posterior is. Each is trained by one thread, as shards are simulated (`mfsbi.simulating`), so that it is the same from
+any executor.
 
 **What the ensemble means.** With the members' posteriors p_i(theta|x), weights w_i, likelihoods L_i and the prior p,
 

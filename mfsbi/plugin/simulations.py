@@ -15,7 +15,7 @@ from mfsbi.gold.checks import require_centred_labels, require_centred_score
 from mfsbi.plugin.host import within_support
 from mfsbi.rows import Rows
 from mfsbi.store import Store
-from mfsbi.train.data import Batch, joined, split
+from mfsbi.train.data import Batch, joined, require_fraction, split
 from mfsbi.train.stream import SAMPLE, Stream, TrainingData
 
 __all__ = ["Round", "Simulations"]
@@ -137,9 +137,10 @@ class Simulations:
 
         Raises:
             RuntimeError: if there are none
-            ValueError: if there are too few
+            ValueError: if there are too few, or fraction is not between 0 and 1
         """
         if self.store is not None:
+            require_fraction(fraction)
             return self._streamed(self.store, fraction)
         if not self.rounds:
             raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")

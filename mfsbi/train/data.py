@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from mfsbi.checks import require_number
 
-__all__ = ["Batch", "in_chunks", "joined", "split", "steps_per_epoch"]
+__all__ = ["Batch", "in_chunks", "joined", "require_fraction", "split", "steps_per_epoch"]
 
 
 class Batch(NamedTuple):
@@ -86,9 +86,7 @@ def split(parts: Sequence[Batch], fraction: float, generator: Generator) -> list
     Raises:
         ValueError: if fraction is not between 0 and 1, or fewer than two rows came
     """
-    require_number("validation_fraction", fraction)
-    if not 0 < fraction < 1:
-        raise ValueError(f"`validation_fraction` should be between 0 and 1; got {fraction}.")
+    require_fraction(fraction)
     rows = [part.size for part in parts]
     if sum(rows) < 2:
         raise ValueError(f"Training needs at least 2 rows, one of them for validation; got {sum(rows)}.")
@@ -100,6 +98,13 @@ def split(parts: Sequence[Batch], fraction: float, generator: Generator) -> list
         (part.rows(order[held:]), part.rows(order[:held]))
         for part, order, held in zip(parts, orders, held_out, strict=True)
     ]
+
+
+def require_fraction(fraction: float) -> None:
+    """Raise ValueError unless some rows are held out by it, and not all."""
+    require_number("validation_fraction", fraction)
+    if not 0 < fraction < 1:
+        raise ValueError(f"`validation_fraction` should be between 0 and 1; got {fraction}.")
 
 
 def joined(parts: Sequence[Batch]) -> Batch:
