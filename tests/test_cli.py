@@ -136,7 +136,7 @@ def test_a_store_is_learned_from_and_what_was_killed_goes_on(tmp_path, monkeypat
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
-    result = run("train", "polynomial", "--out", tmp_path / "model.safetensors")
+    result = run("train", "polynomial", "--simulations", 30, "--epochs", 2, "--out", tmp_path / "model.safetensors")
     assert result.exit_code == 2
     assert "its folder may not be written to. Choose another place by --out" in result.output
 
