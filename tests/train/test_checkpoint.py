@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Generator
 
-from mfsbi import ALICES, ManifoldNLE, MFlow, alternating, sequential
+from mfsbi import ALICES, ManifoldNLE, MFlow, alternating, load_trainer, save, sequential
 from mfsbi.flows import SplineCouplings
 from mfsbi.train import loop
 from mfsbi.train.checkpoint import Checkpoints
@@ -256,6 +256,37 @@ def test_a_trainer_that_was_killed_goes_on(kind, kills_at, data, tmp_path, monke
     assert (weights(resumed) == weights(whole)).all()
     with pytest.raises(ValueError, match="another training: schedule"):
         appended(kind, data).train(**settings | {"max_num_epochs": 6}, **keeping, resume_training=True)
+
+
+@pytest.mark.filterwarnings("ignore:The chart")
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_training_from_earlier_weights_is_not_begun_anew(loaded, data, tmp_path, monkeypatch):
+    """Its chart is not judged, so that a collapsed one stays, whether or not the earlier weights are there again."""
+    rows, path = (data[0].theta, data[0].x), tmp_path / "trainer"
+    first = TRAINERS["likelihood"]().append_simulations(*rows)
+    first.train(max_num_epochs=2, restarts=0)
+    save(first, path)
+    whole = first.train(max_num_epochs=4)
+    write, calls = Checkpoints.write, []
+
+    def killing(self, snapshot):
+        write(self, snapshot)
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+
+    def again():
+        return load_trainer(path, PolynomialSurface().prior)
+
+    keeping = {"checkpoint": tmp_path / "kept", "checkpoint_minutes": ALWAYS}
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", killing)
+        with pytest.raises(Killed):
+            again().train(max_num_epochs=4, **keeping)
+    trainer = again() if loaded else TRAINERS["likelihood"]().append_simulations(*rows)
+    resumed = trainer.train(max_num_epochs=4, **keeping, resume_training=True)
+    assert (weights(resumed) == weights(whole)).all()
+    assert trainer.history.collapses == []
 
 
 @pytest.mark.filterwarnings("ignore:The chart")
