@@ -10,11 +10,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["FORMAT", "read", "write"]
+__all__ = ["FORMAT", "plain", "read", "write"]
 
 FORMAT = "mfsbi 1"
 
@@ -28,16 +29,27 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
     if path.is_dir():
         raise OSError(f"Cannot write {path}: a folder is there.")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    header = {"format": FORMAT, "description": json.dumps(description)}
+    header = {"format": FORMAT, "description": json.dumps(description, default=plain)}
     try:
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, aside, header)
-        with aside.open("rb") as file:
+        with aside.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         aside.replace(path)
     except SafetensorError as error:
         raise OSError(f"Cannot write {path}: {error}.") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def plain(number: Any) -> Any:  # noqa: ANN401
+    """Return a number of numpy as Python's, for `json.dumps(..., default=plain)`.
+
+    Raises:
+        TypeError: if it is something else
+    """
+    if isinstance(number, np.generic):
+        return number.item()
+    raise TypeError(f"JSON has no place for {number!r}, a {type(number).__name__}.")
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -134,6 +134,36 @@ def test_a_store_is_learned_from_and_what_was_killed_goes_on(tmp_path, monkeypat
     assert {path.name for path in tmp_path.iterdir()} == {"sims", "model.safetensors"}
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    result = run("train", "polynomial", "--simulations", 30, "--epochs", 2, "--out", tmp_path / "model.safetensors")
+    assert result.exit_code == 2
+    assert "its folder may not be written to. Choose another place by --out" in result.output
+
+
+@pytest.mark.filterwarnings("ignore:The ch", "ignore:Training was interrupted")
+def test_what_was_interrupted_goes_on_as_well(tmp_path, monkeypatch):
+    out, kept = tmp_path / "model.safetensors", tmp_path / "model.safetensors.checkpoints"
+    simulator = "polynomial", "--simulations", 300, "--epochs", 6, "--no-gold", "--quiet"
+    line = "train", *simulator, "--out", out, "--resume"
+    write = Checkpoints.write
+
+    def interrupted(self, snapshot):
+        write(self, snapshot)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", interrupted)
+        result = run(*line)
+    assert result.exit_code == 0, result.output
+    assert f"stays in {kept}" in result.output
+    assert len(load(out).training_record["epochs"]) == 3
+    result = run(*line)
+    assert result.exit_code == 0, result.output
+    assert len(load(out).training_record["epochs"]) == 6
+    assert not kept.exists()
+
+
 @pytest.mark.parametrize("ending", ["nc", "zarr"])
 @pytest.mark.filterwarnings("ignore:The chains have not converged")
 def test_sampling_leaves_an_arviz_file(trained, tmp_path, ending):

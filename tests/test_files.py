@@ -1,5 +1,6 @@
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +15,11 @@ def test_what_is_written_is_read(tmp_path):
     assert description == {"answer": [42, "é"]}
     assert all((back[name] == tensors[name]).all() for name in tensors)
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_numbers_of_numpy_are_written_as_numbers(tmp_path):
+    files.write(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {"seed": np.int64(3), "weight": np.float32(0.5)})
+    assert files.read(tmp_path / "x.safetensors")[1] == {"seed": 3, "weight": 0.5}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -1,5 +1,6 @@
 """What all commands share: how to speak, how to fail, options by one name."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ def require_folder(out: Path) -> None:
 def require_place(out: Path, *endings: str) -> None:
     """Raise OSError or ValueError unless a file of such an ending can be made there, before any work is done."""
     require_folder(out)
+    if not os.access(out.resolve().parent, os.W_OK):
+        raise OSError(f"Cannot write {out}: its folder may not be written to. Choose another place by --out.")
     if out.is_dir() and out.suffix != ".zarr":
         raise OSError(f"Cannot write {out}: a folder is there. Choose another place by --out.")
     if endings and out.suffix not in endings:

@@ -47,7 +47,8 @@ def train(  # noqa: PLR0913 - options of a command
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the simulations.")] = 50,
     no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave out joint scores and joint log ratios.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the state in OUT.checkpoints, and go on from there if it was killed.")
+        bool,
+        typer.Option("--resume", help="Keep the state in OUT.checkpoints, and go on from there if it did not end."),
     ] = False,
     seed: SeedOption = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
@@ -83,7 +84,9 @@ def train(  # noqa: PLR0913 - options of a command
             estimator = trainer.train(max_num_epochs=epochs, **settings)
             if ranks.first:
                 save(trainer if trainer.simulations.store is None else estimator, out)
-            if ranks.first and resume:
+            if ranks.first and resume and trainer.history.interrupted:
+                say(f"The training was interrupted, and its state stays in {kept}: the same line again goes on.")
+            elif ranks.first and resume:
                 rmtree(kept)
     except MISTAKES as error:
         fail(error)

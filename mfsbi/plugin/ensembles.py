@@ -5,8 +5,9 @@ r"""Ensembles: one trainer, several seeds, and the posterior of them all.
     draws = posterior.sample((1000,), x=x_o)
 
 A member is what the trainer would have learned with a seed of its own: other first weights, another order of the rows,
-others held out. Where members disagree, simulations do not say what the posterior is. Each is trained by one thread, as
-shards are simulated (`mfsbi.simulating`), so that it is the same from any executor.
+others held out (of a store that is streamed the same). Where members disagree, simulations do not say what the
+posterior is. Each is trained by one thread, as shards are simulated (`mfsbi.simulating`), so that it is the same from
+any executor.
 
 **What the ensemble means.** With the members' posteriors p_i(theta|x), weights w_i, likelihoods L_i and the prior p,
 
@@ -22,7 +23,7 @@ takes one member at a time, `posterior.posteriors[i]`.
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future, wait
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -53,8 +54,8 @@ def train_ensemble(
 ) -> list[Estimator]:
     """Train a trainer's model with several seeds, from new weights, and leave the trainer as it is.
 
-    A member that fails, or was trained by a worker that died, is a warning, and the others are returned. Ctrl-C ends
-    the member under way, which is kept, and those that had not begun are left out.
+    A member that fails, or was trained by a worker that died, is a warning, and the others are returned. So are after
+    Ctrl-C those that have ended, and in this process the one under way with its best weights so far.
 
     Arguments:
         trainer: with its simulations, which each worker gets a copy of (of a store its path)
@@ -69,28 +70,32 @@ def train_ensemble(
     Raises:
         ValueError: if there are no members, or two have the same seed
         Exception: what the first member raised, if all failed
+        KeyboardInterrupt: after Ctrl-C, if no member has ended
     """
     seeds = _seeds(trainer, members)
     if executor is None:
         made = _one_by_one(trainer, seeds, training)
     else:
         kind = torch.get_default_dtype()
-        futures = [executor.submit(_train_member, trainer.with_seed(seed), kind, _of(seed, training)) for seed in seeds]
+        futures = {
+            seed: executor.submit(_train_member, trainer.with_seed(seed), kind, _of(seed, training)) for seed in seeds
+        }
         made = _collected(futures)
-    for seed, member in zip(seeds, made, strict=False):
+    for seed, member in made.items():
         for message in member.warnings:
             warnings.warn(f"The member with seed {seed}: {message}", stacklevel=2)
-    errors = {seed: member.error for seed, member in zip(seeds, made, strict=False) if member.error is not None}
+    errors = {seed: member.error for seed, member in made.items() if member.error is not None}
     if len(errors) == len(made):
-        raise next(iter(errors.values()))
+        raise next(iter(errors.values()), KeyboardInterrupt())
     if len(made) - len(errors) < len(seeds):
         what = ", ".join(f"{seed} ({type(error).__name__}: {error})" for seed, error in errors.items())
-        late = f"; interrupted before {', '.join(map(str, seeds[len(made) :]))}" if len(made) < len(seeds) else ""
+        left = ", ".join(str(seed) for seed in seeds if seed not in made)
+        late = f"; interrupted before {left}" if left else ""
         warnings.warn(
             f"{len(made) - len(errors)} of {len(seeds)} members were trained. Failed seeds: {what or 'none'}{late}.",
             stacklevel=2,
         )
-    return [member.estimator.to(trainer.device) for member in made if member.error is None]
+    return [member.estimator.to(trainer.device) for member in made.values() if member.error is None]
 
 
 def ensemble_posterior(
@@ -138,12 +143,15 @@ def _of(seed: int, training: dict[str, Any]) -> dict[str, Any]:
     return training | {"checkpoint": Path(training["checkpoint"]) / f"seed-{seed}"}
 
 
-def _one_by_one(trainer: Trainer, seeds: Sequence[int], training: dict[str, Any]) -> list[_Member]:
-    """Return the members trained in this process, fewer if one was interrupted."""
-    made = []
+def _one_by_one(trainer: Trainer, seeds: Sequence[int], training: dict[str, Any]) -> dict[int, _Member]:
+    """Return the members trained in this process by their seeds, fewer if one was interrupted."""
+    made: dict[int, _Member] = {}
     for seed in seeds:
-        made.append(_train_member(trainer.with_seed(seed), torch.get_default_dtype(), _of(seed, training)))
-        if made[-1].error is None and made[-1].estimator.training_record["interrupted"]:
+        try:
+            made[seed] = _train_member(trainer.with_seed(seed), torch.get_default_dtype(), _of(seed, training))
+        except KeyboardInterrupt:  # before there was a model to keep
+            break
+        if made[seed].error is None and made[seed].estimator.training_record["interrupted"]:
             break
     return made
 
@@ -160,18 +168,22 @@ def _train_member(trainer: Any, kind: torch.dtype, training: dict[str, Any]) -> 
     return _Member(estimator, [str(warning.message) for warning in caught], error)
 
 
-def _collected(futures: Sequence["Future[_Member]"]) -> list[_Member]:
-    """Return what became of members, in order; the others are called off if this process is interrupted."""
+def _collected(futures: dict[int, "Future[_Member]"]) -> dict[int, _Member]:
+    """Return what became of members; after Ctrl-C, of those that have ended, and call the others off."""
     try:
-        return [_result(future) for future in futures]
-    finally:
-        for future in futures:
+        wait(futures.values())
+    except KeyboardInterrupt:
+        for future in futures.values():
             future.cancel()
+    results = {seed: _result(future) for seed, future in futures.items() if future.done()}
+    return {seed: member for seed, member in results.items() if member is not None}
 
 
-def _result(future: "Future[_Member]") -> _Member:
-    """Return a member, or the error of the worker that should have trained it."""
+def _result(future: "Future[_Member]") -> _Member | None:
+    """Return a member, or the error of the worker that should have trained it; None if it was called off."""
     try:
         return future.result()
+    except (CancelledError, KeyboardInterrupt):
+        return None
     except Exception as error:
         return _Member(None, [], error)

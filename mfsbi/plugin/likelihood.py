@@ -166,6 +166,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             ArithmeticError: if the loss becomes NaN or infinite
             OSError: if no state can be written
             SystemExit: after SIGTERM, once the state is written, if there is a folder for it
+            KeyboardInterrupt: after Ctrl-C while the noise of joint scores is measured: there are no weights yet
         """
         require_whole("restarts", restarts)
         settings = self._settings(
@@ -187,10 +188,12 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         if some.joint_score is not None and score_weight != 0:
             limit = None if noise is None else some.theta.new_tensor(noise.variance)
             plan = plan._replace(schedule=with_score(schedule, score_weight, limit))
-        if self.estimator is None or retrain_from_scratch or plan.start is not None:
+        anew = self.estimator is None or retrain_from_scratch if plan.start is None else plan.start.history.anew
+        if anew:
             estimator = self._train_anew(plan, noise, restarts)
         else:
-            estimator = self._fit(self.estimator, plan, History(score_noise=noise))
+            estimator = self._built(plan, 0) if self.estimator is None else self.estimator
+            self._fit(estimator, plan, History(score_noise=noise, anew=False))
         self._summarise(show_train_summary)
         return estimator
 
@@ -222,13 +225,17 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             potential_with, self._prior_of_posterior(prior), sample_with, posterior_parameters, self.device
         )
 
+    def _built(self, plan: Training, number: int) -> ManifoldEstimator:
+        """Return an estimator with new weights, other ones for each number."""
+        theta, x = (value.cpu() for value in plan.rows[0].sample[:2])
+        with seeded(derived(self.seed, 3, number)):
+            return self.spec(theta, x).to(self.device)
+
     def _train_anew(self, plan: Training, noise: ScoreNoise | None, restarts: int) -> ManifoldEstimator:
         """Train from new weights, and again from others while the chart collapses."""
         collapses = [] if plan.start is None else plan.start.history.collapses
-        theta, x = (value.cpu() for value in plan.rows[0].sample[:2])
         for left in range(restarts - len(collapses), -1, -1):
-            with seeded(derived(self.seed, 3, restarts - left)):
-                estimator = self.spec(theta, x).to(self.device)
+            estimator = self._built(plan, restarts - left)
             guard = ChartGuard(estimator.model, plan.schedule, *plan.rows, may_stop=left > 0)
             self._fit(estimator, plan, History(collapses=list(collapses), score_noise=noise), guard)
             if guard.verdict is None or not guard.verdict.collapsed:

@@ -218,6 +218,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             ArithmeticError: if the loss becomes NaN or infinite
             OSError: if no state can be written
             SystemExit: after SIGTERM, once the state is written, if there is a folder for it
+            KeyboardInterrupt: after Ctrl-C while the noise of joint scores is measured: there are no weights yet
         """
         settings = self._settings(
             score_weight,
@@ -243,10 +244,9 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         if noise is not None:
             loss = Alices(score_weight, limit=validation.theta.new_tensor(noise.variance), log_odds=odds)
             plan = plan._replace(schedule=[phase._replace(loss=loss)])
-        estimator = self.estimator
-        if estimator is None or retrain_from_scratch:
-            estimator = self._untrained(training.sample)
-        self._fit(estimator, plan, History(score_noise=noise))
+        anew = self.estimator is None or retrain_from_scratch
+        estimator = self._untrained(training.sample) if self.estimator is None or anew else self.estimator
+        self._fit(estimator, plan, History(score_noise=noise, anew=anew))
         self._summarise(show_train_summary)
         return estimator
 

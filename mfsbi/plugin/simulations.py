@@ -15,8 +15,8 @@ from mfsbi.gold.checks import require_centred_labels, require_centred_score
 from mfsbi.plugin.host import within_support
 from mfsbi.rows import Rows
 from mfsbi.store import Store
-from mfsbi.train.data import Batch, joined, split
-from mfsbi.train.stream import SAMPLE, Stream, TrainingData
+from mfsbi.train.data import Batch, joined, require_fraction, split
+from mfsbi.train.stream import Stream, TrainingData, rows_of_sample
 
 __all__ = ["Round", "Simulations"]
 
@@ -113,7 +113,7 @@ class Simulations:
             return
         if self.rounds or self.store is not None:
             raise ValueError(f"{store} does not fit into memory, and what is streamed has to be all there is.")
-        self.append(_batch(store.read(slice(0, SAMPLE))), number)  # for its checks
+        self.append(_batch(store.read(slice(0, rows_of_sample(store)))), number)  # for its checks
         self.rounds.clear()
         self.store = store
 
@@ -121,7 +121,7 @@ class Simulations:
         """Return a store's shards to train on, and the rows of the first ones, held out."""
         rows, held, shards = 0, [], store.finished.tolist()
         for shard in shards[:-1]:
-            if rows >= min(fraction * len(store), SAMPLE):
+            if rows >= min(fraction * len(store), rows_of_sample(store)):
                 break
             held.append(shard)
             rows += store.layout.rows_of(shard)
@@ -133,13 +133,14 @@ class Simulations:
     def split(self, fraction: float, seed: int, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
         """Return the simulations to train on and those held out; the fate of a row never changes.
 
-        Of a store that is streamed whole shards are held out, 100,000 rows at most.
+        Of a store that is streamed whole shards are held out, 100,000 rows or 256 MiB at most.
 
         Raises:
             RuntimeError: if there are none
-            ValueError: if there are too few
+            ValueError: if there are too few, or fraction is not between 0 and 1
         """
         if self.store is not None:
+            require_fraction(fraction)
             return self._streamed(self.store, fraction)
         if not self.rounds:
             raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")

@@ -21,7 +21,7 @@ from mfsbi.store import Store
 from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
 from mfsbi.train.data import Batch
 from mfsbi.train.loop import fit, require_phases
-from mfsbi.train.losses import ScoreNoise
+from mfsbi.train.losses import Loss, ScoreNoise
 from mfsbi.train.noise import score_noise
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import History, Settings
@@ -185,7 +185,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             return plan
         about = about | {
             "trainer": type(self).__name__,
-            "schedule": [phase._asdict() | {"loss": phase.loss.__name__} for phase in plan.schedule],
+            "schedule": [phase._asdict() | {"loss": _told(phase.loss)} for phase in plan.schedule],
             "settings": asdict(plan.settings) | {"show_progress_bars": None},
             "simulations": self.simulations.digest(),
             "rows": [part.size for part in plan.rows],
@@ -231,6 +231,12 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
     def _summarise(self, wanted: bool) -> None:  # noqa: FBT001
         if wanted and Ranks.current().first:
             tqdm.write(str(self.history))
+
+
+def _told(loss: Loss) -> str:
+    """Return the name of a loss, with the weight of the score if that is no matter of the data."""
+    weight = getattr(loss, "weight", None)
+    return loss.__name__ if weight is None else f"{loss.__name__} of weight {weight}"
 
 
 def _require_device(device: str) -> None:

@@ -37,7 +37,7 @@ def check(store: Store, plan: Plan | None = None, *, again: int = 0, seed: int =
 def _fault(store: Store, shard: int) -> str:
     mark = store.marks[shard]
     try:
-        arrays = store.chunks_of(shard)
+        arrays, reasons = store.chunks_of(shard), store.reasons(shard)
     except (ValueError, OSError) as error:
         return f"cannot be read: {error}"
     if mark["seed"] != seed_of_x(store.attributes["seed"], shard):
@@ -46,8 +46,8 @@ def _fault(store: Store, shard: int) -> str:
     if mark["digest"] != digest_of(file.read_bytes() for file in files):
         return "its bytes are not those that were written."
     failed = arrays.pop("failed")
-    if failed.sum() != mark["failed"] or len(store.reasons(shard)) != mark["failed"]:
-        return f"{mark['failed']} rows failed, {failed.sum()} are flagged, {len(store.reasons(shard))} have reasons."
+    if failed.sum() != mark["failed"] or len(reasons) != mark["failed"]:
+        return f"{mark['failed']} rows failed, {failed.sum()} are flagged, {len(reasons)} have reasons."
     infinite = [name for name, values in arrays.items() if not np.isfinite(values[~failed]).all()]
     return f"{', '.join(infinite)} not finite in rows that did not fail." if infinite else ""
 

@@ -5,6 +5,7 @@ import inspect
 import platform
 import sys
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,9 @@ class Plan:
         if self.shard_rows is not None:
             require_positive_integer("shard_rows", self.shard_rows)
         require_seed(self.seed)
+        for name in ("rows", "seed", "shard_rows"):  # of numpy, say, which JSON has no place for
+            number = getattr(self, name)
+            object.__setattr__(self, name, None if number is None else int(number))
 
     @property
     def prior_of_theta(self) -> Prior:
@@ -113,7 +117,8 @@ MEANT = {
 
 def require_same(path: Path, stored: dict[str, Any], plan: Plan) -> None:
     """Raise ValueError, by the name of the first difference, unless a plan is the one a store was made by."""
-    here = {**plan.attributes(), "rows": plan.rows, "shard_rows": plan.shard_rows or stored["shard_rows"]}
+    shard_rows = stored["shard_rows"] if plan.shard_rows is None else min(plan.shard_rows, plan.rows)
+    here = {**plan.attributes(), "rows": plan.rows, "shard_rows": shard_rows}
     for name, why in MEANT.items():
         if not _agree(stored[name], here[name]):
             raise ValueError(
@@ -138,9 +143,11 @@ def _short(value: Any) -> str:  # noqa: ANN401
 
 
 def fingerprint(thing: Any) -> str:  # noqa: ANN401
-    """Return a hash of the source of an object's classes and of its public attributes.
+    """Return a hash of the source of an object's classes and of its public attributes, the same in every process.
 
-    Code that it calls elsewhere is not seen: a simulator can say by an attribute `version` that such code has changed.
+    Of a function it is the source and what it holds: the object of a method, the arguments of a `partial`, the
+    variables of a closure. Code that it calls elsewhere is not seen: a simulator can say by an attribute `version` that
+    such code has changed.
     """
     digest = hashlib.sha256("\n".join(_parts(thing, depth=4)).encode())
     return digest.hexdigest()[:16]
@@ -151,23 +158,42 @@ def _parts(thing: Any, depth: int) -> list[str]:  # noqa: ANN401
     if isinstance(thing, Tensor | np.ndarray):
         array = np.ascontiguousarray(thing.detach().cpu().numpy() if isinstance(thing, Tensor) else thing)
         return [str(array.dtype), str(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
-    if inspect.isroutine(thing) or isinstance(thing, type):
-        return [_source(thing)]
-    parts = [_source(kind) for kind in type(thing).__mro__[:-1]]
     inside = _inside(thing) if depth > 0 else {}
-    if " at 0x" not in repr(thing):
-        parts.append(repr(thing))
+    if inspect.isroutine(thing) or isinstance(thing, type):
+        parts = [_source(thing)]
+    else:
+        parts = [_source(kind) for kind in type(thing).__mro__[:-1]]
+        if " at 0x" not in repr(thing) and not _holds_set(thing, depth):
+            parts.append(repr(thing))
     return parts + [part for name in inside for part in (name, *_parts(inside[name], depth - 1))]
 
 
 def _inside(thing: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return what an object holds, by names in a fixed order."""
+    if isinstance(thing, set | frozenset):
+        thing = sorted(thing, key=repr)
     if isinstance(thing, list | tuple):
         return {str(i): value for i, value in enumerate(thing)}
+    if isinstance(thing, partial):
+        return {"function": thing.func, "arguments": thing.args, "keywords": thing.keywords}
+    if inspect.ismethod(thing):
+        return {"object": thing.__self__}
+    if inspect.isfunction(thing):
+        closed = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
+        return {name: cell.cell_contents for name, cell in closed if name != "__class__"}
+    if isinstance(thing, type):
+        return {}
     held = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
     weights = thing.state_dict() if isinstance(thing, nn.Module) else {}
     public = {str(name): value for name, value in held.items() if not str(name).startswith("_")}
     return dict(sorted({**public, **weights}.items()))
+
+
+def _holds_set(thing: Any, depth: int) -> bool:  # noqa: ANN401
+    """Whether there is a set in it, whose order, and so its repr, is another one in each process."""
+    if isinstance(thing, set | frozenset):
+        return True
+    return depth > 0 and any(_holds_set(value, depth - 1) for value in _inside(thing).values())
 
 
 def _source(thing: Any) -> str:  # noqa: ANN401

@@ -1,5 +1,6 @@
 """Where things lie in a store: arrays, shards, and the file of each chunk."""
 
+import errno
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import numpy as np
 
 from mfsbi.checks import require_positive_integer
 
-__all__ = ["ASIDE", "AXES", "FORMAT", "MARKS", "Layout", "aside", "create", "read_attributes"]
+__all__ = ["ASIDE", "AXES", "FORMAT", "MARKS", "Layout", "aside", "create", "force", "read_attributes"]
 
 FORMAT = "mfsbi store 1"
 MARKS = ("seed", "failed", "digest")
@@ -23,6 +24,9 @@ MARKS = ("seed", "failed", "digest")
 
 ASIDE = ".aside."
 """How the names of files begin that are being written."""
+
+UNFORCED = {errno.EINVAL, errno.ENOTSUP, errno.EACCES}
+"""What some network file systems, and Windows, answer to whoever wants to force a folder to disk."""
 
 AXES = {"theta": "parameter", "joint_score": "parameter", "x": "feature"}
 """Name of the axis after rows."""
@@ -87,6 +91,19 @@ def aside(path: Path) -> Path:
     return path.with_name(f"{ASIDE}{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
+def force(folder: Path) -> None:
+    """Make renames in a folder outlast a power failure, where that can be done."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+    except OSError as error:
+        if error.errno not in UNFORCED:
+            raise
+
+
 def create(path: Path, layout: Layout, attributes: dict[str, Any]) -> None:
     """Make an empty store, unless somebody else makes one at the same moment.
 
@@ -96,7 +113,11 @@ def create(path: Path, layout: Layout, attributes: dict[str, Any]) -> None:
     place = aside(path)
     try:
         _create(place, layout, attributes)
+        for file in place.rglob("zarr.json"):
+            with file.open("r+b") as opened:
+                os.fsync(opened.fileno())
         place.rename(path)
+        force(path.parent)
     except OSError as error:
         if not (path / "zarr.json").is_file():
             raise OSError(f"Cannot make the store {path}: {error.strerror or error}.") from error

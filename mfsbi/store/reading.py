@@ -163,7 +163,10 @@ class Store:
     def reasons(self, shard: int) -> list[dict[str, Any]]:
         """Return row, theta, error and traceback of each failure in a shard."""
         file = self.path / self.layout.reasons_of(shard)
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        try:
+            return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        except ValueError as error:
+            raise ValueError(f"{file} should hold a line of JSON for each failure: {error}.") from error
 
     def _gathered(self, numbers: NDArray) -> Rows:
         """Return rows by their numbers, going through the shards one by one."""

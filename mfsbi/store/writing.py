@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mfsbi.store.layout import ASIDE, Layout, aside
+from mfsbi.store.layout import ASIDE, Layout, aside, force
 
 __all__ = ["digest_of", "finish", "is_finished", "require_writable", "sweep"]
 
@@ -46,7 +46,7 @@ def finish(
     try:
         _place(path, contents)
         for folder in {(path / name).parent for name in contents}:
-            _force(folder)
+            force(folder)
         _place(path, {layout.file_of("marks", shard): marks})
     except FileNotFoundError:
         if is_finished(path, layout, shard):  # by somebody else, who swept up
@@ -100,15 +100,6 @@ def _place(path: Path, contents: dict[Path, bytes]) -> None:
     finally:
         for place in places:
             place.unlink(missing_ok=True)
-
-
-def _force(folder: Path) -> None:
-    """Make renames in a folder outlast a power failure."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _chunk(layout: Layout, name: str, array: NDArray) -> bytes:

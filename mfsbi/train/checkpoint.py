@@ -89,7 +89,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, about: dict[str, Any], *, minutes: float, resume: bool) -> None:
         require_positive("checkpoint_minutes", minutes)
         self.folder, self.minutes = Path(folder), minutes
-        self.about = json.loads(json.dumps(about))
+        self.about = json.loads(json.dumps(about, default=files.plain))
         self.start = Ranks.current().from_first(lambda: self._opened(resume=resume))
         self.written = time.monotonic()
         self.terminated = False
@@ -151,6 +151,8 @@ class Checkpoints:
             raise OSError(f"Checkpoints need a folder, and {self.folder} cannot be one: {error.strerror}.") from error
         if not os.access(self.folder, os.W_OK):
             raise OSError(f"Checkpoints cannot be written to {self.folder}: choose another folder.")
+        for left in self.folder.glob(".checkpoint-*"):  # by writers that were killed
+            left.unlink(missing_ok=True)
         if resume:
             return self._newest()
         for path in self.paths:

@@ -1,14 +1,16 @@
 """Simulations as rows: theta, x and what belongs to them, split and shuffled together."""
 
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from mfsbi.checks import require_number
 
-__all__ = ["Batch", "in_chunks", "joined", "split", "steps_per_epoch"]
+__all__ = ["Batch", "in_chunks", "joined", "require_fraction", "split", "steps_per_epoch"]
 
 
 class Batch(NamedTuple):
@@ -48,6 +50,15 @@ class Batch(NamedTuple):
         """Rows that stand for all in what is measured: all of them."""
         return self
 
+    @property
+    def digest(self) -> str:
+        """A hash of ten thousand rows at most, by which processes tell whether they have the same."""
+        digest = sha256()
+        for value in self.rows(slice(None, None, 1 + self.size // 10_000)):
+            if value is not None:
+                digest.update(np.ascontiguousarray(value.detach().cpu()).data)
+        return digest.hexdigest()
+
     def minibatches(self, size: int, generator: Generator, skip: int = 0) -> Iterator["Batch"]:
         """Yield the rows in random order, `size` at a time; a smaller last batch is left for another epoch's order.
 
@@ -75,9 +86,7 @@ def split(parts: Sequence[Batch], fraction: float, generator: Generator) -> list
     Raises:
         ValueError: if fraction is not between 0 and 1, or fewer than two rows came
     """
-    require_number("validation_fraction", fraction)
-    if not 0 < fraction < 1:
-        raise ValueError(f"`validation_fraction` should be between 0 and 1; got {fraction}.")
+    require_fraction(fraction)
     rows = [part.size for part in parts]
     if sum(rows) < 2:
         raise ValueError(f"Training needs at least 2 rows, one of them for validation; got {sum(rows)}.")
@@ -89,6 +98,13 @@ def split(parts: Sequence[Batch], fraction: float, generator: Generator) -> list
         (part.rows(order[held:]), part.rows(order[:held]))
         for part, order, held in zip(parts, orders, held_out, strict=True)
     ]
+
+
+def require_fraction(fraction: float) -> None:
+    """Raise ValueError unless some rows are held out by it, and not all."""
+    require_number("validation_fraction", fraction)
+    if not 0 < fraction < 1:
+        raise ValueError(f"`validation_fraction` should be between 0 and 1; got {fraction}.")
 
 
 def joined(parts: Sequence[Batch]) -> Batch:

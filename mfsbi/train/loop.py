@@ -59,7 +59,7 @@ def fit(  # noqa: PLR0913 - a training has many sides
         ValueError: if the schedule is empty, or a phase has no epochs or rows or names parts that models do not have;
             if several processes have different rows, or a step has fewer rows than there are processes
         ArithmeticError: if a loss becomes NaN or infinite; the best weights before that are in place
-        SystemExit: after SIGTERM, where there are checkpoints
+        SystemExit: after SIGTERM, where there are checkpoints; after a second Ctrl-C, where there are several processes
     """
     require_phases(schedule, model)
     settings = Settings() if settings is None else settings
@@ -149,7 +149,7 @@ class _Run:
 
         def interrupt() -> None:
             if self.interrupted:
-                raise KeyboardInterrupt
+                raise SystemExit(128 + signal.SIGINT)  # not to be caught by what has to be done by all together
             self.interrupted = True
 
         with on_signal(signal.SIGINT, interrupt) if self.ranks.size > 1 else nullcontext():
@@ -180,7 +180,8 @@ class _Run:
         self.phase_run.restore(snapshot)
         torch.set_rng_state(snapshot.tensors["random.cpu"])
         for name, state in snapshot.part("random.cuda.").items():
-            torch.cuda.set_rng_state(state, int(name))
+            if int(name) < torch.cuda.device_count():  # another machine may have fewer
+                torch.cuda.set_rng_state(state, int(name))
         return self.number
 
 
@@ -224,6 +225,9 @@ def _require_rows(
 ) -> None:
     """Raise ValueError unless several processes have the same rows, and each one of every step."""
     ranks.require_same("numbers of rows to learn from and to judge by", (training.size, validation.size))
+    if ranks.size > 1:
+        digests = training.digest[:8], validation.digest[:8]
+        ranks.require_same("digests of rows, which one seed or `Ranks.from_first` gives", digests)
     rows = min(training.size, *(rows_of_step(phase, settings) for phase in schedule))
     if rows < ranks.size:
         raise ValueError(

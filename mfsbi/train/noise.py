@@ -12,6 +12,7 @@ and 1.07 after 150, where the true noise is 0.04 and 0.11.
 The network multiplies features of x by 1 + features of theta, since a sum of such products is what a score often is.
 """
 
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
@@ -78,6 +79,7 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
 
     Raises:
         ArithmeticError: if the loss becomes NaN or infinite
+        KeyboardInterrupt: after Ctrl-C, since there is no model yet to keep
     """
     if isinstance(training, Batch):
         training = _at_theta(training)
@@ -85,7 +87,11 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
     with seeded(derived(settings.seed, 1)):
         model = ScoreRegression(training.sample)
     epochs = min(EPOCHS, max(1, round(STEPS / steps_per_epoch(training.size, settings.training_batch_size))))
-    fit(model, training, validation, [Phase(_squared_error, ("score",), epochs)], settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Training was interrupted")  # which speaks of weights that nobody keeps
+        history = fit(model, training, validation, [Phase(_squared_error, ("score",), epochs)], settings)
+    if history.interrupted:
+        raise KeyboardInterrupt
     squared = in_chunks(lambda rows: _squared_errors(model, rows), validation)
     size = (cast(Tensor, validation.joint_score) * model.theta_std).square()
     variance = torch.minimum(with_doubt(squared, size), size.mean(0))  # of saying nothing

@@ -36,8 +36,8 @@ rank: noise of different rows is independent, and a checkpoint holds for any num
 
 **Files, bar and end.** The first rank alone shows the bar, writes, and reads checkpoints, which it sends to the others:
 no file system need be shared. After each step ranks tell each other, in one small sum, whether any was told to end or
-interrupted, so that all leave after the same step. A second Ctrl-C does not wait. After an error on one rank torchrun
-ends the others.
+interrupted, so that all leave after the same step. A second Ctrl-C ends the process there and then. After an error on
+one rank torchrun ends the others.
 
 **Cost.** Each step sends gradients, and each rank moves all weights: ranks gain where the gradients of a minibatch take
 longer than that, which those of 500 rows and small networks do not. All rows are in the memory of each rank, and a

@@ -67,12 +67,14 @@ class History:
         interrupted: whether it was
         collapses: what was wrong with starts that failed
         score_noise: of joint scores, where it was measured
+        anew: whether it began from new weights, or else from those of an earlier training
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
     interrupted: bool = False
     collapses: list[str] = field(default_factory=list)
     score_noise: ScoreNoise | None = None
+    anew: bool = True
 
     def of(self, loss: str) -> tuple[list[float], list[float]]:
         """Return (training, validation) losses of all epochs that minimised `loss`, in order."""
@@ -96,7 +98,8 @@ class History:
             TypeError: if something is of another form
         """
         epochs, noise = [EpochRecord(*epoch) for epoch in record["epochs"]], record.get("score_noise")
-        return cls(epochs, record["interrupted"], record["collapses"], None if noise is None else ScoreNoise(*noise))
+        noise = None if noise is None else ScoreNoise(*noise)
+        return cls(epochs, record["interrupted"], record["collapses"], noise, record.get("anew", True))
 
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""

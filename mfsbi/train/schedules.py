@@ -178,8 +178,10 @@ def require_schedule(schedule: Schedule) -> None:
         raise ValueError("`schedule` should have at least one phase; it is empty.")
     for phase in schedule:
         require_kind("schedule", phase, Phase, "a list of `Phase`s")
-        if not callable(phase.loss):
-            raise TypeError(f"`Phase.loss` should be a function of a model and a batch; got {phase.loss!r}.")
+        if not callable(phase.loss) or not hasattr(phase.loss, "__name__"):
+            raise TypeError(
+                f"`Phase.loss` should be a function of a model and a batch, with a `__name__`; got {phase.loss!r}."
+            )
         require_positive_integer("Phase.epochs", phase.epochs)
         if phase.rows is not None:
             require_positive_integer("Phase.rows", phase.rows)

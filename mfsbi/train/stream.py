@@ -12,6 +12,7 @@ the density, whose coordinates are computed anew in each pass: 82 % for both.
 
 from collections.abc import Iterator
 from functools import cached_property
+from hashlib import sha256
 from typing import TypeAlias
 
 import torch
@@ -21,13 +22,16 @@ from mfsbi.rows import Rows
 from mfsbi.store import Store
 from mfsbi.train.data import Batch, joined
 
-__all__ = ["Stream", "TrainingData"]
+__all__ = ["Stream", "TrainingData", "rows_of_sample"]
 
 BLOCK = 2**26
 """Bytes of the blocks that are read: some hundred thousand rows of forty features."""
 
 SAMPLE = 100_000
 """Rows that are enough to measure means, spreads and principal axes on."""
+
+SAMPLE_BYTES = 2**28
+"""Bytes of these at most: rows of 670 features or more are fewer."""
 
 
 class Stream:
@@ -59,7 +63,12 @@ class Stream:
     @cached_property
     def sample(self) -> Batch:
         """Some of the rows, which stand for all in what is measured."""
-        return self._batch(self.store.read(slice(0, SAMPLE)))
+        return self._batch(self.store.read(slice(0, rows_of_sample(self.store))))
+
+    @property
+    def digest(self) -> str:
+        """A hash of which shards there are, by which processes tell whether they have the same."""
+        return sha256(repr(self.store.marks).encode()).hexdigest()
 
     def minibatches(self, size: int, generator: Generator, skip: int = 0) -> Iterator[Batch]:
         """Yield all rows once in random order, `size` at a time; a smaller last batch is left out, unless it is all.
@@ -96,6 +105,11 @@ class Stream:
         """Return rows with their joint scores in torch's default type, on the device."""
         batch = Batch(rows.theta, rows.x, joint_score=rows.joint_score)
         return batch.map(lambda field: field.to(self.device, torch.get_default_dtype()))
+
+
+def rows_of_sample(store: Store) -> int:
+    """Return how many rows of a store may be held in memory to stand for all, or to judge by."""
+    return min(SAMPLE, max(1, SAMPLE_BYTES // store.layout.bytes_per_row))
 
 
 TrainingData: TypeAlias = Batch | Stream

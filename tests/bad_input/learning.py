@@ -1,5 +1,6 @@
 """Bad specs, trainers, simulations and settings: a call on what `made` returns, its error and the message."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -228,7 +229,12 @@ TRAINING = {
     "a loss by its name": (
         train(schedule=[Phase("nll", ("latent",), 1)]),
         TypeError,
-        "`Phase.loss` should be a function of a model and a batch; got 'nll'",
+        "`Phase.loss` should be a function of a model and a batch, with a `__name__`; got 'nll'",
+    ),
+    "a loss without a name": (
+        train(schedule=[Phase(partial(latent_nll), ("latent",), 1)]),
+        TypeError,
+        r"`Phase.loss` should be .*, with a `__name__`; got functools.partial",
     ),
     "a phase without epochs": (
         train(schedule=[Phase(latent_nll, ("latent",), 0)]),

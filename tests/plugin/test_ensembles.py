@@ -1,6 +1,9 @@
 """Ensembles: one trainer, several seeds."""
 
-from concurrent.futures import ThreadPoolExecutor
+import os
+import signal
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from threading import Timer
 
 import pytest
 import torch
@@ -108,6 +111,48 @@ def test_an_interrupted_ensemble_keeps_what_it_has(trainer, monkeypatch):
     monkeypatch.setattr(ensembles, "_train_member", interrupted)
     with pytest.warns(UserWarning, match="2 of 3 members were trained. Failed seeds: none; interrupted before 5"):
         assert len(train_ensemble(trainer, [3, 4, 5], **QUICK)) == 2
+
+
+def test_ctrl_c_before_a_member_has_weights_keeps_those_before_it(trainer, monkeypatch):
+    noise, calls = type(trainer)._noise, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return noise(self, *arguments)
+
+    monkeypatch.setattr(type(trainer), "_noise", interrupted)
+    with pytest.warns(UserWarning, match="2 of 4 members were trained. Failed seeds: none; interrupted before 5, 6"):
+        assert len(train_ensemble(trainer, [3, 4, 5, 6], **QUICK)) == 2
+    calls[:] = [1, 1]
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble(trainer, [3, 4], **QUICK)
+
+
+class Interrupted(Executor):
+    """Trains two members; the third is interrupted, then this process while it waits for the fourth."""
+
+    def __init__(self):
+        self.futures = []
+
+    def submit(self, function, *arguments):
+        self.futures.append(Future())
+        if len(self.futures) < 3:
+            self.futures[-1].set_result(function(*arguments))
+        elif len(self.futures) == 3:
+            self.futures[-1].set_exception(KeyboardInterrupt())
+        else:
+            Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return self.futures[-1]
+
+
+def test_ctrl_c_keeps_the_members_that_an_executor_has_trained(trainer):
+    executor = Interrupted()
+    with pytest.warns(UserWarning, match="2 of 4 members were trained. Failed seeds: none; interrupted before 5, 6"):
+        found = train_ensemble(trainer, [3, 4, 5, 6], executor=executor, **QUICK)
+    assert torch.equal(weights(found[1]), weights(trainer.with_seed(4).train(**QUICK)))
+    assert executor.futures[3].cancelled()
 
 
 def test_what_a_member_warns_of_is_said_with_its_seed(monkeypatch):

@@ -87,6 +87,14 @@ def test_a_single_shard_cannot_be_streamed(tmp_path):
 
 
 @pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize("fraction", [0.0, 1.5])
+def test_no_and_all_rows_of_a_stream_cannot_be_held_out(fraction, path):
+    trainer = TRAINERS["likelihood"]().append_simulations(Store(path))
+    with pytest.raises(ValueError, match="`validation_fraction` should be between 0 and 1"):
+        trainer.train(validation_fraction=fraction)
+
+
+@pytest.mark.usefixtures("streamed")
 def test_theta_outside_the_prior_is_refused_from_a_store_as_well(tmp_path):
     wide = torch.distributions.Independent(torch.distributions.Uniform(torch.tensor([-1.4]), torch.tensor([1.4])), 1)
     plan = Plan(SURFACE, rows=200, shard_rows=50, prior=wide)

@@ -41,6 +41,10 @@ def forget(path):
     (path / "failed" / "1.jsonl").unlink()
 
 
+def tear(path):
+    (path / "failed" / "1.jsonl").write_text('{"row": 3')
+
+
 def reseed(path):
     file = path / "marks" / "c.1.0"
     marks = np.fromfile(file, dtype="<u8")
@@ -53,6 +57,7 @@ FAULTS = {
     shorten: "cannot be read: .* should have 360 bytes; it has 5",
     lose: "cannot be read: .*No such file",
     forget: "rows failed, .* are flagged, 0 have reasons",
+    tear: "cannot be read: .*failed/1.jsonl should hold a line of JSON",
     reseed: "its seed is not the one",
 }
 

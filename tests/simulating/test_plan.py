@@ -1,10 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from mfsbi.simulating import Plan
+from mfsbi.simulating import Plan, simulate_to_store
 from mfsbi.simulating.plan import fingerprint, require_same
 from mfsbi.sources import box, simulator
 from simulators.polynomial import PolynomialSurface
@@ -27,6 +29,17 @@ def triple(theta):
     return 3 * theta
 
 
+def times(theta, factor):
+    return factor * theta
+
+
+def multiplier(factor):
+    def multiply(theta):
+        return factor * theta
+
+    return multiply
+
+
 def network(seed):
     torch.manual_seed(seed)
     return nn.Linear(2, 2)
@@ -42,6 +55,11 @@ DIFFERENT = {
     "lists of arrays": ([LARGE], [CHANGED]),
     "dictionaries": ({"a": LARGE}, {"a": CHANGED}),
     "functions": (double, triple),
+    "partials": (partial(times, factor=2), partial(times, factor=3)),
+    "positions of partials": (partial(times, 2), partial(times, 3)),
+    "closures": (multiplier(2), multiplier(3)),
+    "methods": (Noisy(1.0).simulate, Noisy(2.0).simulate),
+    "sets": ({"a", "b"}, {"a", "c"}),
     "classes": (Noisy, Fragile),
     "objects": (Noisy(1.0), Noisy(2.0)),
     "networks": (network(0), network(1)),
@@ -53,6 +71,23 @@ def test_what_a_simulator_holds_tells_it_from_others(name):
     one, other = (fingerprint(Holding(what)) for what in DIFFERENT[name])
     assert one != other
     assert one == fingerprint(Holding(DIFFERENT[name][0]))
+
+
+def test_the_order_of_a_set_says_nothing():
+    """Of strings it is another one in each process; of these numbers it is that in which they came."""
+    one, other = {0, 8}, {8, 0}
+    assert repr(one) != repr(other)
+    assert fingerprint(Holding([one, {"a": frozenset(one)}])) == fingerprint(Holding([other, {"a": frozenset(other)}]))
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path, monkeypatch):
+    for name in ("require_positive_integer", "require_seed"):  # to which only tests refuse to pass them
+        monkeypatch.setattr(f"mfsbi.simulating.plan.{name}", lambda *_: None)
+    plan = Plan(Noisy(), rows=1)
+    vars(plan).update(rows=np.int64(20), seed=np.int64(1), shard_rows=np.int32(10))
+    plan.__post_init__()
+    store = simulate_to_store(plan, tmp_path / "store")
+    assert simulate_to_store(Plan(Noisy(), rows=20, seed=1, shard_rows=10), store.path).marks == store.marks
 
 
 def test_code_tells_simulators_apart_and_what_is_private_does_not():

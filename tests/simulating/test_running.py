@@ -1,8 +1,10 @@
 import errno
 import os
 import re
+import stat
 from collections import namedtuple
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -166,6 +168,12 @@ def test_another_plan_is_refused_by_name_before_anything_is_written(name, whole,
     assert contents(path) == before
 
 
+def test_a_shard_that_could_hold_more_holds_all(tmp_path):
+    plan = Plan(Noisy(), rows=45, shard_rows=100)
+    assert simulate_to_store(plan, tmp_path / "store").layout.shards == 1
+    assert simulate_to_store(plan, tmp_path / "store").complete
+
+
 def test_the_size_of_shards_need_not_be_said_again(whole, tmp_path):
     simulate_to_store(PLAN, tmp_path / "store", part=(0, 2))
     simulate_to_store(Plan(Noisy(), rows=45, seed=3), tmp_path / "store")
@@ -184,7 +192,7 @@ def test_a_full_disk_leaves_nothing_half_written(whole, tmp_path, monkeypatch):
 
     def full(number):
         calls.append(number)
-        if len(calls) == 9:
+        if len(calls) == 15:
             raise OSError(errno.ENOSPC, "No space left on device")
         force(number)
 
@@ -198,6 +206,35 @@ def test_a_full_disk_leaves_nothing_half_written(whole, tmp_path, monkeypatch):
     assert {int(file.name.split(".")[1]) for file in (path / "x").glob("c.*")} == set(shards.tolist())
     simulate_to_store(PLAN, path)
     assert contents(path) == whole
+
+
+def test_all_that_describes_a_store_is_forced_to_disk(tmp_path, monkeypatch):
+    forced, force = set(), os.fsync
+
+    def fsync(number):
+        forced.add(os.fstat(number).st_ino)
+        force(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    simulate_to_store(PLAN, tmp_path / "store", part=(5, 6))
+    described = list((tmp_path / "store").rglob("zarr.json"))
+    assert len(described) == 5
+    assert {file.stat().st_ino for file in [tmp_path, *described]} <= forced
+
+
+@pytest.mark.parametrize(("answer", "bears"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_folders_that_cannot_be_forced_to_disk_are_no_reason_to_fail(answer, bears, tmp_path, monkeypatch):
+    force = os.fsync
+
+    def fsync(number):
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(answer, "no")
+        force(number)
+
+    simulate_to_store(PLAN, tmp_path / "store", part=(5, 6))
+    monkeypatch.setattr(os, "fsync", fsync)
+    with nullcontext() if bears else pytest.raises(OSError, match="Cannot write to the store"):
+        assert simulate_to_store(PLAN, tmp_path / "store").complete
 
 
 def test_a_disk_too_small_is_seen_before_anything_is_made(tmp_path, monkeypatch):

@@ -3,13 +3,16 @@
 import os
 import signal
 from contextlib import nullcontext
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator
 
-from mfsbi import ALICES, ManifoldNLE, MFlow, alternating, sequential
+from mfsbi import ALICES, ManifoldNLE, MFlow, alternating, load_trainer, save, sequential
 from mfsbi.flows import SplineCouplings
+from mfsbi.train import loop
 from mfsbi.train.checkpoint import Checkpoints
 from mfsbi.train.data import Batch, split
 from mfsbi.train.loop import fit
@@ -109,6 +112,31 @@ def test_a_training_that_ended_is_there_at_once(data, tmp_path):
     assert not any(steps)
 
 
+def test_what_a_killed_writer_left_is_swept_up(data, tmp_path, monkeypatch):
+    fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # the dead do not tidy up
+        with pytest.raises(Killed):
+            fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+    assert len(list(tmp_path.iterdir())) == 3
+    assert Kept(tmp_path, resume=True).start is not None
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_machine_with_fewer_gpus_goes_on(data, tmp_path, monkeypatch):
+    given = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_cuda_states", lambda: [torch.get_rng_state()] * 3)
+        fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda _, device: given.append(device))
+    with monkeypatch.context() as patch:
+        patch.setattr("mfsbi.seeds.torch.random.fork_rng", lambda **_: nullcontext())
+        fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+    assert given == [0, 1]
+
+
 def test_two_are_kept_at_most(data, tmp_path):
     checkpoints = Kept(tmp_path)
     fit(built(data), *data, sequential(2), SETTINGS, checkpoints=checkpoints)
@@ -138,6 +166,10 @@ def test_a_checkpoint_of_another_training_is_refused(data, tmp_path):
     fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
     with pytest.raises(ValueError, match="another training: seed 0 there, 1 here.*Choose another folder"):
         Kept(tmp_path, resume=True, about={"seed": 1})
+
+
+def test_numbers_of_numpy_tell_trainings_apart_as_any(tmp_path):
+    assert Kept(tmp_path, about={"epochs": np.int64(3)}).about == {"epochs": 3}
 
 
 def test_a_training_that_does_not_resume_replaces_what_was_there(data, tmp_path):
@@ -224,6 +256,48 @@ def test_a_trainer_that_was_killed_goes_on(kind, kills_at, data, tmp_path, monke
     assert (weights(resumed) == weights(whole)).all()
     with pytest.raises(ValueError, match="another training: schedule"):
         appended(kind, data).train(**settings | {"max_num_epochs": 6}, **keeping, resume_training=True)
+
+
+@pytest.mark.filterwarnings("ignore:The chart")
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_training_from_earlier_weights_is_not_begun_anew(loaded, data, tmp_path, monkeypatch):
+    """Its chart is not judged, so that a collapsed one stays, whether or not the earlier weights are there again."""
+    rows, path = (data[0].theta, data[0].x), tmp_path / "trainer"
+    first = TRAINERS["likelihood"]().append_simulations(*rows)
+    first.train(max_num_epochs=2, restarts=0)
+    save(first, path)
+    whole = first.train(max_num_epochs=4)
+    write, calls = Checkpoints.write, []
+
+    def killing(self, snapshot):
+        write(self, snapshot)
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+
+    def again():
+        return load_trainer(path, PolynomialSurface().prior)
+
+    keeping = {"checkpoint": tmp_path / "kept", "checkpoint_minutes": ALWAYS}
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", killing)
+        with pytest.raises(Killed):
+            again().train(max_num_epochs=4, **keeping)
+    trainer = again() if loaded else TRAINERS["likelihood"]().append_simulations(*rows)
+    resumed = trainer.train(max_num_epochs=4, **keeping, resume_training=True)
+    assert (weights(resumed) == weights(whole)).all()
+    assert trainer.history.collapses == []
+
+
+@pytest.mark.filterwarnings("ignore:The chart")
+def test_another_weight_of_the_score_is_another_training(data, tmp_path):
+    def trained(weight, **keeping):
+        schedule = [Phase(reconstruction, ("chart",), 1), Phase(Scandal(weight), ("latent",), 1)]
+        appended("likelihood", data).train(schedule, score_weight=0.0, restarts=0, checkpoint=tmp_path, **keeping)
+
+    trained(1.0)
+    with pytest.raises(ValueError, match="another training: schedule"):
+        trained(2.0, resume_training=True)
 
 
 @pytest.mark.parametrize("kind", TRAINERS)

@@ -5,6 +5,7 @@ from functools import lru_cache
 import pytest
 import torch
 
+from mfsbi.train import noise
 from mfsbi.train.data import Batch
 from mfsbi.train.noise import score_noise
 from mfsbi.train.record import Settings
@@ -54,6 +55,16 @@ def test_rows_drawn_at_a_reference_are_left_out():
         return both._replace(joint_score=torch.cat([at_theta.joint_score, wild.joint_score]), from_theta=labels)
 
     assert score_noise(mixed(rows), mixed(held_out), SETTINGS) == alone
+
+
+@pytest.mark.filterwarnings("error")
+def test_ctrl_c_ends_more_than_the_regression(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(noise, "_squared_error", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        score_noise(walk(200, 0.5, 0), walk(100, 0.5, 1), SETTINGS)
 
 
 def test_same_seed_same_numbers_and_the_generator_of_torch_is_left_alone():

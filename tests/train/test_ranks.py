@@ -1,6 +1,7 @@
 """Several processes learn what one does."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mfsbi import Store
+from mfsbi.train.loop import _Run
 from mfsbi.train.ranks import Ranks, process_group
-from tests.train.together import SCHEDULES, learned, rows
+from mfsbi.train.record import History
+from tests.train.together import SCHEDULES, SETTINGS, STREAMED, built, learned, rows, streamed
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,12 +59,18 @@ def test_two_processes_learn_what_one_does(name, two, data):
     torch.testing.assert_close(two[0][name][0], values, rtol=0, atol=1e-7)
 
 
+def test_two_processes_learn_from_a_stream_what_one_does(folder, two, data):
+    values, losses = learned("", STREAMED, streamed(Store(folder / "store")))
+    torch.testing.assert_close(two[0]["streamed"][1], losses, rtol=0, atol=1e-9)
+    torch.testing.assert_close(two[0]["streamed"][0], values, rtol=0, atol=1e-7)
+
+
 def test_sigterm_of_one_process_ends_both_and_they_go_on_bit_for_bit(folder, two):
     found, said = two
     assert said["SIGTERM"] == "SystemExit: 143"
     assert (found["resumed"][0] == found["noisy"][0]).all()
     assert (found["resumed"][1] == found["noisy"][1]).all()
-    assert {path.name for path in folder.iterdir()} == {"0.pt", "1.pt", "kept"}
+    assert {path.name for path in folder.iterdir()} == {"0.pt", "1.pt", "kept", "store"}
 
 
 def test_ctrl_c_of_one_process_interrupts_both(two):
@@ -73,6 +83,7 @@ def test_refusals_reach_both(two):
     said = two[1]
     assert said["from_first"] == "ValueError: on the first alone"
     assert "same numbers of rows to learn from and to judge by; they have [(322, 81), (321, 81)]" in said["other rows"]
+    assert "the same digests of rows, which one seed or `Ranks.from_first` gives; they have" in said["another order"]
     assert "a row for each of 2 processes; one has 1. Take fewer" in said["few rows"]
 
 
@@ -82,6 +93,17 @@ def test_shares_are_all_rows_once_and_in_order(rows, size):
     shares = [order[Ranks(rank, size).share(rows)] for rank in range(size)]
     assert [row for share in shares for row in share] == order
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_second_ctrl_c_waits_for_no_other_process(data):
+    model = built("", data)
+    run = _Run(model, SCHEDULES["sequential"], SETTINGS, History(), None)
+    run.ranks = Ranks(0, 2)
+    with run.deferring():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert run.interrupted
+        with pytest.raises(SystemExit, match="130"):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_one_process_is_the_first_of_one(monkeypatch):

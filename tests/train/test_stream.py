@@ -53,6 +53,12 @@ def test_rows_keep_their_theta_and_score(store):
         assert batch.joint_score.tolist() == [score[tuple(x)] for x in batch.x.tolist()]
 
 
+def test_a_sample_of_wide_rows_is_smaller(store, monkeypatch):
+    assert Stream(store).sample.size == 500
+    monkeypatch.setattr("mfsbi.train.stream.SAMPLE_BYTES", 100 * (ROW + 1))
+    assert (Stream(store).sample.x == store.x[:100]).all()
+
+
 def test_passes_differ_and_seeds_decide(store):
     stream = Stream(store, 100 * ROW)
     first, again, other = (torch.cat([b.x for b in drawn(stream, 60, seed)]) for seed in (0, 0, 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from mfsbi import MFlow, alternating, sequential
+from mfsbi import MFlow, Plan, alternating, sequential, simulate_to_store
 from mfsbi.flows import SplineCouplings
 from mfsbi.ratio import RatioModel
 from mfsbi.train.checkpoint import Checkpoints
@@ -20,11 +20,13 @@ from mfsbi.train.losses import Alices, Scandal, joint_nll, latent_nll, reconstru
 from mfsbi.train.ranks import Ranks, process_group
 from mfsbi.train.record import Settings
 from mfsbi.train.schedules import Phase
+from mfsbi.train.stream import Stream
 from simulators.polynomial import PolynomialSurface
 
 SMALL = SplineCouplings(layers=2, width=8, depth=1)
 SETTINGS = Settings(training_batch_size=101, show_progress_bars=False)
 NOISY = [Phase(joint_nll, ("chart", "latent"), 2)]
+STREAMED = [Phase(reconstruction, ("chart",), 2), Phase(Scandal(), ("latent",), 2)]
 SCHEDULES = {
     "sequential": sequential(4),
     "alternating": alternating(4),
@@ -43,9 +45,19 @@ def rows():
     return split([Batch(theta, x, joint_score=score, from_theta=labels)], 0.2, Generator().manual_seed(0))[0]
 
 
+def streamed(store):
+    """Return the rows of a store to learn from, in blocks of two shards, and those of its first shard."""
+    return Stream(store.only(store.finished[1:].tolist()), 2000), Stream(store.only([0])).sample
+
+
+def simulated(path):
+    plan = Plan(PolynomialSurface(), rows=500, shard_rows=40)
+    return simulate_to_store(plan, path, show_progress_bar=False)
+
+
 def built(name, data):
     torch.manual_seed(Ranks.current().rank)  # which only the first should count
-    theta, x = data[0].theta, data[0].x
+    theta, x = data[0].sample[:2]
     if name == "ratio":
         return RatioModel(x.mean(0), x.std(0), theta.mean(0), theta.std(0), 8, 1).to(x)
     return MFlow(2, chart=SMALL, latent=SMALL).build(theta, x)
@@ -106,6 +118,7 @@ def main(folder):
     with process_group() as ranks:
         found = {name: learned(name, schedule, data) for name, schedule in SCHEDULES.items()}
         found["noisy"] = learned("noisy", NOISY, data)
+        found["streamed"] = learned("", STREAMED, streamed(ranks.from_first(lambda: simulated(folder / "store"))))
         kept = folder / "kept" if ranks.first else folder / "nobody writes here"
         stopped = signalled(signal.SIGTERM)
         said = {"SIGTERM": message(lambda: learned("", stopped, data, checkpoints=checkpoints(kept, resume=False)))}
@@ -117,6 +130,8 @@ def main(folder):
         said["from_first"] = message(lambda: ranks.from_first(lambda: refuse(ranks)))
         other = data[0].rows(slice(0, data[0].size - ranks.rank))
         said["other rows"] = message(lambda: learned("", NOISY, (other, data[1])))
+        other = data[0].rows(torch.arange(data[0].size).roll(ranks.rank))
+        said["another order"] = message(lambda: learned("", NOISY, (other, data[1])))
         few = [NOISY[0]._replace(rows=1)]
         said["few rows"] = message(lambda: learned("", few, data))
         shares = ranks.in_shares(lambda batch: batch.theta[:, 0], data[0].rows(slice(0, 1)))
