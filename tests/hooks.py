@@ -1,18 +1,42 @@
 """Switched on for every test run: shapes in annotations are executed, doctests find a seeded namespace."""
 
+import functools
+import inspect
 import os
 
+import jaxtyping
 import matplotlib as mpl
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook, jaxtyped
 
 mpl.use("Agg")
 torch.set_num_threads(1)  # several workers run at once, and threads of one would wait for cores of another
 os.environ["OMP_NUM_THREADS"] = "1"  # for notebooks and programs that tests start
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is welcome where a float is
 install_import_hook(["mfsbi", "simulators"], "tests.hooks.checked")
+
+
+def jaxtyped_once(thing=None, *, typechecker):
+    """Do what `jaxtyped` does at half its price: every argument is checked once, not again with what is returned."""
+    if thing is None:
+        return functools.partial(jaxtyped_once, typechecker=typechecker)
+    if not inspect.isfunction(thing):
+        return jaxtyped(thing, typechecker=typechecker)
+    check = typechecker(thing)
+
+    @functools.wraps(thing)
+    def wrapped(*args, **kwargs):
+        if jaxtyping.config.jaxtyping_disable:
+            return thing(*args, **kwargs)
+        with jaxtyped("context"):
+            return check(*args, **kwargs)
+
+    return wrapped
+
+
+jaxtyping.jaxtyped = jaxtyped_once  # which the hook above looks up
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +46,16 @@ def _seeded_doctest_namespace(doctest_namespace):
 
 
 @pytest.fixture
-def short_chains(monkeypatch):
+def short_tuning(monkeypatch):
+    """Let sbi's slice sampler begin with wide brackets and tune them in few steps, not tiny ones in fifty."""
+    from sbi.samplers.mcmc.slice_numpy import SliceSamplerVectorized
+
+    full, short = SliceSamplerVectorized.__init__, {"tuning": 3, "init_width": 2.0}
+    monkeypatch.setattr(SliceSamplerVectorized, "__init__", lambda *args, **kw: full(*args, **(kw | short)))
+
+
+@pytest.fixture
+def short_chains(monkeypatch, short_tuning):
     """Make the default MCMC a short one."""
     from mfsbi.plugin import host, posteriors
 

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import arviz
 import numpy as np
@@ -24,9 +25,10 @@ TINY = ["demo", "--simulations", "1000", "--quiet"]
 @pytest.fixture
 def short(monkeypatch, short_chains):
     """A demo of a few steps: it cannot learn much, and says so."""
-    settings = {"CHART_STEPS": 150, "CHART_ROWS": 100, "LATENT_STEPS": 20, "LATENT_ROWS": 100}
+    settings = {"CHART_STEPS": 60, "CHART_ROWS": 100, "LATENT_STEPS": 20, "LATENT_ROWS": 100}
     for name, value in settings.items():
         monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo, "sample_chains", partial(demo.sample_chains, draws=40))
 
 
 def run(*arguments):
@@ -178,7 +180,7 @@ def test_sampling_leaves_an_arviz_file(trained, tmp_path, ending):
     assert f"{float(data['posterior']['theta'].mean()):.3f}" in result.output
 
 
-def test_calibration_leaves_a_figure_and_a_verdict(trained, tmp_path):
+def test_calibration_leaves_a_figure_and_a_verdict(trained, tmp_path, short_chains):
     out = tmp_path / "calibration.png"
     settings = ["--sets", 10, "--events", 2, "--draws", 20]
     result = run("calibrate", trained / "model.safetensors", "polynomial", *settings, "--out", out)

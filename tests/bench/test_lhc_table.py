@@ -54,7 +54,9 @@ def test_the_judge_finds_nothing_wrong_with_the_truth_and_much_with_a_shift():
 
 @pytest.mark.filterwarnings("ignore:The chart")
 @pytest.mark.parametrize("row", ["AF (SCANDAL)", "MFlow (SCANDAL)", "PIE (original)", "PAE (SCANDAL)", "ALICES"])
-def test_a_row_is_run_and_judged(row, tmp_path):
+def test_a_row_is_run_and_judged(row, tmp_path, monkeypatch):
+    for name, value in {"COARSE_CELLS": 20, "FINE_CELLS": 15}.items():
+        monkeypatch.setattr(judge_lhc, name, value)
     run_table("lhc", "smoke", tmp_path, only=row, show_progress_bars=False)
     (found,) = read_results(tmp_path, experiments("lhc", "smoke"))
     result = found["result"]

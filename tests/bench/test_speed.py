@@ -29,6 +29,7 @@ def test_peer_flows_have_as_many_weights(build):
 
 
 @pytest.mark.filterwarnings("ignore:The chart")
+@pytest.mark.usefixtures("short_tuning")
 def test_the_table_has_all_rows_and_is_written(tmp_path):
     sizes = Sizes(
         rows=20, few_rows=5, layers=2, chart_layers=2, draws=4, chains=2, warmup_steps=1, pairs=1, steps=20, seeds=1

@@ -128,7 +128,7 @@ def test_every_sampler_draws_the_posterior_and_leaves_it_picklable(posterior, me
 
 
 @pytest.mark.parametrize("strategy", ["proposal", "sir", "resample", "latest_sample"])
-def test_chains_start_by_every_strategy(posterior, strategy):
+def test_chains_start_by_every_strategy(posterior, strategy, short_tuning):
     posterior.set_default_x(observed(4))
     if strategy == "latest_sample":
         posterior.sample((4,), num_chains=2, warmup_steps=0, **QUIET)
@@ -138,7 +138,7 @@ def test_chains_start_by_every_strategy(posterior, strategy):
 
 
 @pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
-def test_draws_have_the_shape_that_was_asked_for(posterior, shape):
+def test_draws_have_the_shape_that_was_asked_for(posterior, shape, short_tuning):
     settings = {"num_chains": 2, "warmup_steps": 0}
     assert posterior.sample(shape, x=observed(1), **settings, **QUIET).shape == (*shape, 2)
 
@@ -243,7 +243,7 @@ def test_observations_that_are_not_iid_meet_one_theta_each_in_sbis_potential_too
         )
 
 
-def test_sampling_goes_on_after_batched_sampling(posterior):
+def test_sampling_goes_on_after_batched_sampling(posterior, short_tuning):
     x = observed(4)
     posterior.set_default_x(x)
     before = posterior.potential(TRUTH)

@@ -44,11 +44,11 @@ def state(estimator):
 
 
 @pytest.mark.parametrize("schedule", [sequential(2), alternating(2), None])
-def test_the_three_verbs(problem, schedule):
+def test_the_three_verbs(problem, schedule, short_chains):
     made = trainer(problem)
     with pytest.warns(UserWarning, match="not clearly better than a hyperplane after 1 starts"):
         made.train(schedule=schedule, **FEW)
-    posterior = made.build_posterior(posterior_parameters=MCMCPosteriorParameters(num_chains=3, warmup_steps=5))
+    posterior = made.build_posterior()
     draws = posterior.sample((30,), x=problem[2][:20], show_progress_bars=False)
     assert draws.shape == (30, 1)
     assert (draws.abs() <= 1).all()
@@ -86,7 +86,7 @@ def test_a_collapsed_chart_is_started_again_and_counted(problem):
 
 def test_a_chart_that_learns_is_not_started_again(problem):
     made = trainer(problem, MFlow(2, SplineCouplings(layers=4, width=64), SMALL))
-    made.train(schedule=[Phase(reconstruction, ("chart",), 60)], training_batch_size=50)
+    made.train(schedule=[Phase(reconstruction, ("chart",), 30)], training_batch_size=50)
     assert made.history.collapses == []
 
 
