@@ -8,7 +8,7 @@ and training bends it. Which axes come first decides how much there is to bend. 
 which suits a surface that is nearly flat. With strong constraints it does not: in LHC events the momenta of photons
 and jets nearly balance, so that what is left of their sum has a small variance and comes far back among the axes, and
 yet nothing else tells it. Where a user knows features from which all others follow, these are better coordinates:
-A begins with an orthonormal basis of what they span, that is of S S^T e_i, e_i the unit vectors of these features and
+A begins with the principal axes of what they span, that is of S S^T e_i, e_i the unit vectors of these features and
 S a basis of the subspace that the data fill. The projection on S keeps features that are sums of others apart:
 directions in which the data do not extend come last, and a linear constraint needs no training at all. The rest are
 the principal axes of what is left.
@@ -60,9 +60,14 @@ def frame_of(theta: Tensor, x: Tensor, coordinates: Sequence[int] = ()) -> Frame
     covariance = standardised.T @ standardised
     first = _span(covariance, coordinates)
     rest = _complement(first) if coordinates else torch.eye(x.shape[1], dtype=mean.dtype)
-    axes = torch.cat([first, rest @ torch.linalg.eigh(rest.T @ covariance @ rest)[1].flip(1)], dim=1)
+    axes = torch.cat([basis @ _principal(basis.T @ covariance @ basis) for basis in (first, rest)], dim=1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return Frame(*(value.to(x.dtype) for value in (mean, std, axes * largest.sign())))
+
+
+def _principal(covariance: Tensor) -> Tensor:
+    """Return the principal axes, those of the largest variance first."""
+    return torch.linalg.eigh(covariance)[1].flip(1)
 
 
 def _span(covariance: Tensor, coordinates: Sequence[int]) -> Tensor:
