@@ -8,10 +8,14 @@ and training bends it. Which axes come first decides how much there is to bend. 
 which suits a surface that is nearly flat. With strong constraints it does not: in LHC events the momenta of photons
 and jets nearly balance, so that what is left of their sum has a small variance and comes far back among the axes, and
 yet nothing else tells it. Where a user knows features from which all others follow, these are better coordinates:
-A begins with the principal axes of what they span, that is of S S^T e_i, e_i the unit vectors of these features and
+A begins with an orthonormal basis of what they span, that is of S S^T e_i, e_i the unit vectors of these features and
 S a basis of the subspace that the data fill. The projection on S keeps features that are sums of others apart:
 directions in which the data do not extend come last, and a linear constraint needs no training at all. The rest are
 the principal axes of what is left.
+
+Within their span the basis stays as the features are: what follows from few of them is easier to learn than from sums
+of all (turned to principal axes, charts of 6,000 steps ended at 0.0114 instead of 0.0065). Densities like it the other
+way, and turn coordinates themselves where they are strongly correlated (`mfsbi.models.Latent`).
 
 On the LHC process (40 features, 14 dimensions, 1,500 steps of 500 events) the mean distance of new events was 0.0366
 with principal axes, and 0.0134 with the momenta and directions of the four objects and two masses or energies.
@@ -60,14 +64,9 @@ def frame_of(theta: Tensor, x: Tensor, coordinates: Sequence[int] = ()) -> Frame
     covariance = standardised.T @ standardised
     first = _span(covariance, coordinates)
     rest = _complement(first) if coordinates else torch.eye(x.shape[1], dtype=mean.dtype)
-    axes = torch.cat([basis @ _principal(basis.T @ covariance @ basis) for basis in (first, rest)], dim=1)
+    axes = torch.cat([first, rest @ torch.linalg.eigh(rest.T @ covariance @ rest)[1].flip(1)], dim=1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return Frame(*(value.to(x.dtype) for value in (mean, std, axes * largest.sign())))
-
-
-def _principal(covariance: Tensor) -> Tensor:
-    """Return the principal axes, those of the largest variance first."""
-    return torch.linalg.eigh(covariance)[1].flip(1)
 
 
 def _span(covariance: Tensor, coordinates: Sequence[int]) -> Tensor:

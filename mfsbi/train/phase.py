@@ -178,11 +178,10 @@ class PhaseRun:
         """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
         if "latent" in self.phase.trains and isinstance(self.model, AbstractModel):
             latent, before = self.model.latent, self._held_out(validation)
-            old = latent.u_mean.clone(), latent.u_std.clone()
+            old = [value.clone() for value in latent.frame]
             latent.measure(self._encode(training.sample) if training.u is None else training.u)
             if self._held_out(validation) > before:  # it had learned better than that already
-                latent.u_mean.copy_(old[0])
-                latent.u_std.copy_(old[1])
+                latent.set_frame(*old)
 
     def _encode(self, data: Batch) -> Tensor:
         model = cast(AbstractModel, self.model)

@@ -257,10 +257,26 @@ def test_coordinates_of_any_size_are_learned(data):
 
 def test_measured_coordinates_stay_as_they_are_when_training_goes_on(data, model):
     fit(model, *data, density_only(1), QUICK)
-    before = model.latent.u_mean.clone(), model.latent.u_std.clone()
+    before = [value.clone() for value in model.latent.frame]
     fit(model, *data, density_only(1), QUICK)
-    assert (model.latent.u_mean == before[0]).all()
-    assert (model.latent.u_std == before[1]).all()
+    assert all((old == new).all() for old, new in zip(before, model.latent.frame, strict=True))
+
+
+@pytest.mark.parametrize(("correlation", "turned"), [(0.5, False), (0.999, True), (1 - 1e-6, False)])
+def test_strongly_correlated_coordinates_are_turned_to_their_axes(correlation, turned):
+    generator = Generator().manual_seed(0)
+    theta, u = torch.zeros(2000, 1), torch.randn(2000, 2, generator=generator)
+    u[:, 1] = correlation * u[:, 0] + math.sqrt(1 - correlation**2) * u[:, 1]
+    latent = AF(SMALL).build(theta, u).latent
+    latent.measure(10 * u + 7)
+    assert (latent.u_axes != torch.eye(2)).any() == turned
+    before = [value.clone() for value in latent.frame]
+    latent.measure(10 * u + 7)
+    assert all((old == new).all() for old, new in zip(before, latent.frame, strict=True))
+    if turned:
+        y = latent._in_frame(10 * u + 7)
+        torch.testing.assert_close(y.T.cov(), torch.eye(2), rtol=0, atol=1e-3)
+        torch.testing.assert_close(y.mean(0), torch.zeros(2), rtol=0, atol=1e-2)
 
 
 def test_training_on_with_other_data_never_ends_worse_than_it_began():
