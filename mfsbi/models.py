@@ -93,7 +93,7 @@ class Latent(nn.Module):
         y = self._in_frame(u).double()
         std = y.std(0)
         fits = (y.mean(0) / std).abs().max() <= CLOSE and std.log().abs().max() <= CLOSE
-        if (std > 0).all() and (not fits or _is_narrow(y)):
+        if (std > 0).all() and std.isfinite().all() and (not fits or _is_narrow(y)):
             self.set_frame(*_frame_of(u.double()))
 
     def set_frame(self, mean: Tensor, std: Tensor, axes: Tensor) -> None:

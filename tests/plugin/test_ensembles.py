@@ -147,6 +147,15 @@ class Interrupted(Executor):
         return self.futures[-1]
 
 
+@pytest.fixture
+def _ctrl_c():
+    """Heed SIGINT also where a shell has started the tests in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 def test_ctrl_c_keeps_the_members_that_an_executor_has_trained(trainer):
     executor = Interrupted()
     with pytest.warns(UserWarning, match="2 of 4 members were trained. Failed seeds: none; interrupted before 5, 6"):

@@ -271,8 +271,9 @@ def test_strongly_correlated_coordinates_are_turned_to_their_axes(correlation, t
     latent.measure(10 * u + 7)
     assert (latent.u_axes != torch.eye(2)).any() == turned
     before = [value.clone() for value in latent.frame]
-    latent.measure(10 * u + 7)
-    assert all((old == new).all() for old, new in zip(before, latent.frame, strict=True))
+    for again in (10 * u + 7, torch.full_like(u, 7.0), u / 0):  # what fits stays, and what has no spread is ignored
+        latent.measure(again)
+        assert all((old == new).all() for old, new in zip(before, latent.frame, strict=True))
     if turned:
         y = latent._in_frame(10 * u + 7)
         torch.testing.assert_close(y.T.cov(), torch.eye(2), rtol=0, atol=1e-3)
