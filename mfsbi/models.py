@@ -46,7 +46,8 @@ class Latent(nn.Module):
     standardised as theta is, by a mean and a spread that training measures (`measure`). Where they are so correlated
     that some direction has less than a tenth of the variance, they are first turned to their principal axes, which a
     flow would be long in learning: on the LHC process, 14 coordinates, 2,000 steps with joint scores, the mean KL of
-    exact posteriors was 0.23 with these axes and 0.43 without.
+    exact posteriors was 0.23 with these axes and 0.43 without. Longer training learns them, too: after 8,000 steps,
+    one seed, it was 0.67 and 0.83 without scores, but 0.15 and 0.13 with them.
 
     Arguments:
         flow: the bijection u -> ũ given theta, to the standard normal

@@ -62,8 +62,8 @@ def frame_of(theta: Tensor, x: Tensor, coordinates: Sequence[int] = ()) -> Frame
         raise ValueError(f"`x` should vary in every feature; features {constant} are constant. Drop them.")
     standardised = (x.double() - mean) / std
     covariance = standardised.T @ standardised
-    first = _span(covariance, coordinates)
-    rest = _complement(first) if coordinates else torch.eye(x.shape[1], dtype=mean.dtype)
+    first = _span(covariance, coordinates) if coordinates else covariance[:, :0]
+    rest = _complement(first) if coordinates else torch.eye(x.shape[1]).to(covariance)
     axes = torch.cat([first, rest @ torch.linalg.eigh(rest.T @ covariance @ rest)[1].flip(1)], dim=1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return Frame(*(value.to(x.dtype) for value in (mean, std, axes * largest.sign())))
@@ -71,7 +71,7 @@ def frame_of(theta: Tensor, x: Tensor, coordinates: Sequence[int] = ()) -> Frame
 
 def _span(covariance: Tensor, coordinates: Sequence[int]) -> Tensor:
     """Return an orthonormal basis of what the features span within the data, shape `(data, coordinates)`."""
-    if coordinates and not max(coordinates) < len(covariance):
+    if not max(coordinates) < len(covariance):
         raise ValueError(f"`coordinates` should be among the {len(covariance)} features of x; got {coordinates}.")
     variances, axes = torch.linalg.eigh(covariance)
     filled = axes[:, variances > NOTHING * variances[-1]]
