@@ -16,11 +16,11 @@ def latent(dims, parameters=2):
     return density
 
 
-def turned():
+def sheared():
     """Return a density of two coordinates that are strongly correlated."""
     density = latent(2)
     density.measure(torch.randn(50, 2) @ torch.tensor([[0.8, 0.7], [0.0, 0.2]]) + 0.4)
-    assert (density.u_axes != torch.eye(2)).all()
+    assert density.u_shear[0, 1] != 0
     return density
 
 
@@ -28,8 +28,8 @@ MODELS = {
     "manifold": lambda: ManifoldModel(
         Standardized(FlowChart(SMALL.build(3), 2), torch.randn(3), torch.rand(3) + 0.5), latent(2)
     ),
-    "turned": lambda: ManifoldModel(
-        Standardized(FlowChart(SMALL.build(3), 2), torch.randn(3), torch.rand(3) + 0.5), turned()
+    "sheared": lambda: ManifoldModel(
+        Standardized(FlowChart(SMALL.build(3), 2), torch.randn(3), torch.rand(3) + 0.5), sheared()
     ),
     "curve": lambda: ManifoldModel(FlowChart(SMALL.build(3), 1), latent(1)),
     "ambient": lambda: ManifoldModel(AmbientChart(torch.randn(2), torch.rand(2) + 0.5), latent(2)),

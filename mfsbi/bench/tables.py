@@ -40,12 +40,16 @@ The last three are for the figure of how much each number of simulations teaches
 
 LHC_OPTIONS = {"parameters": 2}
 LHC_COORDINATES = (
-    *(f"{name}_{each}" for each in ("a1", "a2", "j1", "j2") for name in ("px", "py", "eta")),
+    *(f"{name}_{each}" for each in ("j1", "j2", "aa", "a1") for name in ("px", "py")),
     "m_aa",
     "e_j1",
+    *(f"eta_{each}" for each in ("aa", "a1", "j1", "j2")),
 )
-"""What an event is known by: momenta and directions; the mass of the photons is nearly constant, and told by nothing
-else to the 2 % that it varies; jets weigh little, so that the last is hardly needed."""
+"""What an event is known by: momenta and directions of the jets, the Higgs boson and a photon of it. The mass of the
+photons is nearly constant, and told by nothing else to the 2 % that it varies; jets weigh little, so that their energy
+is hardly needed. In this order each is simple given those before it: scores depend most on the jets' distance in eta,
+together with all momenta. The latent density goes through them as they stand; in random orders 2,000 steps left half as
+much again of the scores' squares in one of two cases."""
 
 SCHEMES = {"simultaneous": simultaneous_steps, "alternating": alternating_steps, "sequential": sequential_steps}
 
@@ -90,11 +94,11 @@ def _circle(budget: Budget) -> list[Row]:
 def _lhc(budget: Budget) -> list[Row]:
     """Return the rows of the paper's table on the LHC process, each without and with joint scores, and ALICES."""
     chart = AffineCouplings(width=128, sharpness=1.0)
-    latent = AutoregressiveSplines()
+    latent = AutoregressiveSplines(theta_sharpness=25.0, shuffle=False)
     names = cast(Any, named("lhc", **LHC_OPTIONS)).feature_names
     known = tuple(names.index(name) for name in LHC_COORDINATES)
     models = {
-        "AF": (AF(replace(latent, width=96, theta_width=256)), ambient_steps(budget)),
+        "AF": (AF(AutoregressiveSplines(width=96, theta_width=256)), ambient_steps(budget)),
         "PIE (original)": (
             PIE(14, conditional_chart=True, epsilon=0.1, chart=chart, latent=latent, coordinates=known),
             ambient_steps(budget),

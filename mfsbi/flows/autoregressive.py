@@ -39,6 +39,7 @@ class AutoregressiveSplines(Couplings):
         lu: put a learned linear layer before each layer
         bins: pieces of each spline
         bound: half-width B of the interval [-B, B] the splines act on, in standardised units
+        shuffle: go through the coordinates in a random order; in theirs, the later ones told by the earlier, if not
 
     Raises:
         ValueError: if a number is not positive
@@ -51,6 +52,7 @@ class AutoregressiveSplines(Couplings):
     theta_sharpness: float = 10.0
     bins: int = 5
     bound: float = 6.0
+    shuffle: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,14 +61,14 @@ class AutoregressiveSplines(Couplings):
         require_positive("AutoregressiveSplines.bound", self.bound)
 
     def build(self, features: int, parameters: int = 0, cut: int | None = None) -> Flow:  # noqa: ARG002 - of charts
-        """Return the identity flow of R^features; its order of coordinates and its weights come from torch's generator.
+        """Return the identity flow of R^features; its weights come from torch's generator, and so does a random order.
 
         Arguments:
             features: d
             parameters: the number of parameters `theta` that condition it
             cut: of no consequence
         """
-        order = torch.randperm(features)
+        order = torch.randperm(features) if self.shuffle else torch.arange(features)
         layers: list[nn.Module] = []
         for number in range(self.layers):
             layers += [Linear(features)] if self.lu else []

@@ -14,8 +14,8 @@ directions in which the data do not extend come last, and a linear constraint ne
 the principal axes of what is left.
 
 Within their span the basis stays as the features are: what follows from few of them is easier to learn than from sums
-of all (turned to principal axes, charts of 6,000 steps ended at 0.0114 instead of 0.0065). Densities like it the other
-way, and turn coordinates themselves where they are strongly correlated (`mfsbi.models.Latent`).
+of all (turned to principal axes, charts of 6,000 steps ended at 0.0114 instead of 0.0065). What densities do about
+strongly correlated coordinates is their own matter (`mfsbi.models.Latent`).
 
 On the LHC process (40 features, 14 dimensions, 1,500 steps of 500 events) the mean distance of new events was 0.0366
 with principal axes, and 0.0134 with the momenta and directions of the four objects and two masses or energies.

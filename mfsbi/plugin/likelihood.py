@@ -184,10 +184,10 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         about = {"spec": _without_addresses(self.spec), "score_weight": score_weight, "restarts": restarts}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
         plan = self._kept(Training(rows, schedule, settings), keeping, about)
-        noise = self._noise(plan, score_weight)
+        noise, size = self._noise(plan, score_weight) or (None, None)
         if some.joint_score is not None and score_weight != 0:
-            limit = None if noise is None else some.theta.new_tensor(noise.variance)
-            plan = plan._replace(schedule=with_score(schedule, score_weight, limit))
+            limit = None if noise is None else some.theta.new_tensor(noise.share)
+            plan = plan._replace(schedule=with_score(schedule, score_weight, limit, size))
         anew = self.estimator is None or retrain_from_scratch if plan.start is None else plan.start.history.anew
         if anew:
             estimator = self._train_anew(plan, noise, restarts)

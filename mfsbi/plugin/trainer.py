@@ -22,7 +22,7 @@ from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
 from mfsbi.train.data import Batch
 from mfsbi.train.loop import fit, require_phases
 from mfsbi.train.losses import Loss, ScoreNoise
-from mfsbi.train.noise import score_noise
+from mfsbi.train.noise import ScoreSize, score_noise
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Schedule
@@ -193,12 +193,17 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         checkpoints = Checkpoints(keeping.folder, about, minutes=keeping.minutes, resume=keeping.resume)
         return plan._replace(checkpoints=checkpoints)
 
-    def _noise(self, plan: Training, weight: float | None) -> ScoreNoise | None:
-        """Return how noisy joint scores are, if there are any and their weight depends on it."""
-        if plan.start is not None:
-            return plan.start.history.score_noise
-        wanted = plan.rows[0].sample.joint_score is not None and weight is None
-        return score_noise(*plan.rows, plan.settings) if wanted else None
+    def _noise(self, plan: Training, weight: float | None) -> tuple[ScoreNoise, ScoreSize] | None:
+        """Return how noisy joint scores are, and how large, if there are any and their weight depends on it."""
+        training = plan.rows[0].sample
+        if training.joint_score is None or weight is not None:
+            return None
+        if plan.start is None:
+            return score_noise(*plan.rows, plan.settings)
+        noise, size = plan.start.history.score_noise, ScoreSize(training.theta.shape[1])
+        assert noise is not None
+        size.load_state_dict(plan.start.part("size."))
+        return noise, size.to(training.theta)
 
     def _fit(
         self,

@@ -52,7 +52,7 @@ cannot throw them.
 from dataclasses import replace
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mfsbi.checks import require_kind, require_positive_integer, require_whole
 from mfsbi.train.losses import Loss, Scandal, joint_nll, latent_nll, nll, reconstruction
@@ -150,13 +150,16 @@ def density_only(epochs: int = 50) -> Schedule:
     return [Phase(latent_nll, ("latent",), epochs)]
 
 
-def with_score(schedule: Schedule, weight: float | None = None, limit: Tensor | None = None) -> Schedule:
+def with_score(
+    schedule: Schedule, weight: float | None = None, limit: Tensor | None = None, size: nn.Module | None = None
+) -> Schedule:
     """Return the schedule with the joint score as a second label wherever the density is trained by likelihood.
 
     Arguments:
         schedule: any; where it has `Scandal` already, that keeps its own weight
         weight: of the score, as `Scandal` has it; by the noise of the scores if None
         limit: of that noise, as `Scandal` has it
+        size: of the scores, as `Scandal` has it
 
     Raises:
         ValueError: if the weight is negative
@@ -166,7 +169,7 @@ def with_score(schedule: Schedule, weight: float | None = None, limit: Tensor | 
         if "latent" not in phase.trains:
             return phase
         loss = phase.loss if isinstance(phase.loss, Scandal) else Scandal(weight, base=phase.loss)
-        return phase._replace(loss=replace(loss, limit=limit))
+        return phase._replace(loss=replace(loss, limit=limit, size=size))
 
     return [scored(phase) for phase in schedule]
 

@@ -262,19 +262,19 @@ def test_measured_coordinates_stay_as_they_are_when_training_goes_on(data, model
     assert all((old == new).all() for old, new in zip(before, model.latent.frame, strict=True))
 
 
-@pytest.mark.parametrize(("correlation", "turned"), [(0.5, False), (0.999, True), (1 - 1e-6, False)])
-def test_strongly_correlated_coordinates_are_turned_to_their_axes(correlation, turned):
+@pytest.mark.parametrize(("correlation", "sheared"), [(0.5, False), (0.999, True), (1 - 1e-6, False)])
+def test_strongly_correlated_coordinates_are_sheared(correlation, sheared):
     generator = Generator().manual_seed(0)
     theta, u = torch.zeros(2000, 1), torch.randn(2000, 2, generator=generator)
     u[:, 1] = correlation * u[:, 0] + math.sqrt(1 - correlation**2) * u[:, 1]
     latent = AF(SMALL).build(theta, u).latent
     latent.measure(10 * u + 7)
-    assert (latent.u_axes != torch.eye(2)).any() == turned
+    assert (latent.u_shear != torch.eye(2)).any() == sheared
     before = [value.clone() for value in latent.frame]
     for again in (10 * u + 7, torch.full_like(u, 7.0), u / 0):  # what fits stays, and what has no spread is ignored
         latent.measure(again)
         assert all((old == new).all() for old, new in zip(before, latent.frame, strict=True))
-    if turned:
+    if sheared:
         y = latent._in_frame(10 * u + 7)
         torch.testing.assert_close(y.T.cov(), torch.eye(2), rtol=0, atol=1e-3)
         torch.testing.assert_close(y.mean(0), torch.zeros(2), rtol=0, atol=1e-2)

@@ -22,7 +22,7 @@ def walk(rows, noise, seed):
 
 @lru_cache
 def measured(noise, training=2000):
-    return score_noise(walk(training, noise, 0), walk(4000, noise, 1), SETTINGS)
+    return score_noise(walk(training, noise, 0), walk(4000, noise, 1), SETTINGS)[0]
 
 
 @pytest.mark.parametrize("noise", [0.5, 1.0])
@@ -40,13 +40,13 @@ def test_scores_that_x_tells_have_little_noise_and_others_are_all_noise():
 
 
 def test_few_rows_are_not_believed_to_explain_more_than_they_do():
-    few = score_noise(walk(30, 1.0, 0), walk(4, 1.0, 3), SETTINGS)
+    few, _ = score_noise(walk(30, 1.0, 0), walk(4, 1.0, 3), SETTINGS)
     assert min(few.share) > 0.3  # 0.8 in truth; of four rows, two more count as not explained at all
 
 
 def test_rows_drawn_at_a_reference_are_left_out():
     rows, held_out = walk(500, 0.5, 0), walk(500, 0.5, 1)
-    alone = score_noise(rows, held_out, SETTINGS)
+    alone, _ = score_noise(rows, held_out, SETTINGS)
     wild = Batch(torch.zeros(100, 2), torch.full((100, 2), 50.0), joint_score=torch.full((100, 2), 1e3))
 
     def mixed(at_theta):
@@ -54,7 +54,7 @@ def test_rows_drawn_at_a_reference_are_left_out():
         labels = torch.cat([torch.ones(500), torch.zeros(100)])
         return both._replace(joint_score=torch.cat([at_theta.joint_score, wild.joint_score]), from_theta=labels)
 
-    assert score_noise(mixed(rows), mixed(held_out), SETTINGS) == alone
+    assert score_noise(mixed(rows), mixed(held_out), SETTINGS)[0] == alone
 
 
 @pytest.mark.filterwarnings("error")
@@ -83,5 +83,35 @@ def test_a_parameter_that_does_nothing_has_no_noise_to_speak_of():
         batch._replace(joint_score=batch.joint_score * torch.tensor([1.0, 0.0]))
         for batch in (walk(300, 0.5, 0), walk(300, 0.5, 1))
     )
-    variance, share = score_noise(rows, held_out, SETTINGS)
-    assert (variance[1], share[1]) == (0, 1)
+    noise, size = score_noise(rows, held_out, SETTINGS)
+    assert (noise.variance[1], noise.share[1]) == (0, 1)
+    assert size(torch.zeros(1, 2))[0, 1].item() == pytest.approx(1 / rows.theta[:, 1].var().item(), rel=0.01)
+
+
+def loud(rows, seed):
+    """Scores of which x tells nothing, a hundred times as large, squared, at theta > 1 as at theta < -1."""
+    theta, score, x = torch.randn(3, rows, 1, generator=torch.Generator().manual_seed(seed))
+    return Batch(theta, x, joint_score=score * 10 ** theta.clamp(-1, 1).div(2) * torch.tensor([3.0]))
+
+
+def test_the_size_of_scores_is_known_at_every_theta():
+    noise, size = score_noise(loud(5000, 0), loud(5000, 1), SETTINGS)
+    theta = torch.tensor([[-1.5], [-0.5], [0.0], [0.5], [1.5]])
+    found, truth = size(theta).detach(), 9 * 10 ** theta.clamp(-1, 1)
+    assert ((found / truth - 1).abs() < 0.25).all()
+    assert noise.share[0] > 0.98
+
+
+def test_the_size_of_few_scores_is_not_learned_by_heart():
+    rows, held_out = walk(30, 0.5, 0), walk(30, 0.5, 1)
+    size = score_noise(rows, held_out, SETTINGS)[1](walk(1000, 0.5, 2).theta)
+    assert (size.std(0) < 0.5 * size.mean(0)).all()  # it does not depend on theta
+
+
+def test_no_score_counts_more_than_a_thousand_usual_ones():
+    rows, held_out = (
+        batch._replace(joint_score=torch.where(batch.theta > 0, batch.joint_score, 0.0))
+        for batch in (walk(3000, 0.5, 0), walk(3000, 0.5, 1))
+    )
+    size = score_noise(rows, held_out, SETTINGS)[1](held_out.theta)
+    assert (size > 0.9e-3 * rows.joint_score.square().mean(0)).all()

@@ -143,17 +143,17 @@ def errors_of(model, batch):
     return (batch.joint_score - score) * model.latent.theta_std
 
 
-def test_given_the_noise_the_loss_is_the_likelihood_of_x_and_of_a_score_with_that_noise():
+def test_given_the_noise_the_loss_is_the_likelihood_of_x_and_twice_that_of_a_score_with_that_noise():
     model, batch = build(SPECS["MFlow"]), golden()
     density = torch.distributions.Normal(0.0, NOISE.sqrt()).log_prob(errors_of(model, batch)).sum(-1)
     constant = math.log(2 * math.pi)  # of two parameters
-    expected = latent_nll(model, batch) - density - constant
+    expected = latent_nll(model, batch) - 2 * (density + constant)
     torch.testing.assert_close(Scandal(noise=NOISE)(model, batch), expected, atol=1e-6, rtol=1e-6)
 
 
-def test_the_automatic_weight_is_half_the_inverse_of_the_noise():
-    """A fixed weight of 1/(2 V) has the same gradient."""
-    losses = Scandal(noise=torch.full((2,), 0.3, dtype=torch.float64)), Scandal(weight=1 / 0.6)
+def test_the_automatic_weight_is_the_inverse_of_the_noise():
+    """A fixed weight of 1/V has the same gradient."""
+    losses = Scandal(noise=torch.full((2,), 0.3, dtype=torch.float64)), Scandal(weight=1 / 0.3)
     slopes = [slope_and_difference(loss, build(SPECS["MFlow"]), golden(), "latent")[0] for loss in losses]
     assert slopes[0] == pytest.approx(slopes[1], rel=1e-9)
 
@@ -166,6 +166,26 @@ def test_the_noise_is_measured_on_held_out_rows_in_standardised_units():
     torch.testing.assert_close(adapted.noise, expected, atol=1e-6, rtol=1e-6)
     assert isinstance(Scandal(), Adaptive)
     assert isinstance(Alices(), Adaptive)
+
+
+class Sizes(torch.nn.Module):
+    """F = (1, 2) exp(theta)."""
+
+    def forward(self, theta):
+        return torch.tensor([1.0, 2.0], dtype=theta.dtype) * theta.exp()
+
+
+def test_errors_count_by_the_size_of_the_score_at_theta():
+    model, batch, size = build(SPECS["MFlow"]), golden(40, seed=9), Sizes()
+    squared = (errors_of(model, batch) / model.latent.theta_std).square() / size(batch.theta)
+    loss = Scandal(noise=NOISE, size=size)
+    expected = latent_nll(model, batch) + (squared / NOISE + NOISE.log()).sum(-1)
+    torch.testing.assert_close(loss(model, batch), expected, atol=1e-6, rtol=1e-6)
+    own = (batch.joint_score.square() / size(batch.theta)).mean(0)
+    expected = (squared.sum(0) + DOUBT * own) / (40 + DOUBT)
+    torch.testing.assert_close(loss.adapted(model, batch).noise, expected, atol=1e-6, rtol=1e-6)
+    fixed = [Scandal(weight=2.0, size=size)(model, batch), Scandal(weight=2.0)(model, batch)]
+    torch.testing.assert_close(*fixed, atol=0, rtol=0)
 
 
 def test_the_noise_is_measured_again_and_a_fixed_weight_stays():
