@@ -184,7 +184,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         about = {"spec": _without_addresses(self.spec), "score_weight": score_weight, "restarts": restarts}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
         plan = self._kept(Training(rows, schedule, settings), keeping, about)
-        noise, size = self._noise(plan, score_weight) or (None, None)
+        noise, size = self._noise(plan, score_weight)
         if some.joint_score is not None and score_weight != 0:
             limit = None if noise is None else some.theta.new_tensor(noise.share)
             plan = plan._replace(schedule=with_score(schedule, score_weight, limit, size))

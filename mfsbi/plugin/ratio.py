@@ -240,9 +240,9 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         about = {"network": self.size, "score_weight": score_weight}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
         plan = self._kept(Training((training, validation), [phase], settings), keeping, about)
-        noise, size = self._noise(plan, score_weight) or (None, None)
+        noise, _ = self._noise(plan, score_weight)
         if noise is not None:
-            loss = Alices(limit=validation.theta.new_tensor(noise.share), size=size, log_odds=odds)
+            loss = Alices(limit=validation.theta.new_tensor(noise.variance), log_odds=odds)
             plan = plan._replace(schedule=[phase._replace(loss=loss)])
         anew = self.estimator is None or retrain_from_scratch
         estimator = self._untrained(training.sample) if self.estimator is None or anew else self.estimator

@@ -193,17 +193,18 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         checkpoints = Checkpoints(keeping.folder, about, minutes=keeping.minutes, resume=keeping.resume)
         return plan._replace(checkpoints=checkpoints)
 
-    def _noise(self, plan: Training, weight: float | None) -> tuple[ScoreNoise, ScoreSize] | None:
+    def _noise(self, plan: Training, weight: float | None) -> tuple[ScoreNoise | None, ScoreSize | None]:
         """Return how noisy joint scores are, and how large, if there are any and their weight depends on it."""
         training = plan.rows[0].sample
         if training.joint_score is None or weight is not None:
-            return None
+            return None, None
         if plan.start is None:
             return score_noise(*plan.rows, plan.settings)
-        noise, size = plan.start.history.score_noise, ScoreSize(training.theta.shape[1])
-        assert noise is not None
-        size.load_state_dict(plan.start.part("size."))
-        return noise, size.to(training.theta)
+        noise, state, size = plan.start.history.score_noise, plan.start.part("size."), None
+        if state:
+            size = ScoreSize(training.theta.shape[1]).to(training.theta)
+            size.load_state_dict(state)
+        return noise, size
 
     def _fit(
         self,

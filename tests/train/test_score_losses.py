@@ -1,6 +1,7 @@
 """The joint score as a second label, of densities and of ratios."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,17 +144,17 @@ def errors_of(model, batch):
     return (batch.joint_score - score) * model.latent.theta_std
 
 
-def test_given_the_noise_the_loss_is_the_likelihood_of_x_and_twice_that_of_a_score_with_that_noise():
+def test_given_the_noise_the_loss_is_the_likelihood_of_x_and_that_of_a_score_with_that_noise():
     model, batch = build(SPECS["MFlow"]), golden()
     density = torch.distributions.Normal(0.0, NOISE.sqrt()).log_prob(errors_of(model, batch)).sum(-1)
     constant = math.log(2 * math.pi)  # of two parameters
-    expected = latent_nll(model, batch) - 2 * (density + constant)
+    expected = latent_nll(model, batch) - density - constant
     torch.testing.assert_close(Scandal(noise=NOISE)(model, batch), expected, atol=1e-6, rtol=1e-6)
 
 
-def test_the_automatic_weight_is_the_inverse_of_the_noise():
-    """A fixed weight of 1/V has the same gradient."""
-    losses = Scandal(noise=torch.full((2,), 0.3, dtype=torch.float64)), Scandal(weight=1 / 0.3)
+def test_the_automatic_weight_is_half_the_inverse_of_the_noise():
+    """A fixed weight of 1/(2 V) has the same gradient."""
+    losses = Scandal(noise=torch.full((2,), 0.3, dtype=torch.float64)), Scandal(weight=1 / 0.6)
     slopes = [slope_and_difference(loss, build(SPECS["MFlow"]), golden(), "latent")[0] for loss in losses]
     assert slopes[0] == pytest.approx(slopes[1], rel=1e-9)
 
@@ -179,8 +180,11 @@ def test_errors_count_by_the_size_of_the_score_at_theta():
     model, batch, size = build(SPECS["MFlow"]), golden(40, seed=9), Sizes()
     squared = (errors_of(model, batch) / model.latent.theta_std).square() / size(batch.theta)
     loss = Scandal(noise=NOISE, size=size)
-    expected = latent_nll(model, batch) + (squared / NOISE + NOISE.log()).sum(-1)
-    torch.testing.assert_close(loss(model, batch), expected, atol=1e-6, rtol=1e-6)
+    terms = (squared / NOISE + NOISE.log()) / 2
+    torch.testing.assert_close(loss(model, batch), latent_nll(model, batch) + terms.sum(-1), atol=1e-6, rtol=1e-6)
+    limit = torch.tensor([0.1, 0.9], dtype=torch.float64)
+    expected = latent_nll(model, batch) + (terms * torch.tensor([1.9, 1.1], dtype=torch.float64)).sum(-1)
+    torch.testing.assert_close(replace(loss, limit=limit)(model, batch), expected, atol=1e-6, rtol=1e-6)
     own = (batch.joint_score.square() / size(batch.theta)).mean(0)
     expected = (squared.sum(0) + DOUBT * own) / (40 + DOUBT)
     torch.testing.assert_close(loss.adapted(model, batch).noise, expected, atol=1e-6, rtol=1e-6)
