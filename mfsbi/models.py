@@ -86,7 +86,9 @@ class Latent(nn.Module):
         standardized = self.standardize(theta)
         base = _normal(theta, self.flow.features, generator)
         y = self.u_std * self.flow.inverse(base, standardized)
-        return self.u_mean + torch.linalg.solve_triangular(self.u_shear, y, upper=True, left=False, unitriangular=True)
+        rows = y.reshape(-1, self.flow.features)
+        u = torch.linalg.solve_triangular(self.u_shear, rows, upper=True, left=False, unitriangular=True)
+        return self.u_mean + u.view_as(y)
 
     @property
     def frame(self) -> tuple[Tensor, Tensor, Tensor]:

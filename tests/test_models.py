@@ -139,6 +139,10 @@ def test_far_away_the_density_is_a_number(model):
     assert not torch.isnan(value).any()
 
 
+def test_a_single_theta_gives_a_single_x(model):
+    assert model.sample(torch.zeros(2)).shape == (model.chart.data_dim,)
+
+
 def test_one_generator_gives_one_sample(model):
     theta = torch.randn(5, 2)
     first, second = (model.sample(theta, torch.Generator().manual_seed(4)) for _ in range(2))

@@ -186,7 +186,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         plan = self._kept(Training(rows, schedule, settings), keeping, about)
         noise, size = self._noise(plan, score_weight)
         if some.joint_score is not None and score_weight != 0:
-            limit = None if noise is None else some.theta.new_tensor(noise.share)
+            limit = None if noise is None else some.theta.new_tensor(noise.noise)
             plan = plan._replace(schedule=with_score(schedule, score_weight, limit, size))
         anew = self.estimator is None or retrain_from_scratch if plan.start is None else plan.start.history.anew
         if anew:

@@ -202,7 +202,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             return score_noise(*plan.rows, plan.settings)
         noise, state, size = plan.start.history.score_noise, plan.start.part("size."), None
         if state:
-            size = ScoreSize(training.theta.shape[1]).to(training.theta)
+            with seeded(0):  # its first weights are of no consequence
+                size = ScoreSize(training.theta.shape[1]).to(training.theta)
             size.load_state_dict(state)
         return noise, size
 

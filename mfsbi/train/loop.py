@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Checkpoints, Snapshot
 from mfsbi.train.data import Batch, steps_per_epoch
-from mfsbi.train.losses import Adaptive
 from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.phase import PhaseRun, rows_of_step
 from mfsbi.train.ranks import Ranks
@@ -165,7 +164,7 @@ class _Run:
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for phase in self.schedule:
-            size = phase.loss.size if isinstance(phase.loss, Adaptive) else None
+            size = getattr(phase.loss, "size", None)
             tensors |= {} if size is None else {f"size.{name}": value for name, value in size.state_dict().items()}
         tensors["random.cpu"] = torch.get_rng_state()
         tensors |= {f"random.cuda.{i}": state for i, state in enumerate(_cuda_states())}

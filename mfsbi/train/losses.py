@@ -37,9 +37,10 @@ same share of it everywhere,
 
 F is regressed before training, on theta alone (`mfsbi.train.noise`). It does not bias: for any weights that depend on
 theta alone L is minimal in the mean at the true density. nu is not known, but whatever predicts t errs by no less on
-rows it has not seen: it is taken as the least that was reached, by a regression of t before training or by the model
-itself, which is measured again before each pass. Errors on training rows would fall without bound as they are learned
-by heart; and since a few held-out rows may look explained by luck, two more count of which nothing is.
+rows it has not seen, in the mean over theta: it is taken as the least that was reached, by a regression of t before
+training or by the model itself, which is measured again before each pass. Errors on training rows would fall without
+bound as they are learned by heart; and since a few held-out rows may look explained by luck, two more count of which
+nothing is.
 
 A bound is the looser the less noise there is: of scores that x does not tell a regression leaves all at once, of those
 that it tells as much as it has not learned yet. So the second term is taken 2 - b times, b what the regression left: as
@@ -109,10 +110,6 @@ class Adaptive(Protocol):
     @property
     def noise(self) -> Tensor | None:
         """The setting; None before it was taken."""
-
-    @property
-    def size(self) -> nn.Module | None:
-        """What else it knows, learned before the training."""
 
     def adapted(self, model: Any, held_out: Batch) -> "Adaptive":  # noqa: ANN401 - whatever it is a loss of
         """Return the same loss with settings for the model as it is."""
@@ -187,10 +184,12 @@ class ScoreNoise(NamedTuple):
 
     Arguments:
         variance: an upper bound on E Var(t_i|x, theta), for standardised theta
-        share: an upper bound on nu; 0 if x and theta tell all of the score, 1 if nothing
+        noise: an upper bound on nu
+        share: that over the mean square of t/F^1/2; 0 if x and theta tell all of the score, 1 if nothing
     """
 
     variance: list[float]
+    noise: list[float]
     share: list[float]
 
     def __str__(self) -> str:
@@ -252,16 +251,13 @@ class _ScoreLoss(ABC):
             theta = batch.theta.detach().requires_grad_()
             loss, log_density = self._values(model, batch._replace(theta=theta))
             (score,) = torch.autograd.grad(log_density.sum(), theta, create_graph=learning)
-        errors = cast(Tensor, batch.joint_score) - score
-        return (loss if learning else loss.detach()), errors.square() / self._sizes(model, batch.theta)
+        errors = (cast(Tensor, batch.joint_score) - score) * self._scale(model)
+        return (loss if learning else loss.detach()), errors.square() / self._sizes(batch.theta)
 
-    def _sizes(self, model: nn.Module, theta: Tensor) -> Tensor:
-        """Return what squares of scores are divided by, shape `(rows, parameter)`, or `(parameter,)` for all rows.
-
-        With a fixed weight, or if it is not known how large scores are: scores of standardised theta have the size one.
-        """
+    def _sizes(self, theta: Tensor) -> Tensor:
+        """Return F, shape `(rows, parameter)`; one with a fixed weight, or if it is not known."""
         if self.size is None or self.weight is not None:
-            return self._scale(model).square().reciprocal()
+            return torch.ones_like(theta)
         with torch.no_grad():
             return cast(Tensor, self.size(theta))
 
@@ -270,11 +266,11 @@ class _ScoreLoss(ABC):
 
         One where a score is always zero and has no size.
         """
-        own = cast(Tensor, batch.joint_score).square() / self._sizes(model, batch.theta)
+        own = (cast(Tensor, batch.joint_score) * self._scale(model)).square() / self._sizes(batch.theta)
         at_theta = _of_theta(batch).expand(len(squared)) > 0
         noise = with_doubt(squared[at_theta], own[at_theta])
         noise = noise if self.limit is None else torch.minimum(noise, self.limit)
-        return torch.where(noise > 0, noise, torch.ones_like(noise))
+        return torch.where((noise > 0) & (own[at_theta] > 0).any(0), noise, torch.ones_like(noise))
 
 
 @dataclass(frozen=True)
@@ -284,8 +280,9 @@ class Scandal(_ScoreLoss):
     Arguments:
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
         noise: nu, shape `(parameter,)`; measured on the batch itself if None
-        limit: of the noise, shape `(parameter,)`: it is known to be no larger
-        size: F, from theta of shape `(rows, parameter)` to that shape; one over the variance of theta if None
+        limit: of the noise, shape `(parameter,)`: it is known to be no larger; with the size it sets how often the
+            score counts, too
+        size: F, from theta of shape `(rows, parameter)` to that shape, for scores of standardised theta; one if None
         base: a loss that is -log p(x|theta) but for terms without theta, unless the chart depends on theta: the score
             then is that of the model's own log p(x|theta)
 
@@ -298,7 +295,7 @@ class Scandal(_ScoreLoss):
     @property
     def emphasis(self) -> Tensor | float:
         """2 - b, shape `(parameter,)`, b the limit of the noise; see above. Once if noise is no share of a size."""
-        return 1.0 if self.limit is None or self.size is None else 2 - self.limit
+        return 1.0 if self.limit is None or self.size is None else (2 - self.limit).clamp(1, 2)
 
     @property
     def __name__(self) -> str:
@@ -322,7 +319,7 @@ class Alices(_ScoreLoss):
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
         noise: nu, shape `(parameter,)`; measured on the batch itself if None
         limit: of the noise, shape `(parameter,)`: it is known to be no larger
-        size: F, from theta of shape `(rows, parameter)` to that shape; one over the variance of theta if None
+        size: F, from theta of shape `(rows, parameter)` to that shape, for scores of standardised theta; one if None
         log_odds: log w, of how many rows were drawn at theta for each one drawn at the reference
 
     Raises:

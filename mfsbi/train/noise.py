@@ -51,7 +51,7 @@ LEAST_SIZE = 1e-3
 
 
 class ScoreSize(nn.Module):
-    """F(theta), the mean square of the joint score of each parameter at theta, in the units of theta.
+    """F(theta), the mean square of the joint score of each standardised parameter at theta.
 
     Arguments:
         parameters: the number of parameters
@@ -67,7 +67,7 @@ class ScoreSize(nn.Module):
         mean, std, usual = torch.zeros(parameters), torch.ones(parameters), torch.ones(parameters)
         if data is not None:
             mean, std = data.theta.mean(0), _spread(data.theta)
-            usual = cast(Tensor, data.joint_score).square().mean(0).to(mean)
+            usual = (cast(Tensor, data.joint_score) * std).square().mean(0).to(mean)
         self.register_buffer("theta_mean", mean)
         self.register_buffer("theta_std", std)
         self.register_buffer("usual", usual)
@@ -82,15 +82,15 @@ class ScoreSize(nn.Module):
         self.to(mean)
 
     def forward(self, theta: Tensor) -> Tensor:
-        """Return F, shape `(rows, parameter)`; where scores are always zero, that of standardised theta is one."""
+        """Return F, shape `(rows, parameter)`; about one for a score that is always zero."""
         hidden = self.first((theta - self.theta_mean) / self.theta_std).tanh()
         relative = self.last(functional.silu(self.second(hidden))).exp() + LEAST_SIZE
-        return torch.where(self.usual > 0, self.usual, self.theta_std**-2) * relative
+        return torch.where(self.usual > 0, self.usual, torch.ones_like(self.usual)) * relative
 
     def loss(self, batch: Batch) -> Tensor:
         """Return what is minimal at F, shape `(rows,)`."""
         size = self(batch.theta)
-        each = cast(Tensor, batch.joint_score).square() / size + size.log()
+        each = (cast(Tensor, batch.joint_score) * self.theta_std).square() / size + size.log()
         return (each * (self.usual > 0)).sum(-1)
 
 
@@ -121,10 +121,10 @@ class ScoreRegression(nn.Module):
         self.size = ScoreSize(parameters, data)
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return what x and theta tell of t, shape `(rows, parameter)`."""
+        """Return what x and theta tell of std * t, shape `(rows, parameter)`."""
         features = functional.silu(self.score["features"]((x - self.x_mean) / self.x_std))
         gates = self.score["gates"]((theta - self.theta_mean) / self.theta_std)
-        return self.score["last"](features * (1 + gates)) / self.theta_std
+        return self.score["last"](features * (1 + gates))
 
 
 def score_noise(training: TrainingData, validation: Batch, settings: Settings) -> tuple[ScoreNoise, ScoreSize]:
@@ -153,10 +153,15 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
         raise KeyboardInterrupt
     size = in_chunks(lambda rows: model.size(rows.theta), validation)
     squared = in_chunks(lambda rows: _squared_errors(model, rows), validation)
-    own = cast(Tensor, validation.joint_score).square() / size
-    share = torch.minimum(with_doubt(squared, own), own.mean(0)) / own.mean(0)  # of saying nothing
-    variance = share.nan_to_num(0.0) * (size * model.theta_std**2).mean(0)
-    return ScoreNoise(variance.tolist(), share.nan_to_num(1.0).tolist()), model.size
+    own = (cast(Tensor, validation.joint_score) * model.theta_std).square()
+    variance, noise = _bound(squared * size, own), _bound(squared, own / size)
+    share = (noise / (own / size).mean(0)).nan_to_num(1.0)
+    return ScoreNoise(variance.tolist(), noise.tolist(), share.tolist()), model.size
+
+
+def _bound(squared: Tensor, own: Tensor) -> Tensor:
+    """Return the mean square that is left, or that of saying nothing if that is less, shape `(parameter,)`."""
+    return torch.minimum(with_doubt(squared, own), own.mean(0))
 
 
 def _size_loss(model: ScoreRegression, batch: Batch) -> Tensor:
@@ -169,7 +174,7 @@ def _squared_error(model: ScoreRegression, batch: Batch) -> Tensor:
 
 def _squared_errors(model: ScoreRegression, batch: Batch) -> Tensor:
     """Return |t - g|^2 over the size of each parameter's score, shape `(rows, parameter)`."""
-    errors = cast(Tensor, batch.joint_score) - model(batch.x, batch.theta)
+    errors = cast(Tensor, batch.joint_score) * model.theta_std - model(batch.x, batch.theta)
     return errors.square() / model.size(batch.theta).detach()
 
 

@@ -73,21 +73,23 @@ PROBLEMS = {
     "hidden": (NOISY["hidden"], 1000),
     "surface": (surface, 1000),
 }
-FACTORS = 0.01, 0.1, 1.0, 10.0, 100.0
+FACTORS = 0.01, 0.1, 1.0, 10.0
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_automatic_weight_is_near_the_best_of_a_scan(name):
-    """Of fixed weights around it, none wins more than a quarter of what scores are worth on top of it."""
+    """No fixed weight around it wins more than a quarter of what scores are worth, and a standard error, on top."""
     problem, simulations = PROBLEMS[name]
     theta, x, score = problem()[2](simulations, 100)
     trainer = ManifoldNLE(*problem()[:2], seed=0, show_progress_bars=False)
     trainer.append_simulations(theta, x, joint_score=score).train(training_batch_size=50, max_num_epochs=1, restarts=0)
     usual = 1 / min(trainer.history.score_noise.variance)
     weights = [0.0, None, *(factor * usual for factor in FACTORS)]
-    found = torch.tensor(
-        [[float(nll.mean()) for nll in nll_of_new_rows(problem(), simulations, seed, weights)] for seed in range(3)]
-    )
-    plain, automatic, *others = found.mean(0).tolist()
-    print(f"{name}: weight {usual:.3g}; NLL {plain=:.4f} {automatic=:.4f} {others=}")  # noqa: T201 - for pytest -rP
-    assert automatic <= min(others) + 0.25 * max(0.0, plain - min(others))
+    found = [torch.stack(nll_of_new_rows(problem(), simulations, seed, weights)) for seed in range(2)]
+    plain, automatic, *others = torch.cat(found, 1)
+    best = min(others, key=lambda nll: nll.mean())
+    means = [round(float(nll.mean()), 4) for nll in (plain, automatic, *others)]
+    print(f"{name}: NLL without, automatic, {FACTORS} times {usual:.3g}: {means}")  # noqa: T201 - for pytest -rP
+    loss = automatic - best
+    doubt = loss.std() / len(loss) ** 0.5
+    assert loss.mean() <= 0.25 * max(0.0, plain.mean() - best.mean()) + doubt

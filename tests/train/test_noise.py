@@ -85,7 +85,7 @@ def test_a_parameter_that_does_nothing_has_no_noise_to_speak_of():
     )
     noise, size = score_noise(rows, held_out, SETTINGS)
     assert (noise.variance[1], noise.share[1]) == (0, 1)
-    assert size(torch.zeros(1, 2))[0, 1].item() == pytest.approx(1 / rows.theta[:, 1].var().item(), rel=0.01)
+    assert size(torch.zeros(1, 2))[0, 1].item() == pytest.approx(1, rel=0.01)
 
 
 def loud(rows, seed):
@@ -97,9 +97,31 @@ def loud(rows, seed):
 def test_the_size_of_scores_is_known_at_every_theta():
     noise, size = score_noise(loud(5000, 0), loud(5000, 1), SETTINGS)
     theta = torch.tensor([[-1.5], [-0.5], [0.0], [0.5], [1.5]])
-    found, truth = size(theta).detach(), 9 * 10 ** theta.clamp(-1, 1)
+    found, truth = size(theta).detach(), 9 * 10 ** theta.clamp(-1, 1) * loud(5000, 0).theta.var()
     assert ((found / truth - 1).abs() < 0.25).all()
-    assert noise.share[0] > 0.98
+    assert min(noise.share[0], noise.noise[0]) > 0.9
+
+
+def test_the_variance_is_a_bound_where_the_largest_scores_are_the_noisiest():
+    """Below theta = 1 x tells the score; above it nothing does, and scores are ten times as large."""
+
+    def rows(seed):
+        theta, x, hidden = torch.randn(3, 5000, 1, generator=torch.Generator().manual_seed(seed))
+        return Batch(theta, x, joint_score=torch.where(theta > 1, 10 * hidden, x))
+
+    noise, _ = score_noise(rows(0), rows(1), SETTINGS)
+    assert noise.variance[0] > 0.9 * 15.9  # 100 P(theta > 1)
+    assert noise.noise[0] < 0.5
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e20])
+def test_units_of_theta_are_of_no_consequence(unit):
+    rows, held_out = walk(300, 0.5, 0), walk(300, 0.5, 1)
+    expected, _ = score_noise(rows, held_out, SETTINGS)
+    scaled = [
+        batch._replace(theta=batch.theta * unit, joint_score=batch.joint_score / unit) for batch in (rows, held_out)
+    ]
+    assert score_noise(*scaled, SETTINGS)[0].share == pytest.approx(expected.share, rel=0.05)
 
 
 def test_the_size_of_few_scores_is_not_learned_by_heart():

@@ -178,14 +178,14 @@ class Sizes(torch.nn.Module):
 
 def test_errors_count_by_the_size_of_the_score_at_theta():
     model, batch, size = build(SPECS["MFlow"]), golden(40, seed=9), Sizes()
-    squared = (errors_of(model, batch) / model.latent.theta_std).square() / size(batch.theta)
+    squared = errors_of(model, batch).square() / size(batch.theta)
     loss = Scandal(noise=NOISE, size=size)
     terms = (squared / NOISE + NOISE.log()) / 2
     torch.testing.assert_close(loss(model, batch), latent_nll(model, batch) + terms.sum(-1), atol=1e-6, rtol=1e-6)
     limit = torch.tensor([0.1, 0.9], dtype=torch.float64)
     expected = latent_nll(model, batch) + (terms * torch.tensor([1.9, 1.1], dtype=torch.float64)).sum(-1)
     torch.testing.assert_close(replace(loss, limit=limit)(model, batch), expected, atol=1e-6, rtol=1e-6)
-    own = (batch.joint_score.square() / size(batch.theta)).mean(0)
+    own = ((batch.joint_score * model.latent.theta_std).square() / size(batch.theta)).mean(0)
     expected = (squared.sum(0) + DOUBT * own) / (40 + DOUBT)
     torch.testing.assert_close(loss.adapted(model, batch).noise, expected, atol=1e-6, rtol=1e-6)
     fixed = [Scandal(weight=2.0, size=size)(model, batch), Scandal(weight=2.0)(model, batch)]
@@ -207,6 +207,13 @@ def test_a_score_that_is_always_zero_makes_no_weight_infinite():
             torch.nn.init.zeros_(weight)  # a new flow does not know theta
     assert (Scandal().adapted(model, batch).noise == 1).all()
     assert torch.isfinite(Scandal()(model, batch)).all()
+
+
+def test_a_score_that_is_always_zero_has_no_weight_that_grows_as_the_model_learns_it():
+    model, batch = build(SPECS["MFlow"]), golden(40)
+    batch = batch._replace(joint_score=batch.joint_score * torch.tensor([1.0, 0.0]))
+    for limit in (None, torch.tensor([0.1, 0.0], dtype=torch.float64)):
+        assert Scandal(limit=limit, size=Sizes()).adapted(model, batch).noise[1] == 1
 
 
 def test_the_noise_has_a_floor_where_the_model_explains_all():
