@@ -48,8 +48,8 @@ LHC_COORDINATES = (
 """What an event is known by: momenta and directions of the jets, the Higgs boson and a photon of it. The mass of the
 photons is nearly constant, and told by nothing else to the 2 % that it varies; jets weigh little, so that their energy
 is hardly needed. In this order each is simple given those before it: scores depend most on the jets' distance in eta,
-together with all momenta. The latent density goes through them as they stand; in random orders 2,000 steps left half as
-much again of the scores' squares in one of two cases."""
+together with all momenta. The latent density goes through them as they stand; of two random orders one left half as
+much again of the scores' squares after 2,000 steps. Its theta_sharpness: KL 0.11 with 25, 0.13 with 10 (one seed)."""
 
 SCHEMES = {"simultaneous": simultaneous_steps, "alternating": alternating_steps, "sequential": sequential_steps}
 

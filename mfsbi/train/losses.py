@@ -63,7 +63,7 @@ y given the whole run for the label,
 
 E[s|x, theta] is the chance of y given x alone, with less noise than y has. All in logits: no ratio is exponentiated.
 Here alpha_i = 1 / (2 V_i), the same for all theta: chances tell more than x does, and weights that suit a likelihood
-are too large beside them (LHC process, one seed: KL 0.088 with those of SCANDAL, 0.053 with a single V).
+are too large beside them (LHC process, one seed: KL 0.088 with those of SCANDAL, 0.053 to 0.075 with a single V).
 Without the ratios s is y (NRE, or CARL), without t it is ALICE. Where all rows were drawn at theta, y = 0 is made by
 handing each x the theta of another row: the reference then is the distribution of all x, and the loss of a row that of
 the two pairs it makes.
