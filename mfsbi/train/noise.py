@@ -155,7 +155,8 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
     squared = in_chunks(lambda rows: _squared_errors(model, rows), validation)
     own = (cast(Tensor, validation.joint_score) * model.theta_std).square()
     variance, noise = _bound(squared * size, own), _bound(squared, own / size)
-    share = (noise / (own / size).mean(0)).nan_to_num(1.0)
+    whole = (own / size).mean(0)
+    share = torch.where(whole > 0, noise / whole, torch.ones_like(whole))
     return ScoreNoise(variance.tolist(), noise.tolist(), share.tolist()), model.size
 
 
