@@ -28,9 +28,9 @@ what was simulated, x and t together, would be
     L = -log p(x|theta) + 1/2 sum_i [(t_i - s_i)^2 / V_i + log V_i],    so    alpha_i = 1 / (2 V_i)  nats.
 
 **Noise and size.** A score is as large as a simulation is informative, and that may depend on theta: on the LHC process
-E[t^2|theta] falls from 100 at the Standard Model to 0.2 two standard deviations away. One V for all theta then lets
-the twentieth of the rows nearest the Standard Model be two fifths of the score's loss. What a posterior notices is an error over the size of the score, F_i(theta) = E[t_i^2|theta], and so the noise is taken as the
-same share of it everywhere,
+E[t^2|theta] falls from 100 at the Standard Model to 0.2 two standard deviations away. One V for all theta then lets the
+twentieth of the rows nearest the Standard Model be two fifths of the score's loss. What a posterior notices is an error
+over the size of the score, F_i(theta) = E[t_i^2|theta], and so the noise is taken as the same share of it everywhere,
 
     V_i(theta) = nu_i F_i(theta),    nu_i = E[Var(t_i|x, theta) / F_i(theta)].
 
