@@ -140,7 +140,7 @@ def test_theta_meets_the_last_layer_of_an_autoregressive_flow_alone_and_far_thet
     torch.manual_seed(0)
     flow = perturbed(AutoregressiveSplines(layers=3, theta_width=40).build(4, 2))
     assert [layer.network.gate is None for layer in flow.layers] == [True, True, False]
-    assert [len(layer.network.shifts) for layer in flow.layers] == [0, 0, 2]
+    assert [len(layer.network.shifts) for layer in flow.layers] == [0, 0, 3]
     assert [layer.network.last.weight.shape[1] for layer in flow.layers] == [64, 64, 40]
     x = torch.randn(1, 4)
     near, far, farther = (flow.forward_and_log_det(x, scale * torch.ones(1, 2))[1] for scale in (0.0, 1e3, 1e6))
