@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -184,6 +185,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
                 raise ValueError("`resume_training` needs `checkpoint`, the folder where an earlier training was kept.")
             return plan
         about = about | {
+            "mfsbi": version("mfsbi"),
             "trainer": type(self).__name__,
             "schedule": [phase._asdict() | {"loss": _told(phase.loss)} for phase in plan.schedule],
             "settings": asdict(plan.settings) | {"show_progress_bars": None},

@@ -137,12 +137,18 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
         settings: how to optimise; passes are as many as make 6,000 steps, 50 at most
 
     Raises:
+        ValueError: if no validation row was drawn at theta
         ArithmeticError: if the loss becomes NaN or infinite
         KeyboardInterrupt: after Ctrl-C, since there is no model yet to keep
     """
     if isinstance(training, Batch):
         training = _at_theta(training)
     validation = _at_theta(validation)
+    if validation.size == 0:
+        raise ValueError(
+            "None of the rows that are held out was drawn at theta, so that nothing tells how noisy joint scores are. "
+            "Hold out more (`validation_fraction`), or give `score_weight`."
+        )
     with seeded(derived(settings.seed, 1)):
         model = ScoreRegression(training.sample)
     epochs = min(EPOCHS, max(1, round(STEPS / steps_per_epoch(training.size, settings.training_batch_size))))

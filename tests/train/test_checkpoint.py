@@ -300,6 +300,15 @@ def test_another_weight_of_the_score_is_another_training(data, tmp_path):
         trained(2.0, resume_training=True)
 
 
+def test_a_checkpoint_of_another_version_is_refused(data, tmp_path, monkeypatch):
+    keeping = {"max_num_epochs": 1, "checkpoint": tmp_path}
+    monkeypatch.setattr("mfsbi.plugin.trainer.version", lambda _: "0.0.1")
+    appended("ratio", data).train(**keeping)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="another training: mfsbi 0.0.1 there"):
+        appended("ratio", data).train(**keeping, resume_training=True)
+
+
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_resuming_without_a_folder_is_refused(kind, data):
     with pytest.raises(ValueError, match="`resume_training` needs `checkpoint`"):

@@ -57,6 +57,12 @@ def test_rows_drawn_at_a_reference_are_left_out():
     assert score_noise(mixed(rows), mixed(held_out), SETTINGS)[0] == alone
 
 
+def test_held_out_rows_of_which_none_was_drawn_at_theta_are_refused():
+    none = walk(5, 0.5, 1)._replace(from_theta=torch.zeros(5))
+    with pytest.raises(ValueError, match="None of the rows that are held out was drawn at theta.*score_weight"):
+        score_noise(walk(100, 0.5, 0), none, SETTINGS)
+
+
 @pytest.mark.filterwarnings("error")
 def test_ctrl_c_ends_more_than_the_regression(monkeypatch):
     def interrupted(*_):
