@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,22 +100,22 @@ class AutoregressiveSpline(nn.Module):
 
     def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return y, shape `(d, rows)`, and log|det dy/dx|, shape `(rows,)`."""
-        y, log_slope = spline(x, self._raw(x, theta), self.bound)
+        y, log_slope = spline(x, self._raw(x, self.network.told(theta)), self.bound)
         return y, log_slope.sum(0)
 
     def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
         """Return x, shape `(d, rows)`, one coordinate after the other."""
-        x = torch.zeros_like(y)
+        x, told = torch.zeros_like(y), self.network.told(theta)
         for i in self.order.tolist():
-            found, _ = spline_inverse(y[i, None], self._raw(x, theta)[:, i, None], self.bound)
+            found, _ = spline_inverse(y[i, None], self._raw(x, told)[:, i, None], self.bound)
             x = torch.cat([x[:i], found, x[i + 1 :]])
         return x
 
     def inverse_with_tangents(self, y: Tensor, tangents: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return x, shape `(d, rows)`, and its tangents, shape `(rows, n, d)` like those of y."""
-        x, dx = torch.zeros_like(y), torch.zeros_like(tangents)
+        x, dx, told = torch.zeros_like(y), torch.zeros_like(tangents), self.network.told(theta)
         for i in self.order.tolist():
-            hidden, dhidden = self.network.hidden_with_tangents(x, theta, dx)
+            hidden, dhidden = self.network.hidden_with_tangents(x, told, dx)
             raw = self.network.last(hidden).view(*self.outputs, -1)[:, i, None]
             draw = functional.linear(dhidden, self.network.last.matrix).unflatten(-1, self.outputs)[..., i]
             found, log_slope, by_raw = spline_inverse_with_gradient(y[i, None], raw, self.bound)
@@ -125,9 +125,21 @@ class AutoregressiveSpline(nn.Module):
             dx = torch.cat([dx[..., :i], moved[..., None], dx[..., i + 1 :]], dim=-1)
         return x, dx
 
-    def _raw(self, x: Tensor, theta: Tensor) -> Tensor:
+    def _raw(self, x: Tensor, told: "Told") -> Tensor:
         """Return what the network says, shape `(numbers, d, rows)`."""
-        return self.network(x, theta).view(*self.outputs, -1)
+        return self.network(x, told).view(*self.outputs, -1)
+
+
+class Told(NamedTuple):
+    """What a conditioner is told of theta, shapes `(width, rows)`, or `(1, 1)` where there are no parameters.
+
+    Arguments:
+        shifts: added to each hidden layer
+        gates: 1 + g
+    """
+
+    shifts: list[Tensor]
+    gates: Tensor
 
 
 class MaskedConditioner(nn.Module):
@@ -176,37 +188,35 @@ class MaskedConditioner(nn.Module):
             for weight in self.last.parameters():
                 weight.zero_()
 
-    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+    def told(self, theta: Tensor) -> Told:
+        """Return what the hidden layers are told of theta, shape `(parameters, rows)`."""
+        if self.gate is None:
+            return Told([theta.new_zeros(1, 1)] * len(self.hidden), theta.new_ones(1, 1))
+        first, second = self.features
+        features = functional.silu(second(first(theta).tanh()))
+        return Told([shift(features) for shift in self.shifts], 1 + self.gate(features))
+
+    def forward(self, x: Tensor, told: Told) -> Tensor:
         """Return the outputs, shape `(numbers d, rows)`, for x of shape `(d, rows)`."""
-        shifts, gates = self._by_theta(theta)
-        for number, layer in enumerate(self.hidden):
-            x = functional.silu(layer(x) + shifts[number])
-            x = x * gates if number == self.gated else x
+        for number, (layer, shift) in enumerate(zip(self.hidden, told.shifts, strict=True)):
+            x = functional.silu(layer(x) + shift)
+            x = x * told.gates if number == self.gated else x
         return self.last(x)
 
-    def hidden_with_tangents(self, x: Tensor, theta: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def hidden_with_tangents(self, x: Tensor, told: Told, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """Return the last hidden layer, shape `(width, rows)`, and its tangents at fixed theta, `(rows, n, width)`.
 
         Arguments:
             x: shape `(d, rows)`
-            theta: shape `(parameters, rows)`
+            told: of theta
             tangents: dx, shape `(rows, n, d)`
         """
-        shifts, gates = self._by_theta(theta)
-        for number, layer in enumerate(self.hidden):
-            x = layer(x) + shifts[number]
+        for number, (layer, shift) in enumerate(zip(self.hidden, told.shifts, strict=True)):
+            x = layer(x) + shift
             slope = x.sigmoid()
             through = functional.linear(tangents, cast(Affine, layer).matrix)
             tangents = through * (slope * (1 + x * (1 - slope))).T.unsqueeze(1)
             x = x * slope
             if number == self.gated:
-                x, tangents = x * gates, tangents * gates.T.unsqueeze(1)
+                x, tangents = x * told.gates, tangents * told.gates.T.unsqueeze(1)
         return x, tangents
-
-    def _by_theta(self, theta: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return what is added to each hidden layer, and 1 + g, of shapes `(width, rows)`, or `(1, 1)` if none is."""
-        if self.gate is None:
-            return [theta.new_zeros(1, 1)] * len(self.hidden), theta.new_ones(1, 1)
-        first, second = self.features
-        features = functional.silu(second(first(theta).tanh()))
-        return [shift(features) for shift in self.shifts], 1 + self.gate(features)

@@ -31,25 +31,29 @@ what was simulated, x and t together, would be
 process E[t^2|theta] falls from 100 at the Standard Model to 0.2 two standard deviations away, and at the Standard Model
 one event in a hundred holds most of it. One V for all then lets a few rows be most of the score's loss. What a
 posterior notices is an error over the size of the score, and so the noise is taken as the same share of it everywhere,
+half of the size being what is usual at theta, and half the true score's own,
 
-    V_i(x, theta) = nu_i (F_i + s_i^2),    F_i(theta) = E[t_i^2|theta],    nu_i = E[(t_i - s_i)^2 / (F_i + s_i^2)],
+    V_i(x, theta) = nu_i (F_i + s_i^2),    F_i(theta) = E[t_i^2|theta],    nu_i = E[(t_i - s_i)^2 / (F_i + s_i^2)].
 
-half of the size being what is usual at theta, and half what the model says of this x, held fixed. Neither biases:
-weights may depend on x and theta, not on t, and then the gradient vanishes in the mean at the true density (as in the
-quasi-likelihood of Wedderburn, Biometrika 61, 439, 1974). And errors of a score that grows without bound count over its
-own size: an ordinary flow of the 40 features of the LHC process, whose density has hardly any width in some directions,
-diverged in its second epoch with F alone, and did not with both.
+The second term then is a quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974): D_i / nu_i + 1/2 log nu_i with
+
+    D = a (atan a - atan b) - 1/2 log[(1 + a^2) / (1 + b^2)],    a = t_i / F_i^1/2,    b = s_i / F_i^1/2,
+
+whose derivative by s_i is (s_i - t_i) / (F_i + s_i^2). So D is close to (t - s)^2 / 2 (F + s^2) for small errors, and
+minimal in the mean at s = E[t|x, theta] whatever the noise really is; large errors count by their size, not its square.
+An ordinary flow of the 40 features of the LHC process, whose density has hardly any width in some directions, diverged
+in its second epoch with errors over F alone, and did not with both.
 
 F is regressed before training, on theta alone (`mfsbi.train.noise`). nu is not known, but whatever predicts t errs by
-no less on rows it has not seen, in the mean over theta and up to what its size has wrong: it is taken as the least that
+no less on rows it has not seen, in the mean over theta, if errors are small beside sizes: it is taken as the least that
 was reached, by a regression of t before training or by the model itself, which is measured again before each pass.
 Errors on training rows would fall without bound as they are learned by heart; and since a few held-out rows may look
 explained by luck, two more count of which nothing is.
 
 A bound is the looser the less noise there is: of scores that x does not tell a regression leaves all at once, of those
-that it tells as much as it has not learned yet. So the second term is taken 2 - b times, b what the regression left: as
-it stands where scores are noise, and twice where they are told. More than twice can do harm. Of two independent
-estimates with informations I and r I, the second weighed k times as it should be, the mean has the variance
+that it tells as much as it has not learned yet. So the second term is taken 2 - b times, b the regression's nu: as it
+stands where scores are noise, and twice where they are told. More than twice can do harm. Of two independent estimates
+with informations I and r I, the second weighed k times as it should be, the mean has the variance
 (1 + k^2 r) / (1 + k r)^2 / I, no more than 1/I for all r if and only if k <= 2, and for k = 2 no more than 9/8 of the
 least. (Twice for all b did: with x and scores of which 94 % are noise, 1,000 simulations, the NLL of new rows was 0.03
 above that without scores.)
@@ -94,6 +98,7 @@ __all__ = [
     "Loss",
     "Scandal",
     "ScoreNoise",
+    "deviance",
     "joint",
     "joint_nll",
     "latent_nll",
@@ -212,7 +217,6 @@ class _ScoreLoss(ABC):
     weight: float | None = None
     noise: Tensor | None = None
     limit: Tensor | None = None
-    size: nn.Module | None = None
 
     def __post_init__(self) -> None:
         if self.weight is not None and not self.weight >= 0:
@@ -230,12 +234,12 @@ class _ScoreLoss(ABC):
         """Return the loss of each row, shape `(rows,)`."""
         if batch.joint_score is None or self.weight == 0 or not _of_theta(batch).any():
             return self._values(model, batch)[0]
-        loss, squared, size = self._with_errors(model, batch)
+        loss, joint, score = self._with_scores(model, batch)
         if self.weight is not None:
-            return loss + self.weight * _of_theta(batch) * squared.sum(-1)
-        noise = self._noise(model, (squared / size).detach(), batch) if self.noise is None else self.noise
-        variance = noise * size
-        return loss + 0.5 * _of_theta(batch) * (self.emphasis * (squared / variance + variance.log())).sum(-1)
+            return loss + self.weight * _of_theta(batch) * (joint - score).square().sum(-1)
+        errors = deviance(joint, score, self._sizes(batch.theta))
+        noise = self._noise(joint, score.detach(), batch) if self.noise is None else self.noise
+        return loss + 0.5 * _of_theta(batch) * (self.emphasis * (errors / noise + noise.log())).sum(-1)
 
     @property
     def emphasis(self) -> Tensor | float:
@@ -246,38 +250,36 @@ class _ScoreLoss(ABC):
         """Return the loss with the noise as it is on rows the model has not seen."""
         if held_out.joint_score is None or self.weight is not None or not _of_theta(held_out).any():
             return self
+        score = Ranks.current().in_shares(lambda rows: self._with_scores(model, rows)[2], held_out)
+        return replace(self, noise=self._noise(self._joint(model, held_out), score, held_out))
 
-        def relative(rows: Batch) -> Tensor:
-            _, squared, size = self._with_errors(model, rows)
-            return squared / size
-
-        return replace(self, noise=self._noise(model, Ranks.current().in_shares(relative, held_out), held_out))
-
-    def _with_errors(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss without score, squared errors of the score, and its squared size, `(rows, parameter)`."""
+    def _with_scores(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss without score, and joint and model's score for standardised theta, `(rows, parameter)`."""
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             theta = batch.theta.detach().requires_grad_()
             loss, log_density = self._values(model, batch._replace(theta=theta))
             (score,) = torch.autograd.grad(log_density.sum(), theta, create_graph=learning)
-        score, joint = score * self._scale(model), cast(Tensor, batch.joint_score) * self._scale(model)
-        return (loss if learning else loss.detach()), (joint - score).square(), self._sizes(batch.theta, score)
+        return (loss if learning else loss.detach()), self._joint(model, batch), score * self._scale(model)
 
-    def _sizes(self, theta: Tensor, score: Tensor) -> Tensor:
-        """Return F + s^2, shape `(rows, parameter)`; one with a fixed weight, or if F is not known."""
-        if self.size is None or self.weight is not None:
-            return torch.ones_like(theta)
-        with torch.no_grad():
-            return cast(Tensor, self.size(theta)) + score.square()
+    def _joint(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the joint scores of standardised theta, shape `(rows, parameter)`."""
+        return cast(Tensor, batch.joint_score) * self._scale(model)
 
-    def _noise(self, model: nn.Module, squared: Tensor, batch: Batch) -> Tensor:
+    def _sizes(self, theta: Tensor) -> Tensor | None:  # noqa: ARG002 - those of a ratio are not asked for
+        """Return F, shape `(rows, parameter)`; None if it is not known."""
+        return None
+
+    def _noise(self, joint: Tensor, score: Tensor, batch: Batch) -> Tensor:
         """Return the noise of rows drawn at theta as the model's errors have it, or the limit where that is less.
 
         One where a score is always zero and has no size.
         """
-        joint = cast(Tensor, batch.joint_score) * self._scale(model)
-        own = joint.square() / self._sizes(batch.theta, torch.zeros_like(joint))
-        at_theta = _of_theta(batch).expand(len(squared)) > 0
+        at_theta = _of_theta(batch).expand(len(joint)) > 0
+        size = self._sizes(batch.theta)
+        squared, own = (joint - score).square(), joint.square()
+        if size is not None:
+            squared, own = squared / (size + score.square()), own / size
         noise = with_doubt(squared[at_theta], own[at_theta])
         noise = noise if self.limit is None else torch.minimum(noise, self.limit)
         return torch.where((noise > 0) & (own[at_theta] > 0).any(0), noise, torch.ones_like(noise))
@@ -289,10 +291,11 @@ class Scandal(_ScoreLoss):
 
     Arguments:
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
-        noise: nu, shape `(parameter,)`; measured on the batch itself if None
+        noise: nu, or V if sizes are not known, shape `(parameter,)`; measured on the batch itself if None
         limit: of the noise, shape `(parameter,)`: it is known to be no larger; with the size it sets how often the
             score counts, too
-        size: F, from theta of shape `(rows, parameter)` to that shape, for scores of standardised theta; one if None
+        size: F, from theta of shape `(rows, parameter)` to that shape, for scores of standardised theta; of no
+            consequence if the weight is fixed
         base: a loss that is -log p(x|theta) but for terms without theta, unless the chart depends on theta: the score
             then is that of the model's own log p(x|theta)
 
@@ -300,6 +303,7 @@ class Scandal(_ScoreLoss):
         ValueError: if the weight is negative
     """
 
+    size: nn.Module | None = None
     base: Loss = latent_nll
 
     @property
@@ -320,6 +324,12 @@ class Scandal(_ScoreLoss):
     def _scale(self, model: nn.Module) -> Tensor:
         return cast(AbstractModel, model).latent.theta_std
 
+    def _sizes(self, theta: Tensor) -> Tensor | None:
+        if self.size is None:
+            return None
+        with torch.no_grad():
+            return cast(Tensor, self.size(theta))
+
 
 @dataclass(frozen=True)
 class Alices(_ScoreLoss):
@@ -327,9 +337,8 @@ class Alices(_ScoreLoss):
 
     Arguments:
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
-        noise: nu, shape `(parameter,)`; measured on the batch itself if None
+        noise: V, shape `(parameter,)`; measured on the batch itself if None
         limit: of the noise, shape `(parameter,)`: it is known to be no larger
-        size: F, from theta of shape `(rows, parameter)` to that shape, for scores of standardised theta; one if None
         log_odds: log w, of how many rows were drawn at theta for each one drawn at the reference
 
     Raises:
@@ -355,12 +364,20 @@ class Alices(_ScoreLoss):
         return cast(RatioModel, model).theta_std
 
 
+def deviance(joint: Tensor, score: Tensor, size: Tensor | None) -> Tensor:
+    """Return 2 D, shape `(rows, parameter)`; the squared error if sizes are not known."""
+    if size is None:
+        return (joint - score).square()
+    a, b = joint / size.sqrt(), score / size.sqrt()
+    return 2 * a * (a.atan() - b.atan()) + b.square().log1p() - a.square().log1p()
+
+
 def with_doubt(squared: Tensor, own: Tensor) -> Tensor:
     """Return the mean square of each parameter's error over rows, two of which nothing is explained among them.
 
     Arguments:
-        squared: errors of standardised joint scores, squared, shape `(rows, parameter)`
-        own: those scores themselves, squared, shape `(rows, parameter)`
+        squared: errors of standardised joint scores, over their size or not, squared, shape `(rows, parameter)`
+        own: those of saying nothing
     """
     return (squared.sum(0) + DOUBT * own.mean(0)) / (len(squared) + DOUBT)
 

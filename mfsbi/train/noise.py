@@ -14,7 +14,8 @@ that for any weights w_i(x, theta) and any function g
     E w_i (t_i - g_i(x, theta))^2 = E w_i Var(t_i|x, theta) + E w_i (s_i - g_i)^2 >= E w_i Var(t_i|x, theta),
 
 where s is the score of p(x|theta). So a regression of t bounds the noise from above, on rows it has not seen, the more
-closely the better it is; w is one for the variance, and for nu 1 / (F_i + g_i^2), g in place of the unknown s. It is
+closely the better it is. For the variance w is one; for nu it is 1 / (F_i + g_i^2), with g in place of the unknown s,
+as the dispersion of a quasi-likelihood is estimated, which bounds only where errors are small beside sizes. It is
 cheap, a network without a density to obey and without gradients of gradients, and finds what a flow will find long
 before the flow does. The network multiplies features of x by 1 + features of theta, since a sum of
 such products is what a score often is.
@@ -137,17 +138,18 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
         settings: how to optimise; passes are as many as make 6,000 steps, 50 at most
 
     Raises:
-        ValueError: if no validation row was drawn at theta
+        ValueError: if no row to learn from, or no validation row, was drawn at theta
         ArithmeticError: if the loss becomes NaN or infinite
         KeyboardInterrupt: after Ctrl-C, since there is no model yet to keep
     """
     if isinstance(training, Batch):
         training = _at_theta(training)
     validation = _at_theta(validation)
-    if validation.size == 0:
+    if min(training.size, validation.size) == 0:
         raise ValueError(
-            "None of the rows that are held out was drawn at theta, so that nothing tells how noisy joint scores are. "
-            "Hold out more (`validation_fraction`), or give `score_weight`."
+            "Of the rows to learn from and of those held out, some should be drawn at theta, to tell how noisy joint "
+            f"scores are; {training.size} and {validation.size} are. Take more rows, another `validation_fraction`, or "
+            "give `score_weight`."
         )
     with seeded(derived(settings.seed, 1)):
         model = ScoreRegression(training.sample)

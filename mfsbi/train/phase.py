@@ -180,7 +180,7 @@ class PhaseRun:
             latent, before = self.model.latent, self._held_out(validation)
             old = [value.clone() for value in latent.frame]
             latent.measure(self._encode(training.sample) if training.u is None else training.u)
-            if self._held_out(validation) > before:  # it had learned better than that already
+            if not self._held_out(validation) <= before:  # it had learned better than that already
                 latent.set_frame(*old)
 
     def _encode(self, data: Batch) -> Tensor:

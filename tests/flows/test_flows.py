@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -126,6 +128,23 @@ def test_derivatives_of_a_flow_pass_gradcheck(kind, check):
     assert check(flow.inverse, (x, theta))
 
 
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_derivatives_of_an_autoregressive_flow_pass_gradcheck(check):
+    torch.manual_seed(0)
+    flow = perturbed(AutoregressiveSplines(2, width=4, theta_width=4, sharpness=1.0, theta_sharpness=2.0).build(3, 1))
+    x, theta = torch.randn(2, 3).requires_grad_(), torch.randn(2, 1).requires_grad_()
+    assert check(flow.forward_and_log_det, (x, theta))
+
+
+def test_tangents_of_the_inverse_are_its_derivatives(flow, x, theta):
+    tangents = torch.randn(7, flow.features, 2)
+    back, moved = flow.inverse_with_tangents(x, tangents, theta)
+    torch.testing.assert_close(back, flow.inverse(x, theta))
+    for row in range(7):
+        jacobian = jacobian_by_differences(lambda y, row=row: flow.inverse(y, theta[row]), x[row])
+        torch.testing.assert_close(moved[row], jacobian @ tangents[row], rtol=1e-5, atol=1e-5)
+
+
 def test_an_autoregressive_layer_tells_each_coordinate_only_of_those_before_it():
     torch.manual_seed(0)
     layer = perturbed(AutoregressiveSplines(1, theta_width=20).build(4, 1)).layers[0]
@@ -136,7 +155,7 @@ def test_an_autoregressive_layer_tells_each_coordinate_only_of_those_before_it()
     assert (ordered.diagonal() > 0).all()
 
 
-def test_theta_meets_the_last_layer_of_an_autoregressive_flow_alone_and_far_theta_gates_no_more_than_near():
+def test_theta_meets_the_last_layer_of_an_autoregressive_flow_alone_and_far_theta_does_no_more_than_near():
     torch.manual_seed(0)
     flow = perturbed(AutoregressiveSplines(layers=3, theta_width=40).build(4, 2))
     assert [layer.network.gate is None for layer in flow.layers] == [True, True, False]
@@ -146,3 +165,16 @@ def test_theta_meets_the_last_layer_of_an_autoregressive_flow_alone_and_far_thet
     near, far, farther = (flow.forward_and_log_det(x, scale * torch.ones(1, 2))[1] for scale in (0.0, 1e3, 1e6))
     assert near != far
     torch.testing.assert_close(far, farther)
+
+
+def test_every_hidden_layer_of_an_autoregressive_layer_is_shifted_and_one_is_gated():
+    torch.manual_seed(0)
+    flow = perturbed(AutoregressiveSplines(1, theta_width=20, depth=3).build(4, 2))
+    network = flow.layers[0].network
+    x, theta = torch.randn(5, 4), torch.randn(5, 2)
+    before = [flow(x, theta)]
+    for part in (*network.shifts, network.gate):
+        with torch.no_grad():
+            part.weight.add_(0.1)
+        before.append(flow(x, theta))
+    assert all((one - other).abs().max() > 1e-4 for one, other in pairwise(before))

@@ -57,10 +57,24 @@ def test_rows_drawn_at_a_reference_are_left_out():
     assert score_noise(mixed(rows), mixed(held_out), SETTINGS)[0] == alone
 
 
-def test_held_out_rows_of_which_none_was_drawn_at_theta_are_refused():
-    none = walk(5, 0.5, 1)._replace(from_theta=torch.zeros(5))
-    with pytest.raises(ValueError, match="None of the rows that are held out was drawn at theta.*score_weight"):
-        score_noise(walk(100, 0.5, 0), none, SETTINGS)
+def test_rows_of_which_none_was_drawn_at_theta_are_refused():
+    rows = walk(5, 0.5, 1)
+    none = rows._replace(from_theta=torch.zeros(5))
+    with pytest.raises(ValueError, match="some should be drawn at theta.*; 5 and 0 are.*score_weight"):
+        score_noise(rows, none, SETTINGS)
+    with pytest.raises(ValueError, match="some should be drawn at theta.*; 0 and 5 are"):
+        score_noise(none, rows, SETTINGS)
+
+
+def test_the_noise_counts_over_the_size_of_the_score_itself_too():
+    """t_i = sum_j A_ji y_j: of the variance 4 of y_j, x tells all but 4 noise^2 / (1/4 + noise^2)."""
+    hidden = 4 * 0.5**2 / (0.25 + 0.5**2) * (MIXING**2).sum(0)
+    size = 4 * (MIXING**2).sum(0)
+    score = (size - hidden).sqrt() * torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0))
+    truth = (hidden / (size + score.square())).mean(0)
+    found = measured(0.5)
+    assert torch.tensor(found.noise) == pytest.approx(truth, rel=0.15)
+    assert (torch.tensor(found.noise) < 0.8 * torch.tensor(found.share)).all()
 
 
 @pytest.mark.filterwarnings("error")
