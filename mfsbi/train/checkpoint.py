@@ -3,7 +3,7 @@ r"""A training on disk, so that one that was killed goes on where it was, bit fo
 A checkpoint is one file in the format of `mfsbi.files`, without pickle: the weights and the best ones so far, what the
 optimisers remember, the state of the random generators, the losses of the epoch under way, and the record. It is
 written aside, flushed to the disk and renamed into place, and the one before it stays until the next is there. A
-checksum tells a file that is torn; `about` tells a training of other data, schedule, settings or seed. Neither is used:
+checksum tells a file that is torn; `about` one of other data, schedule, settings, seed or version. Neither is used:
 the one before it is, with a warning, and where there is none a foreign checkpoint is an error, since going on would
 train something else than was asked for.
 

@@ -156,7 +156,7 @@ def with_score(
     """Return the schedule with the joint score as a second label wherever the density is trained by likelihood.
 
     Arguments:
-        schedule: any; where it has `Scandal` already, that keeps its own weight
+        schedule: any; where it has `Scandal` already, that keeps its own weight, and limit and size if it has any
         weight: of the score, as `Scandal` has it; by the noise of the scores if None
         limit: of that noise, as `Scandal` has it
         size: of the scores, as `Scandal` has it
@@ -169,7 +169,9 @@ def with_score(
         if "latent" not in phase.trains:
             return phase
         loss = phase.loss if isinstance(phase.loss, Scandal) else Scandal(weight, base=phase.loss)
-        return phase._replace(loss=replace(loss, limit=limit, size=size))
+        if loss.limit is None and loss.size is None:
+            loss = replace(loss, limit=limit, size=size)
+        return phase._replace(loss=loss)
 
     return [scored(phase) for phase in schedule]
 

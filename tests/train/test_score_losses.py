@@ -330,6 +330,9 @@ def test_schedules_have_the_score_wherever_likelihood_trains_the_density():
     assert [phase.loss for phase in with_score(ambient(4))] == [Scandal(base=nll)]
     assert [phase.loss for phase in with_score(simultaneous(3))][1:] == [Scandal(base=joint_nll), Scandal()]
     assert with_score(with_score(ambient(4), 3.0)) == with_score(ambient(4), 3.0)
+    assert with_score(with_score(ambient(4)), limit=NOISE) == with_score(ambient(4), limit=NOISE)
+    own = with_score(ambient(4), limit=NOISE, size=Sizes())
+    assert with_score(own, limit=2 * NOISE, size=Sizes())[0].loss is own[0].loss
 
 
 def test_a_loss_with_score_has_a_name_of_its_own():
