@@ -179,10 +179,10 @@ class Sizes(torch.nn.Module):
 
 
 def quasi_likelihood(joint, score, size):
-    """2 D, from its slope: the integral of 2 (t - s) / (F + s^2/10) from the model's score to the joint score."""
+    """2 D, from its slope: the integral of 2 (t - s) / (F + s^2) from the model's score to the joint score."""
     nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(60))
     between = score + (joint - score) * (nodes[:, None, None] + 1) / 2
-    return (weights[:, None, None] * (joint - score) * (joint - between) / (size + between.square() / 10)).sum(0)
+    return (weights[:, None, None] * (joint - score) * (joint - between) / (size + between.square())).sum(0)
 
 
 def test_errors_count_by_the_size_of_the_score_at_theta_and_of_the_model_there():
@@ -194,7 +194,7 @@ def test_errors_count_by_the_size_of_the_score_at_theta_and_of_the_model_there()
     limit = torch.tensor([0.1, 0.9], dtype=torch.float64)
     expected = latent_nll(model, batch) + (terms * torch.tensor([1.9, 1.1], dtype=torch.float64)).sum(-1)
     torch.testing.assert_close(replace(loss, limit=limit)(model, batch), expected, atol=1e-6, rtol=1e-6)
-    squared, own = errors.square() / (sizes + (joint - errors).square() / 10), (joint.square() / sizes).mean(0)
+    squared, own = errors.square() / (sizes + (joint - errors).square()), (joint.square() / sizes).mean(0)
     expected = (squared.sum(0) + DOUBT * own) / (40 + DOUBT)
     torch.testing.assert_close(loss.adapted(model, batch).noise, expected, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(Scandal(2.0, size=size)(model, batch), Scandal(2.0)(model, batch), atol=0, rtol=0)
@@ -209,7 +209,7 @@ def test_the_loss_of_scores_is_least_in_the_mean_at_their_mean_however_noisy_the
     mean = deviance(joint[:, None], score, size).mean(0)
     assert score[mean.argmin()].item() == pytest.approx(joint.mean().item(), abs=0.02 * unit)
     (slope,) = torch.autograd.grad(mean.sum(), score)
-    torch.testing.assert_close(slope, (2 * (score - joint.mean()) / (size + score.square() / 10)).detach())
+    torch.testing.assert_close(slope, (2 * (score - joint.mean()) / (size + score.square())).detach())
 
 
 def test_the_noise_is_measured_again_and_a_fixed_weight_stays():
