@@ -99,8 +99,9 @@ class Stock:
         return None
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return log p(x|theta)."""
-        return self.estimator.log_prob(x[None], theta)[0]
+        """Return log p(x|theta), in the precision of theta and ten thousand rows at a time."""
+        rows = zip(x.to(theta).split(10_000), theta.split(10_000), strict=True)
+        return torch.cat([self.estimator.log_prob(some[None], at)[0] for some, at in rows])
 
 
 class Ratio:
