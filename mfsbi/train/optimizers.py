@@ -87,6 +87,12 @@ class PartsOptimizer:
         torch._foreach_mul_(gradients, (limit / (norm + 1e-12)).clamp(max=1))
         self.usual_norm = torch.lerp(usual, torch.minimum(norm, limit), MEMORY)
 
+    def forget(self) -> None:
+        """Drop what it remembers of gradients, but not how many steps were taken."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        self.usual_norm = None
+
     def state(self) -> dict[str, Tensor]:
         """Return all that it remembers, by name."""
         tensors = {"taken": torch.tensor(self.taken)}

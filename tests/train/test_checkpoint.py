@@ -16,7 +16,8 @@ from mfsbi.train import loop
 from mfsbi.train.checkpoint import Checkpoints
 from mfsbi.train.data import Batch, split
 from mfsbi.train.loop import fit
-from mfsbi.train.losses import Scandal, joint_nll, reconstruction
+from mfsbi.train.losses import Scandal, joint_nll, latent_nll, reconstruction
+from mfsbi.train.phase import PhaseRun
 from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Phase
 from simulators.polynomial import PolynomialSurface
@@ -48,6 +49,7 @@ class Kept(Checkpoints):
 @pytest.fixture(scope="module")
 def data():
     surface = PolynomialSurface()
+    torch.manual_seed(0)
     theta = surface.prior.sample((500,))
     x, score, _ = surface.simulate_with_gold(theta, seed=0)
     return split([Batch(theta, x, joint_score=score)], 0.2, Generator().manual_seed(0))[0]
@@ -73,7 +75,18 @@ SCHEDULES = {
 @pytest.mark.parametrize("kills_at", [6, 11])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_what_was_killed_goes_on_bit_for_bit(name, kills_at, data, tmp_path):
-    whole, schedule = built(data), SCHEDULES[name]
+    killed_and_resumed(SCHEDULES[name], kills_at, data, tmp_path)
+
+
+@pytest.mark.parametrize("kills_at", [6, 11])  # in the epoch that broke down, and in the one after it
+def test_what_was_killed_near_a_break_down_does_so_too(kills_at, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(PhaseRun, "_broke_down", lambda phase, record: record.epoch == 2)
+    with pytest.warns(UserWarning, match="broke down in phase 1 .*, epoch 2"):
+        killed_and_resumed([Phase(latent_nll, ("latent",), 4)], kills_at, data, tmp_path)
+
+
+def killed_and_resumed(schedule, kills_at, data, tmp_path):
+    whole = built(data)
     expected = fit(whole, *data, schedule, SETTINGS)
     model = built(data)
     with pytest.raises(Killed):

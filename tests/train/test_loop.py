@@ -111,6 +111,36 @@ def test_a_lucky_epoch_does_not_end_a_training_that_gets_better(data, model):
     assert len(fit(model, *data, [Phase(scripted(script), ("chart",), 11)], settings).epochs) == 11
 
 
+def test_a_phase_that_breaks_down_goes_on_from_its_best_weights(data, model):
+    """In the third of six epochs, of 24 steps each, the density climbs instead of falling."""
+    at_steps, judged = [], []
+
+    def sabotaged(model, batch):
+        value = latent_nll(model, batch)
+        if not torch.is_grad_enabled():
+            judged.append(weights(model.latent))
+            return value
+        at_steps.append(weights(model.latent))
+        return 2 * value.detach() - value if 48 < len(at_steps) <= 72 else value
+
+    with pytest.warns(UserWarning, match=r"broke down in phase 1 \(sabotaged\), epoch 3.*weights of epoch 2") as caught:
+        history = fit(model, *data, [Phase(sabotaged, ("latent",), 6, rows=20, rate=3.0)], QUICK)
+    assert len([each for each in caught if "broke down" in str(each.message)]) == 1
+    losses = [record.validation_loss for record in history.epochs]
+    assert losses[2] > losses[0] > losses[1] > min(losses[3:])
+    best = [kept for kept in judged if (kept == at_steps[48]).all()]
+    assert best  # the third epoch began where the second ended
+    assert (at_steps[72] == at_steps[48]).all()  # and so did the fourth
+
+
+@pytest.mark.filterwarnings("error:Training broke down")
+def test_rows_that_are_learned_by_heart_are_no_break_down(data, model):
+    few = data[0].rows(slice(0, 20)), data[1].rows(slice(0, 20))
+    history = fit(model, *few, [Phase(latent_nll, ("latent",), 300, decay=0.0)], replace(QUICK, learning_rate=2e-2))
+    losses = history.of("latent_nll")[1]
+    assert losses[-1] > losses[0] > min(losses)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_divergence_is_an_error_and_keeps_the_best_weights(bad, data, model):
     inner, seen = scripted([9.0, 1.0, bad]), []
