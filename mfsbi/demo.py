@@ -162,10 +162,11 @@ def run_demo(
     (out / "result.json").write_text(json.dumps(_as_json(result), indent=1))
 
     tell("Drawing ...")
-    losses = {loss: trainer.history.of(loss) for loss in trainer.history.losses}
+    history = trainer.history
+    losses, courses = ({loss: look(loss) for loss in history.losses} for look in (history.of, history.course))
     off = surface.out_of_distribution(40, seed=derived(seed, 105), noise=0.5)
     figures = {
-        "training": plots.training_curves(losses),
+        "training": plots.training_curves(losses, courses),
         "surface": _surface_figure(estimator.model, points, samples, off),
         "posterior": _posterior_figure(exact, learned, chains.pooled, surface.parameter_names[0]),
         "trace": plot_trace(data),

@@ -57,6 +57,13 @@ def test_curves_are_the_numbers_given():
     assert [list(line.get_ydata()) for line in axes.get_lines()] == [[1.0, 0.1], [0.9, 0.2]]
 
 
+def test_a_course_is_drawn_where_there_is_one():
+    losses, course = {"a": ([1.0], [0.9]), "b": ([2.0], [1.9])}, ([0.25, 0.75], [1.5, 0.5])
+    ours, others = (axes.get_lines() for axes in plots.training_curves(losses, {"a": course}).axes)
+    assert [list(values) for values in ours[0].get_data()] == list(course)
+    assert [list(values) for values in others[0].get_data()] == [[1], [2.0]]
+
+
 def test_values_are_drawn_in_the_order_of_simulations():
     lines = FIGURES["scaling"]().axes[0].get_lines()
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines] == [

@@ -36,6 +36,7 @@ from mfsbi.train.stream import TrainingData
 
 __all__ = ["PhaseRun", "rows_of_step"]
 
+COURSE = 20  # parts of an epoch whose training losses are recorded
 SMOOTH = 5  # epochs whose validation losses are averaged to decide when to stop
 
 
@@ -135,7 +136,8 @@ class PhaseRun:
             bar.update()
             keep(ended=False)
         where = f"in phase {self.number + 1} ({self.phase.loss.__name__}), epoch {self.epoch}"
-        training_loss = _number(torch.stack(self.losses).mean(), f"training loss {where}")
+        losses = torch.stack(self.losses)
+        training_loss = _number(losses.mean(), f"training loss {where}")
         validation_loss = _number(self._held_out(validation), f"validation loss {where}")
         bar.set_postfix(loss=f"{training_loss:.4g}", validation=f"{validation_loss:.4g}")
         return EpochRecord(
@@ -146,6 +148,7 @@ class PhaseRun:
             validation_loss=validation_loss,
             learning_rate=self.optimizer.learning_rate,
             seconds=time.perf_counter() - began,
+            course=[float(some.mean()) for some in losses.tensor_split(min(COURSE, len(losses)))],
         )
 
     def _broke_down(self, record: EpochRecord) -> bool:

@@ -1,5 +1,6 @@
 """How a training is done, and the record of it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class Settings:
 
 
 class EpochRecord(NamedTuple):
-    """What one pass over the data did; losses are means over rows."""
+    """What one pass over the data did; losses are means over rows, `course` the training losses of its twentieths."""
 
     phase: int
     loss: str
@@ -56,6 +57,7 @@ class EpochRecord(NamedTuple):
     validation_loss: float
     learning_rate: float
     seconds: float
+    course: Sequence[float] = ()
 
 
 @dataclass
@@ -80,6 +82,12 @@ class History:
         """Return (training, validation) losses of all epochs that minimised `loss`, in order."""
         chosen = [epoch for epoch in self.epochs if epoch.loss == loss]
         return [epoch.training_loss for epoch in chosen], [epoch.validation_loss for epoch in chosen]
+
+    def course(self, loss: str) -> tuple[list[float], list[float]]:
+        """Return (passes, training losses) within the epochs that minimised `loss`, passes counted from 0."""
+        chosen = [epoch.course for epoch in self.epochs if epoch.loss == loss]
+        passes = [number + (part + 0.5) / len(each) for number, each in enumerate(chosen) for part in range(len(each))]
+        return passes, [value for each in chosen for value in each]
 
     def __str__(self) -> str:
         lines = [

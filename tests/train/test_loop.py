@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import latent_nll, reconstruction
-from mfsbi.train.record import Settings
+from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Phase
 from tests.problems import surface_data
 
@@ -42,6 +43,17 @@ def test_training_lowers_both_validation_losses(scheme, data, model):
         values = history.of(loss)[1]
         assert len(values) == 6
         assert min(values) < values[0]
+
+
+def test_the_course_of_an_epoch_is_recorded(data, model):
+    history = fit(model, *data, [Phase(reconstruction, ("chart",), 2, rows=12)], QUICK)  # of 40 steps
+    passes, losses = history.course("reconstruction")
+    assert passes[:2] == [0.025, 0.075]
+    assert passes[-1] == 1.975
+    means = torch.tensor(losses).view(2, 20).mean(1)
+    torch.testing.assert_close(means, torch.tensor(history.of("reconstruction")[0]), atol=0, rtol=1e-5)
+    assert min(losses[20:]) < min(losses[:20])
+    assert History.of_record(json.loads(json.dumps(history.as_record()))) == history
 
 
 def test_a_phase_moves_its_parts_and_no_others(data, model):
