@@ -98,7 +98,7 @@ def _run(experiment: Experiment, show_progress_bars: bool | None) -> dict[str, A
                 trainer = ManifoldNLE(simulator.prior, spec, seed=seed, show_progress_bars=show_progress_bars)
                 candidate, notes = _train(trainer, row, data)
             case RatioNetwork() as network:
-                candidate, notes = _train_ratio(ALICES(simulator.prior, seed=seed), network, data)
+                candidate, notes = _train_ratio(network, data, simulator, seed, show_progress_bars)
             case str() as net:
                 candidate, notes = _train_stock(net, row.cpu_seconds, simulator, data, seed)
     notes |= {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - began}
@@ -129,7 +129,15 @@ def _train(trainer: ManifoldNLE, row: Row, data: Batch) -> tuple[Candidate, dict
     return Ours(estimator.model), {"collapses": len(trainer.history.collapses)}
 
 
-def _train_ratio(trainer: ALICES, network: RatioNetwork, data: Batch) -> tuple[Candidate, dict[str, Any]]:
+def _train_ratio(
+    network: RatioNetwork,
+    data: Batch,
+    simulator: Simulator,
+    seed: int,
+    show_progress_bars: bool | None,  # noqa: FBT001
+) -> tuple[Candidate, dict[str, Any]]:
+    bars = show_progress_bars
+    trainer = ALICES(simulator.prior, width=network.width, depth=network.depth, seed=seed, show_progress_bars=bars)
     gold = {name: getattr(data, name) for name in ("joint_score", "joint_log_ratio", "from_theta")}
     estimator = trainer.append_simulations(data.theta, data.x, **gold).train(
         training_batch_size=network.rows, max_num_epochs=network.epochs, validation_fraction=HELD_OUT

@@ -117,16 +117,19 @@ def soft_labels(joint_log_ratio: Tensor, odds: float) -> Tensor:
 
 
 def _regions(theta: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield a name and the rows of all of theta, and of up to ten bins of each parameter."""
+    """Yield a name and the rows of all of theta, and of up to ten bins of each parameter; equal values share one."""
     everything = torch.arange(len(theta), device=theta.device)
     yield "all theta", everything
     bins = min(BINS, len(theta) // LEAST_ROWS)
     if bins < 2:
         return
-    for number, column in enumerate(theta.unbind(-1)):
-        order = column.argsort()
-        for rows in order.tensor_split(bins):
-            yield f"theta_{number} in [{column[rows[0]]:.4g}, {column[rows[-1]]:.4g}]", rows
+    for number, column in enumerate(theta.T.contiguous()):
+        ordered = column.sort().values
+        edges = ordered[[len(theta) * part // bins for part in range(1, bins)]].unique()
+        places = torch.bucketize(column, edges, right=True)
+        for rows in (everything[places == place] for place in range(len(edges) + 1)):
+            if len(rows) >= LEAST_ROWS:
+                yield f"theta_{number} in [{column[rows].min():.4g}, {column[rows].max():.4g}]", rows
 
 
 def _z_values(values: Tensor, least: Tensor) -> Tensor:

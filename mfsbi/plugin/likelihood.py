@@ -188,8 +188,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         if some.joint_score is not None and score_weight != 0:
             limit = None if noise is None else some.theta.new_tensor(noise.noise)
             plan = plan._replace(schedule=with_score(schedule, score_weight, limit, size))
-        anew = self.estimator is None or retrain_from_scratch if plan.start is None else plan.start.history.anew
-        if anew:
+        if self._begins_anew(plan, retrain_from_scratch):
             estimator = self._train_anew(plan, noise, restarts)
         else:
             estimator = self._built(plan, 0) if self.estimator is None else self.estimator

@@ -36,7 +36,7 @@ from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Keeping
-from mfsbi.train.data import Batch, joined
+from mfsbi.train.data import Batch, joined, spreads
 from mfsbi.train.losses import Alices
 from mfsbi.train.record import History
 from mfsbi.train.schedules import Phase
@@ -242,9 +242,10 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         plan = self._kept(Training((training, validation), [phase], settings), keeping, about)
         noise, _ = self._noise(plan, score_weight)
         if noise is not None:
-            loss = Alices(limit=validation.theta.new_tensor(noise.variance), log_odds=odds)
+            limit = validation.theta.new_tensor(noise.variance)
+            loss = Alices(limit=limit, unit=spreads(training.sample.theta), log_odds=odds)
             plan = plan._replace(schedule=[phase._replace(loss=loss)])
-        anew = self.estimator is None or retrain_from_scratch
+        anew = self._begins_anew(plan, retrain_from_scratch)
         estimator = self._untrained(training.sample) if self.estimator is None or anew else self.estimator
         self._fit(estimator, plan, History(score_noise=noise, anew=anew))
         self._summarise(show_train_summary)
@@ -280,13 +281,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
 
     def _untrained(self, training: Batch) -> GoldenRatio:
         """Return an estimator with new weights, for data like these."""
-        frames = [(value.mean(0), _positive(value.std(0))) for value in (training.x, training.theta)]
+        frames = [(value.mean(0), spreads(value)) for value in (training.x, training.theta)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived(self.seed, 3))
             model = RatioModel(*frames[0], *frames[1], *self.size)
         return GoldenRatio(model.to(training.x)).to(self.device)
-
-
-def _positive(std: Tensor) -> Tensor:
-    """Return spreads, one for what never varies."""
-    return torch.where(std > 0, std, torch.ones_like(std))

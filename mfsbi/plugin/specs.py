@@ -40,6 +40,7 @@ from mfsbi.flows import AffineCouplings, Couplings, SplineCouplings
 from mfsbi.models import AbstractModel, AmbientModel, Latent, LatentModel, ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.frames import Frame, features_of, frame_of, require_coordinates, require_rows
+from mfsbi.train.data import spreads
 from mfsbi.train.schedules import Schedule, ambient, density_only, sequential
 
 __all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
@@ -352,6 +353,4 @@ def _framed(chart: AbstractChart, frame: Frame) -> Standardized:
 
 def _latent(couplings: Couplings, dims: int, theta: Tensor) -> Latent:
     """Return a latent density of u in R^dims; a parameter that never varies is left as it is."""
-    std = theta.std(0) if theta.shape[1] else theta.new_zeros(0)
-    flow = couplings.build(dims, theta.shape[1])
-    return Latent(flow, theta.mean(0), torch.where(std > 0, std, torch.ones_like(std)))
+    return Latent(couplings.build(dims, theta.shape[1]), theta.mean(0), spreads(theta))

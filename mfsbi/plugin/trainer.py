@@ -195,6 +195,10 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         checkpoints = Checkpoints(keeping.folder, about, minutes=keeping.minutes, resume=keeping.resume)
         return plan._replace(checkpoints=checkpoints)
 
+    def _begins_anew(self, plan: Training, wanted: bool) -> bool:  # noqa: FBT001
+        """Return whether a training begins from new weights; one that is resumed, whether it did."""
+        return self.estimator is None or wanted if plan.start is None else plan.start.history.anew
+
     def _noise(self, plan: Training, weight: float | None) -> tuple[ScoreNoise | None, ScoreSize | None]:
         """Return how noisy joint scores are, and how large, if there are any and their weight depends on it."""
         training = plan.rows[0].sample

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from mfsbi.checks import require_number
 
-__all__ = ["Batch", "in_chunks", "joined", "require_fraction", "split", "steps_per_epoch"]
+__all__ = ["Batch", "in_chunks", "joined", "require_fraction", "split", "spreads", "steps_per_epoch"]
 
 
 class Batch(NamedTuple):
@@ -111,6 +111,12 @@ def joined(parts: Sequence[Batch]) -> Batch:
     """Return all rows of several parts as one batch; parts have the same fields."""
     there = [name for name, field in parts[0]._asdict().items() if field is not None]
     return parts[0]._replace(**{name: torch.cat([getattr(part, name) for part in parts]) for name in there})
+
+
+def spreads(values: Tensor) -> Tensor:
+    """Return the standard deviation of each column, one where a value is always the same."""
+    std = values.std(0)
+    return torch.where(std > 0, std, torch.ones_like(std))
 
 
 def steps_per_epoch(rows: int, size: int) -> int:

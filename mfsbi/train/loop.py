@@ -121,6 +121,8 @@ class _Run:
             bar.update(sum(steps[: number + 1]) - bar.n)
             if keep_going is not None and not keep_going(number):
                 break
+        if self.phase_run is not None:
+            self._keep(ended=False)  # what was wished for after the last step
 
     def _phase_run(self, number: int) -> PhaseRun | None:
         """Return a phase, not yet begun, or None if it has nothing to train."""

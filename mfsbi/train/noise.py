@@ -14,7 +14,7 @@ that for any weights w_i(x, theta) and any function g
     E w_i (t_i - g_i(x, theta))^2 = E w_i Var(t_i|x, theta) + E w_i (s_i - g_i)^2 >= E w_i Var(t_i|x, theta),
 
 where s is the score of p(x|theta). So a regression of t bounds the noise from above, on rows it has not seen, the more
-closely the better it is. For the variance w is one; for nu it is 1 / (F_i + g_i^2), with g in place of the unknown s,
+closely the better it is. For the variance w is one; for nu it is 1 / (F_i + c g_i^2), g in place of the unknown s,
 as the dispersion of a quasi-likelihood is estimated, which bounds only where errors are small beside sizes. It is
 cheap, a network without a density to obey and without gradients of gradients, and finds what a flow will find long
 before the flow does. The network multiplies features of x by 1 + features of theta, since a sum of
@@ -37,9 +37,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.data import Batch, in_chunks, steps_per_epoch
+from mfsbi.train.data import Batch, in_chunks, spreads, steps_per_epoch
 from mfsbi.train.loop import fit
-from mfsbi.train.losses import ScoreNoise, with_doubt
+from mfsbi.train.losses import ScoreNoise, variance_function, with_doubt
 from mfsbi.train.record import Settings
 from mfsbi.train.schedules import Phase
 from mfsbi.train.stream import TrainingData
@@ -68,7 +68,7 @@ class ScoreSize(nn.Module):
         super().__init__()
         mean, std, usual = torch.zeros(parameters), torch.ones(parameters), torch.ones(parameters)
         if data is not None:
-            mean, std = data.theta.mean(0), _spread(data.theta)
+            mean, std = data.theta.mean(0), spreads(data.theta)
             usual = (cast(Tensor, data.joint_score) * std).square().mean(0).to(mean)
         self.register_buffer("theta_mean", mean)
         self.register_buffer("theta_std", std)
@@ -112,7 +112,7 @@ class ScoreRegression(nn.Module):
         super().__init__()
         for name, value in (("x", data.x), ("theta", data.theta)):
             self.register_buffer(f"{name}_mean", value.mean(0))
-            self.register_buffer(f"{name}_std", _spread(value))
+            self.register_buffer(f"{name}_std", spreads(value))
         parameters, hidden = data.theta.shape[1], [WIDTH] * 3
         networks = {
             "features": _perceptron([data.x.shape[1], *hidden], X_SHARPNESS),
@@ -164,7 +164,7 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
     told = in_chunks(lambda rows: model(rows.x, rows.theta), validation)
     joint = cast(Tensor, validation.joint_score) * model.theta_std
     squared, own = (joint - told).square(), joint.square()
-    variance, noise = _bound(squared, own), _bound(squared / (size + told.square()), own / size)
+    variance, noise = _bound(squared, own), _bound(squared / variance_function(told, size), own / size)
     left, whole = _bound(squared / size, own / size), (own / size).mean(0)
     share = torch.where(whole > 0, left / whole, torch.ones_like(whole))
     return ScoreNoise(variance.tolist(), noise.tolist(), share.tolist()), model.size
@@ -187,12 +187,6 @@ def _squared_error(model: ScoreRegression, batch: Batch) -> Tensor:
 
 def _at_theta(batch: Batch) -> Batch:
     return batch if batch.from_theta is None else batch.rows(batch.from_theta > 0)
-
-
-def _spread(value: Tensor) -> Tensor:
-    """Return standard deviations, one where a value is always the same."""
-    std = value.std(0)
-    return torch.where(std > 0, std, torch.ones_like(std))
 
 
 def _perceptron(sizes: Sequence[int], sharpness: float = 1.0) -> nn.Sequential:

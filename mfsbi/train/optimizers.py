@@ -87,11 +87,12 @@ class PartsOptimizer:
         torch._foreach_mul_(gradients, (limit / (norm + 1e-12)).clamp(max=1))
         self.usual_norm = torch.lerp(usual, torch.minimum(norm, limit), MEMORY)
 
-    def forget(self) -> None:
-        """Drop what it remembers of gradients, but not how many steps were taken."""
+    def halt(self) -> None:
+        """Lose the momentum, but not the memory of how large gradients are, without which first steps are too long."""
         for optimizer in self.optimizers:
-            optimizer.state.clear()
-        self.usual_norm = None
+            for state in optimizer.state.values():
+                for name in {"exp_avg", "momentum"} & set(state):
+                    state[name].zero_()
 
     def state(self) -> dict[str, Tensor]:
         """Return all that it remembers, by name."""

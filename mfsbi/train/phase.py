@@ -5,10 +5,10 @@ began with included, and ends with the best copy in place, also when it is inter
 steps gain most when the learning rate has fallen, and a phase that stops on a plateau of the large steps never gets
 there. With `stop_after_epochs` a phase ends when as many epochs brought nothing better, judged by the mean over the
 last few. An epoch that breaks down, after a step that went astray, would leave the rest of the phase to repair it; the
-phase goes back to its best weights instead, and says so. While the chart stands still its coordinates are computed once
-for the whole phase. A phase that trains the density begins by measuring where they lie: reconstruction alone may blow
-them up to any size, and splines reach six spreads (a chart of the Lorenz attractor had coordinates up to 24, and its
-density stayed on a patch).
+phase goes back to its best weights instead, and says so; one of a single epoch ends with those it began with. While the
+chart stands still its coordinates are computed once for the whole phase. A phase that trains the density begins by
+measuring where they lie: reconstruction alone may blow them up to any size, and splines reach six spreads (a chart of
+the Lorenz attractor had coordinates up to 24, and its density stayed on a patch).
 """
 
 import math
@@ -63,7 +63,7 @@ class PhaseRun:
         self.loss, self.ranks = phase.loss, Ranks.current()
         self.best, self.patience = _Best(optimizer.parts), _Patience(settings.stop_after_epochs)
         self.epoch, self.order = 0, generator.get_state()
-        self.spread = math.inf  # of the held-out rows' losses about their mean, when last judged
+        self.scatter = math.inf  # of the held-out rows' losses about their mean, when last judged
         self.losses: list[Tensor] = []
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -74,14 +74,14 @@ class PhaseRun:
         if isinstance(self.loss, Adaptive) and self.loss.noise is not None:
             tensors["noise"] = self.loss.noise
         best, patience = self.best, self.patience
-        numbers = {"epoch": self.epoch, "best": [best.loss, best.epoch, best.spread], "recent": list(patience.recent)}
+        numbers = {"epoch": self.epoch, "best": [best.loss, best.epoch, best.scatter], "recent": list(patience.recent)}
         return tensors, numbers | {"patience": [patience.least, patience.waited]}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what `state` returned."""
         tensors, numbers = snapshot.tensors, snapshot.numbers
         self.best.weights = snapshot.part("best.")
-        self.best.loss, self.best.epoch, self.best.spread = numbers["best"]
+        self.best.loss, self.best.epoch, self.best.scatter = numbers["best"]
         self.patience.recent.extend(numbers["recent"])
         self.patience.least, self.patience.waited = numbers["patience"]
         self.epoch, self.order = numbers["epoch"], tensors["order"]
@@ -111,9 +111,10 @@ class PhaseRun:
                 history.epochs.append(record)
                 if self._broke_down(record):
                     self._go_back(record, validation)
-                elif record.validation_loss < self.best.loss:
-                    self.best.keep(record.validation_loss, self.epoch, self.spread)
-                self.patience.see(record.validation_loss)
+                else:
+                    if record.validation_loss < self.best.loss:
+                        self.best.keep(record.validation_loss, self.epoch, self.scatter)
+                    self.patience.see(record.validation_loss)
                 self.epoch, self.losses, self.order = self.epoch + 1, [], self.generator.get_state()
                 keep(ended=False)
             keep(ended=True)
@@ -157,18 +158,17 @@ class PhaseRun:
         On held-out rows, that is, and on those it learned from as well: rows learned by heart are no break-down.
         """
         best, least = self.best, min(record.validation_loss, record.training_loss)
-        return best.epoch > 0 and least > best.loss + best.spread  # at 0 it may be perfect, as a chart of flat data is
+        return best.epoch > 0 and least > best.loss + best.scatter  # at 0 it may be perfect, as a chart of flat data is
 
     def _go_back(self, record: EpochRecord, validation: Batch) -> None:
         """Take up the best weights again, without the momentum that led away from them, and say so."""
         self.best.restore()
-        self.optimizer.forget()
+        self.optimizer.halt()
         self._held_out(validation)
         warnings.warn(
             f"Training broke down in phase {self.number + 1} ({self.phase.loss.__name__}), epoch {self.epoch}: the "
-            f"validation loss went from {self.best.loss:.4g} to {record.validation_loss:.4g}. It goes on "
-            f"from the weights of epoch {self.best.epoch}, with smaller steps; if it says so again, take a lower "
-            "`learning_rate`.",
+            f"validation loss went from {self.best.loss:.4g} to {record.validation_loss:.4g}. The weights of epoch "
+            f"{self.best.epoch} are taken up again; if this is said once more, take a lower `learning_rate`.",
             stacklevel=2,
         )
 
@@ -176,7 +176,7 @@ class PhaseRun:
         """Copy the present weights if they do better on the validation rows than the best so far."""
         loss = float(self._held_out(validation))
         if loss < self.best.loss:
-            self.best.keep(loss, self.epoch, self.spread)
+            self.best.keep(loss, self.epoch, self.scatter)
 
     def _held_out(self, validation: Batch) -> Tensor:
         """Return the mean loss of the validation rows, to which it has adapted if it can."""
@@ -184,7 +184,7 @@ class PhaseRun:
             self.loss = self.loss.adapted(self.model, validation)
         losses = self.ranks.in_shares(lambda rows: self.loss(self.model, rows), validation)
         mean = losses.mean()
-        self.spread = float((losses - mean).abs().mean())
+        self.scatter = float((losses - mean).abs().mean())
         return mean
 
     def _step(self, batch: Batch) -> Tensor:
@@ -231,9 +231,9 @@ class _Best:
         self.parts = parts
         self.keep(math.inf, 0, math.inf)
 
-    def keep(self, loss: float, epoch: int, spread: float) -> None:
-        self.loss, self.epoch, self.spread = loss, epoch, spread
+    def keep(self, loss: float, epoch: int, scatter: float) -> None:
         self.weights = {name: value.detach().clone() for name, value in self.parts.state_dict().items()}
+        self.loss, self.epoch, self.scatter = loss, epoch, scatter  # after them, since Ctrl-C may come between
 
     def restore(self) -> None:
         self.parts.load_state_dict(self.weights)

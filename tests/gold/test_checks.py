@@ -27,6 +27,18 @@ def test_true_gold_passes(gold):
     require_centred_labels(theta, ratio, at_theta.float())
 
 
+def test_true_gold_at_a_few_values_of_theta_passes_in_any_order():
+    """Rows drawn at theta first: a cut between equal values would find all of one label below it."""
+    at_theta = torch.arange(6000) < 3000
+    theta = torch.tensor([-0.5, 0.0, 0.5])[torch.arange(6000) % 3, None]
+    _, score, ratio = simulate(SURFACE, theta, theta_ref=torch.tensor([0.3]), from_theta=at_theta, seed=2)
+    require_centred_score(theta[at_theta], score[at_theta])
+    require_centred_labels(theta, ratio, at_theta.float())
+    require_constant_odds(theta, at_theta.float())
+    with pytest.raises(ValueError, match=r"over theta_0 in \[-0\.5, -0\.5\], the mean of 1000 rows"):
+        require_centred_score(theta[at_theta], score[at_theta] + theta[at_theta])
+
+
 def at_theta_only(gold):
     theta, score, _, at_theta = gold
     return theta[at_theta], score[at_theta]

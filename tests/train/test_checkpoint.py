@@ -2,7 +2,7 @@
 
 import os
 import signal
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,23 @@ class Kept(Checkpoints):
             self.left -= 1
             if self.left == 0:
                 raise Killed
+
+
+@contextmanager
+def killed_after(checkpoints, monkeypatch):
+    """Let a training inside die once it has written so many."""
+    write, calls = Checkpoints.write, []
+
+    def killing(self, snapshot):
+        write(self, snapshot)
+        calls.append(1)
+        if len(calls) == checkpoints:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", killing)
+        with pytest.raises(Killed):
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +246,25 @@ def test_sigterm_writes_a_checkpoint_and_leaves(data, tmp_path):
     assert (weights(model) == weights(whole)).all()
 
 
+def test_sigterm_after_the_last_step_is_obeyed_too(data, tmp_path):
+    checkpoints, whole = Checkpoints(tmp_path, {}, minutes=1e9, resume=False), built(data)
+    with pytest.raises(SystemExit) as left:
+        fit(whole, *data, sequential(2), SETTINGS, keep_going=ends_after_the_last, checkpoints=checkpoints)
+    assert left.value.code == 143
+    model = built(data)
+    history = fit(
+        model, *data, sequential(2), SETTINGS, checkpoints=Checkpoints(tmp_path, {}, minutes=1e9, resume=True)
+    )
+    assert (weights(model) == weights(whole)).all()
+    assert len(history.epochs) == 2
+
+
+def ends_after_the_last(phase):
+    if phase == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return True
+
+
 def test_history_survives_a_file():
     history = History(collapses=["flat"])
     assert History.of_record(history.as_record()) == history
@@ -252,17 +288,8 @@ def test_a_trainer_that_was_killed_goes_on(kind, kills_at, data, tmp_path, monke
     settings = {"max_num_epochs": 4, "restarts": 0} if kind == "likelihood" else {"max_num_epochs": 4}
     with pytest.warns() if kind == "likelihood" else nullcontext():
         whole = appended(kind, data).train(**settings)
-    write, calls = Checkpoints.write, []
-
-    def killing(self, snapshot):
-        write(self, snapshot)
-        calls.append(1)
-        if len(calls) == kills_at:
-            raise Killed
-
-    monkeypatch.setattr(Checkpoints, "write", killing)
     keeping = {"checkpoint": tmp_path, "checkpoint_minutes": ALWAYS}
-    with pytest.raises(Killed):
+    with killed_after(kills_at, monkeypatch):
         appended(kind, data).train(**settings, **keeping)
     with pytest.warns() if kind == "likelihood" else nullcontext():
         resumed = appended(kind, data).train(**settings, **keeping, resume_training=True)
@@ -280,26 +307,34 @@ def test_a_training_from_earlier_weights_is_not_begun_anew(loaded, data, tmp_pat
     first.train(max_num_epochs=2, restarts=0)
     save(first, path)
     whole = first.train(max_num_epochs=4)
-    write, calls = Checkpoints.write, []
-
-    def killing(self, snapshot):
-        write(self, snapshot)
-        calls.append(1)
-        if len(calls) == 3:
-            raise Killed
 
     def again():
         return load_trainer(path, PolynomialSurface().prior)
 
     keeping = {"checkpoint": tmp_path / "kept", "checkpoint_minutes": ALWAYS}
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "write", killing)
-        with pytest.raises(Killed):
-            again().train(max_num_epochs=4, **keeping)
+    with killed_after(3, monkeypatch):
+        again().train(max_num_epochs=4, **keeping)
     trainer = again() if loaded else TRAINERS["likelihood"]().append_simulations(*rows)
     resumed = trainer.train(max_num_epochs=4, **keeping, resume_training=True)
     assert (weights(resumed) == weights(whole)).all()
     assert trainer.history.collapses == []
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_ratio_goes_on_from_earlier_weights(loaded, data, tmp_path, monkeypatch):
+    """From those of the checkpoint, whatever the trainer knew; and if it began anew, so it goes on."""
+    keeping = {"checkpoint": tmp_path, "checkpoint_minutes": ALWAYS}
+    for scratch in (False, True):
+        first = appended("ratio", data)
+        first.train(max_num_epochs=1, score_weight=0.0)
+        known = first.estimator
+        with killed_after(3, monkeypatch):
+            first.train(max_num_epochs=3, score_weight=0.0, retrain_from_scratch=scratch, **keeping)
+        trainer = first if loaded else appended("ratio", data)
+        resumed = trainer.train(max_num_epochs=3, score_weight=0.0, **keeping, resume_training=True)
+        assert trainer.history.anew == scratch
+        assert len(trainer.history.epochs) == 3
+        assert resumed is not known or not scratch
 
 
 @pytest.mark.filterwarnings("ignore:The chart")

@@ -11,6 +11,7 @@ from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import latent_nll, reconstruction
+from mfsbi.train.phase import PhaseRun
 from mfsbi.train.record import History, Settings
 from mfsbi.train.schedules import Phase
 from tests.problems import surface_data
@@ -143,6 +144,14 @@ def test_a_phase_that_breaks_down_goes_on_from_its_best_weights(data, model):
     best = [kept for kept in judged if (kept == at_steps[48]).all()]
     assert best  # the third epoch began where the second ended
     assert (at_steps[72] == at_steps[48]).all()  # and so did the fourth
+
+
+@pytest.mark.filterwarnings("ignore:Training broke down")
+def test_an_epoch_that_broke_down_does_not_end_a_training_that_gets_better(data, model, monkeypatch):
+    monkeypatch.setattr(PhaseRun, "_broke_down", lambda phase, record: record.epoch == 6)
+    script = [9.0, 3.0, 2.5, 2.0, 1.5, 1.4, 50.0, 1.4, 1.3, 1.2, 1.1, 1.0, 0.9]  # the sixth is judged twice
+    settings = replace(QUICK, stop_after_epochs=4)
+    assert len(fit(model, *data, [Phase(scripted(script), ("chart",), 11)], settings).epochs) == 11
 
 
 @pytest.mark.filterwarnings("error:Training broke down")

@@ -102,6 +102,17 @@ def test_the_score_counts_only_where_x_was_drawn_at_theta():
     torch.testing.assert_close(noise, expected)
 
 
+def test_the_limit_of_the_noise_has_a_unit_of_theta_of_its_own():
+    """A network that learned from wide theta, and rows of narrow ones."""
+    batch, model = toy(40), Offset(0.1)
+    limit, unit = torch.tensor([1e-3], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
+    ours, same = Alices(limit=limit).adapted(model, batch), Alices(limit=limit / 4, unit=unit).adapted(model, batch)
+    torch.testing.assert_close(same.noise, ours.noise / 4)
+    shift = 0.5 * batch.from_theta * math.log(4)  # of log V
+    torch.testing.assert_close(same(model, batch), ours(model, batch) - shift)
+    assert (Alices(0.7, unit=unit)(model, batch) == Alices(0.7)(model, batch)).all()
+
+
 def test_without_rows_at_theta_the_score_is_left_out():
     batch = toy(40)._replace(from_theta=torch.zeros(40, dtype=torch.float64))
     loss, model = Alices(), Offset(0.1)

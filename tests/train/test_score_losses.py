@@ -172,29 +172,32 @@ def test_the_noise_is_measured_on_held_out_rows_in_standardised_units():
 
 
 class Sizes(torch.nn.Module):
-    """F = (1, 2) exp(theta)."""
+    """F = (1, 2) exp(theta), for scores of theta over 1 and 1/2."""
+
+    theta_std = torch.tensor([1.0, 0.5], dtype=torch.float64)
 
     def forward(self, theta):
         return torch.tensor([1.0, 2.0], dtype=theta.dtype) * theta.exp()
 
 
 def quasi_likelihood(joint, score, size):
-    """2 D, from its slope: the integral of 2 (t - s) / (F + s^2) from the model's score to the joint score."""
+    """2 D, from its slope: the integral of 2 (t - s) / (F + s^2/4) from the model's score to the joint score."""
     nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(60))
     between = score + (joint - score) * (nodes[:, None, None] + 1) / 2
-    return (weights[:, None, None] * (joint - score) * (joint - between) / (size + between.square())).sum(0)
+    return (weights[:, None, None] * (joint - score) * (joint - between) / (size + between.square() / 4)).sum(0)
 
 
 def test_errors_count_by_the_size_of_the_score_at_theta_and_of_the_model_there():
     model, batch, size = build(SPECS["MFlow"]), golden(40, seed=9), Sizes()
-    errors, joint = errors_of(model, batch), batch.joint_score * model.latent.theta_std
+    joint = batch.joint_score * size.theta_std  # whose unit for theta is not the model's
+    errors = errors_of(model, batch) / model.latent.theta_std * size.theta_std
     sizes, loss = size(batch.theta), Scandal(noise=NOISE, size=size)
     terms = (quasi_likelihood(joint, joint - errors, sizes) / NOISE + NOISE.log()) / 2
     torch.testing.assert_close(loss(model, batch), latent_nll(model, batch) + terms.sum(-1), atol=1e-6, rtol=1e-6)
     limit = torch.tensor([0.1, 0.9], dtype=torch.float64)
     expected = latent_nll(model, batch) + (terms * torch.tensor([1.9, 1.1], dtype=torch.float64)).sum(-1)
     torch.testing.assert_close(replace(loss, limit=limit)(model, batch), expected, atol=1e-6, rtol=1e-6)
-    squared, own = errors.square() / (sizes + (joint - errors).square()), (joint.square() / sizes).mean(0)
+    squared, own = errors.square() / (sizes + (joint - errors).square() / 4), (joint.square() / sizes).mean(0)
     expected = (squared.sum(0) + DOUBT * own) / (40 + DOUBT)
     torch.testing.assert_close(loss.adapted(model, batch).noise, expected, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(Scandal(2.0, size=size)(model, batch), Scandal(2.0)(model, batch), atol=0, rtol=0)
@@ -209,7 +212,7 @@ def test_the_loss_of_scores_is_least_in_the_mean_at_their_mean_however_noisy_the
     mean = deviance(joint[:, None], score, size).mean(0)
     assert score[mean.argmin()].item() == pytest.approx(joint.mean().item(), abs=0.02 * unit)
     (slope,) = torch.autograd.grad(mean.sum(), score)
-    torch.testing.assert_close(slope, (2 * (score - joint.mean()) / (size + score.square())).detach())
+    torch.testing.assert_close(slope, (2 * (score - joint.mean()) / (size + score.square() / 4)).detach())
 
 
 def test_the_noise_is_measured_again_and_a_fixed_weight_stays():
