@@ -67,7 +67,7 @@ theta, alpha 4: 0.22. By the size at theta alone, alpha F = 4, 8, 12, 15, 25, 60
 c = 1, 1/4, 1/10, 1/100, 0.059, 0.046, 0.036, 0.050. Of three whole trainings each, with c = 1 the KL was 0.058 on
 average, with 1/4 0.050, and with 1/10 one broke down: single rows then had losses of 12,000. Where simulations are few,
 c matters less than the run does: from 300 of a Galton board, the total variation of posteriors from the exact ones was
-0.08 to 0.12 with c = 1, 0.11 with 1/4, 0.12 with 1/10 (means of three sets), and 0.33 without scores.
+0.07 to 0.21 with c = 1, 0.10 to 0.21 with 1/2, and 0.06 to 0.14 with 1/4 (five sets), and 0.25 to 0.39 without scores.
 
 **Ratios.** ALICES (Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv:1808.00973) classifies whether x was drawn at theta
 (y = 1) or at a reference (y = 0) by the logit log r(x|theta) + log w, w the prior odds, but with the chance s(x, z) of

@@ -4,11 +4,11 @@ After every epoch the validation loss is taken without gradients. A phase keeps 
 began with included, and ends with the best copy in place, also when it is interrupted. It stops early only if asked to:
 steps gain most when the learning rate has fallen, and a phase that stops on a plateau of the large steps never gets
 there. With `stop_after_epochs` a phase ends when as many epochs brought nothing better, judged by the mean over the
-last few. An epoch that breaks down, after a step that went astray, would leave the rest of the phase to repair it; the
-phase goes back to its best weights instead, and says so; one of a single epoch ends with those it began with. While the
-chart stands still its coordinates are computed once for the whole phase. A phase that trains the density begins by
-measuring where they lie: reconstruction alone may blow them up to any size, and splines reach six spreads (a chart of
-the Lorenz attractor had coordinates up to 24, and its density stayed on a patch).
+last few. An epoch that loses all there was, after a step that went astray, would leave the rest of the phase to repair
+it; the phase goes back to its best weights instead, and says so; one of a single epoch ends with those it began with.
+While the chart stands still its coordinates are computed once for the whole phase. A phase that trains the density
+begins by measuring where they lie: reconstruction alone may blow them up to any size, and splines reach six spreads (a
+chart of the Lorenz attractor had coordinates up to 24, and its density stayed on a patch).
 """
 
 import math
@@ -63,6 +63,7 @@ class PhaseRun:
         self.loss, self.ranks = phase.loss, Ranks.current()
         self.best, self.patience = _Best(optimizer.parts), _Patience(settings.stop_after_epochs)
         self.epoch, self.order = 0, generator.get_state()
+        self.began = math.inf  # at which validation loss
         self.scatter = math.inf  # of the held-out rows' losses about their mean, when last judged
         self.losses: list[Tensor] = []
 
@@ -75,7 +76,7 @@ class PhaseRun:
             tensors["noise"] = self.loss.noise
         best, patience = self.best, self.patience
         numbers = {"epoch": self.epoch, "best": [best.loss, best.epoch, best.scatter], "recent": list(patience.recent)}
-        return tensors, numbers | {"patience": [patience.least, patience.waited]}
+        return tensors, numbers | {"patience": [patience.least, patience.waited], "began": self.began}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up what `state` returned."""
@@ -84,7 +85,7 @@ class PhaseRun:
         self.best.loss, self.best.epoch, self.best.scatter = numbers["best"]
         self.patience.recent.extend(numbers["recent"])
         self.patience.least, self.patience.waited = numbers["patience"]
-        self.epoch, self.order = numbers["epoch"], tensors["order"]
+        self.epoch, self.began, self.order = numbers["epoch"], numbers["began"], tensors["order"]
         self.generator.set_state(self.order)
         device = next(self.optimizer.parts.parameters()).device
         self.losses = list(tensors["losses"].to(device)) if "losses" in tensors else []
@@ -102,7 +103,7 @@ class PhaseRun:
             if self.epoch == 0:
                 self._measure_coordinates(training, validation)
                 self._keep_if_better(validation)
-                self.epoch = 1
+                self.epoch, self.began = 1, self.best.loss
             steps = steps_per_epoch(training.size, rows_of_step(self.phase, self.settings))
             bar.update(steps * (self.epoch - 1) + len(self.losses))
             while self.epoch <= self.phase.epochs and not self.patience.over:
@@ -153,12 +154,12 @@ class PhaseRun:
         )
 
     def _broke_down(self, record: EpochRecord) -> bool:
-        """Return whether an epoch made what had been learned worse, by more than rows differ from their mean.
+        """Return whether an epoch lost all that had been learned, and by more than rows differ from their mean.
 
         On held-out rows, that is, and on those it learned from as well: rows learned by heart are no break-down.
         """
         best, least = self.best, min(record.validation_loss, record.training_loss)
-        return best.epoch > 0 and least > best.loss + best.scatter  # at 0 it may be perfect, as a chart of flat data is
+        return best.epoch > 0 and least > max(self.began, best.loss + best.scatter)
 
     def _go_back(self, record: EpochRecord, validation: Batch) -> None:
         """Take up the best weights again, without the momentum that led away from them, and say so."""
