@@ -242,8 +242,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         plan = self._kept(Training((training, validation), [phase], settings), keeping, about)
         noise, _ = self._noise(plan, score_weight)
         if noise is not None:
-            limit = validation.theta.new_tensor(noise.variance)
-            loss = Alices(limit=limit, unit=spreads(training.sample.theta), log_odds=odds)
+            limit, unit = (validation.theta.new_tensor(values) for values in (noise.variance, noise.unit))
+            loss = Alices(limit=limit, unit=unit, log_odds=odds)
             plan = plan._replace(schedule=[phase._replace(loss=loss)])
         anew = self._begins_anew(plan, retrain_from_scratch)
         estimator = self._untrained(training.sample) if self.estimator is None or anew else self.estimator

@@ -199,14 +199,16 @@ class ScoreNoise(NamedTuple):
     """What a regression of the joint score on x and theta left, for each parameter, on rows it had not seen.
 
     Arguments:
-        variance: an upper bound on E Var(t_i|x, theta), for standardised theta
+        variance: an upper bound on E Var(t_i|x, theta), for theta over its unit
         noise: nu with the regression's scores for the true ones
         share: what it left of E[t_i^2 / F_i]; 0 if x and theta tell all of the score, 1 if nothing
+        unit: the standard deviation of theta
     """
 
     variance: list[float]
     noise: list[float]
     share: list[float]
+    unit: list[float]
 
     def __str__(self) -> str:
         shares = ", ".join(f"{100 * (1 - share):.0f}%" for share in self.share)

@@ -167,7 +167,8 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
     variance, noise = _bound(squared, own), _bound(squared / variance_function(told, size), own / size)
     left, whole = _bound(squared / size, own / size), (own / size).mean(0)
     share = torch.where(whole > 0, left / whole, torch.ones_like(whole))
-    return ScoreNoise(variance.tolist(), noise.tolist(), share.tolist()), model.size
+    columns = (variance, noise, share, model.theta_std)
+    return ScoreNoise(*(column.tolist() for column in columns)), model.size
 
 
 def _bound(squared: Tensor, own: Tensor) -> Tensor:
