@@ -28,8 +28,7 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.guard import ChartGuard
-from mfsbi.train.losses import ScoreNoise
-from mfsbi.train.record import History
+from mfsbi.train.record import History, ScoreNoise
 from mfsbi.train.schedules import Schedule, require_schedule, with_score
 from mfsbi.types import Prior
 

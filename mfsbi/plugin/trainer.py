@@ -22,10 +22,10 @@ from mfsbi.store import Store
 from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
 from mfsbi.train.data import Batch
 from mfsbi.train.loop import fit, require_phases
-from mfsbi.train.losses import Loss, ScoreNoise
+from mfsbi.train.losses import Loss
 from mfsbi.train.noise import ScoreSize, score_noise
 from mfsbi.train.ranks import Ranks
-from mfsbi.train.record import History, Settings
+from mfsbi.train.record import History, ScoreNoise, Settings
 from mfsbi.train.schedules import Schedule
 from mfsbi.train.stream import TrainingData
 from mfsbi.types import Prior

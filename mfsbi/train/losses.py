@@ -86,7 +86,7 @@ the two pairs it makes.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,6 @@ __all__ = [
     "Alices",
     "Loss",
     "Scandal",
-    "ScoreNoise",
     "deviance",
     "joint",
     "joint_nll",
@@ -193,26 +192,6 @@ def joint(model: AbstractModel, batch: Batch) -> Tensor:
     if isinstance(model, AmbientModel):
         return nll(model, batch)
     return RECONSTRUCTION_WEIGHT * reconstruction(model, batch) + latent_nll(model, batch)
-
-
-class ScoreNoise(NamedTuple):
-    """What a regression of the joint score on x and theta left, for each parameter, on rows it had not seen.
-
-    Arguments:
-        variance: an upper bound on E Var(t_i|x, theta), for theta over its unit
-        noise: nu with the regression's scores for the true ones
-        share: what it left of E[t_i^2 / F_i]; 0 if x and theta tell all of the score, 1 if nothing
-        unit: the standard deviation of theta
-    """
-
-    variance: list[float]
-    noise: list[float]
-    share: list[float]
-    unit: list[float]
-
-    def __str__(self) -> str:
-        shares = ", ".join(f"{100 * (1 - share):.0f}%" for share in self.share)
-        return f"joint scores: x and theta tell at least {shares} of their squares, parameter by parameter"
 
 
 DOUBT = 2.0

@@ -39,8 +39,8 @@ from torch.nn import functional
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, spreads, steps_per_epoch
 from mfsbi.train.loop import fit
-from mfsbi.train.losses import ScoreNoise, variance_function, with_doubt
-from mfsbi.train.record import Settings
+from mfsbi.train.losses import variance_function, with_doubt
+from mfsbi.train.record import ScoreNoise, Settings
 from mfsbi.train.schedules import Phase
 from mfsbi.train.stream import TrainingData
 

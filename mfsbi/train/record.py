@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from mfsbi.checks import require_not_negative, require_positive, require_positive_integer
-from mfsbi.train.losses import ScoreNoise
 
-__all__ = ["EpochRecord", "History", "Settings"]
+__all__ = ["EpochRecord", "History", "ScoreNoise", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,26 @@ class Settings:
             require_positive("clip_max_norm", self.clip_max_norm)
         if self.stop_after_epochs is not None:
             require_positive_integer("stop_after_epochs", self.stop_after_epochs)
+
+
+class ScoreNoise(NamedTuple):
+    """What a regression of the joint score on x and theta left, for each parameter, on rows it had not seen.
+
+    Arguments:
+        variance: an upper bound on E Var(t_i|x, theta), for theta over its unit
+        noise: nu with the regression's scores for the true ones
+        share: what it left of E[t_i^2 / F_i]; 0 if x and theta tell all of the score, 1 if nothing
+        unit: the standard deviation of theta
+    """
+
+    variance: list[float]
+    noise: list[float]
+    share: list[float]
+    unit: list[float]
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{100 * (1 - share):.0f}%" for share in self.share)
+        return f"joint scores: x and theta tell at least {shares} of their squares, parameter by parameter"
 
 
 class EpochRecord(NamedTuple):
