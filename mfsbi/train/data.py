@@ -115,7 +115,7 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 def spreads(values: Tensor) -> Tensor:
     """Return the standard deviation of each column, one where a value is always the same."""
-    std = values.std(0)
+    std = values.std(0) if values.shape[1] else values.new_zeros(0)
     return torch.where(std > 0, std, torch.ones_like(std))
 
 
