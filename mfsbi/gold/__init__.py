@@ -15,6 +15,7 @@ and at the same x they average to what is wanted:
 
 from mfsbi.gold.madminer import MadMinerSample, read_madminer
 from mfsbi.gold.mining import mine
+from mfsbi.gold.program import PyroSimulator
 from mfsbi.gold.simulate import Gold, simulate
 
-__all__ = ["Gold", "MadMinerSample", "mine", "read_madminer", "simulate"]
+__all__ = ["Gold", "MadMinerSample", "PyroSimulator", "mine", "read_madminer", "simulate"]

@@ -1,14 +1,7 @@
 r"""What is left of a program's run, and the comparisons of two runs that make sure that gold is gold.
 
 Two runs on the same values are compared: they must agree in x and, at the same theta, in the log probability of every
-site. A small step h away the log probability must rise by what the gradients t and t' at both ends foretell,
-
-    log p(x, z|theta + h) - log p(x, z|theta) = h . (t + t') / 2 + O(h^3),
-
-which fails whatever the reason for which autograd and the program are at odds. Each row's step is made to change the
-log probability by ten times the cube root of the machine's precision, where rounding and curvature err alike, and may
-err by as much again: 0.0006 of the change in float64, half of it in float32, which still tells a derivative that is
-missing. A kink, such as Laplace's, may lie within a step, but not within all of three that shrink.
+site. How log probabilities change with theta is for `slopes`.
 """
 
 from collections.abc import Iterator
@@ -26,11 +19,9 @@ __all__ = [
     "edges_of",
     "elsewhere",
     "equal_edges",
-    "misled",
-    "refuse_gradient",
+    "gradient",
     "require_fixed_x",
     "require_same_x",
-    "small_step",
 ]
 
 SAME = 1e-5  # relative; sums taken in another order differ by 1e-6 in float32, mistakes by far more
@@ -86,13 +77,15 @@ def gradient(value: Tensor, theta: Tensor) -> Tensor:
     return torch.zeros_like(theta) if slope is None else slope.detach()
 
 
-def elsewhere(theta: Tensor) -> Tensor:
-    """Return other parameters: those of the row before; nearer to zero by a hundredth where these are the same.
+def elsewhere(theta: Tensor, theta_ref: Tensor | None = None) -> Tensor:
+    """Return other parameters: those of the row before; the reference's, or nearer to zero by a hundredth, if the same.
 
     Parameters of another row are ones that the program is meant to be run at, which a step of any size might not be.
     """
     other = theta.roll(1, 0)
-    same = (other == theta).all(1, keepdim=True) | (theta == theta[:1]).all(0)
+    if theta_ref is not None:
+        other = torch.where((other == theta).all(1, keepdim=True), theta_ref, other)
+    same = (other == theta).all(1, keepdim=True) | (other == theta).all(0)
     return torch.where(same, torch.where(theta == 0, 0.01, 0.99 * theta), other)
 
 
@@ -115,42 +108,6 @@ def change(run: Run, again: Run) -> str | None:
             return f"the log probability of site {name!r}"
     features = _changed_features(run.x, again.x)
     return f"feature {features[0]} of x, at none of the sites {list(run.sites)}," if features else None
-
-
-def small_step(run: Run, towards: Tensor, shrunk: float = 1.0) -> Tensor:
-    """Return parameters so near on the way to others that log probabilities change by `_budget` times `shrunk`."""
-    way = towards - run.theta.detach()
-    slope = (run.score() * way).abs().sum(1, keepdim=True)
-    return run.theta.detach() + shrunk * _budget(way) * way / slope.clamp(min=1)
-
-
-def misled(run: Run, near: Run) -> Tensor:
-    """Tell the rows, shape `(rows,)`, whose log probability rises in a small step other than its gradients foretell."""
-    step = (near.theta - run.theta).detach()
-    slopes = 0.5 * (run.score() + near.score())
-    error = (near.log_ratio(run) - (slopes * step).sum(1)).detach().abs()
-    summands = torch.stack([1 + site.log_prob.detach().abs() + site.size() for site in run.sites.values()]).sum(0)
-    rounding = torch.finfo(step.dtype).eps * (20 * summands + 4 * (slopes * run.theta.detach()).abs().sum(1))
-    return error > 10 * _budget(step) * (slopes * step).abs().sum(1) + rounding
-
-
-def refuse_gradient(run: Run, near: Run) -> None:
-    """Raise ValueError naming the site whose log probability rises the least as its gradients foretell."""
-    step = (near.theta - run.theta).detach()
-    rises, foretold = {}, {}
-    for name, site in run.sites.items():
-        there = near.sites[name].log_prob
-        rises[name] = (there - site.log_prob).detach()
-        foretold[name] = (0.5 * (gradient(site.log_prob, run.theta) + gradient(there, near.theta)) * step).sum(1)
-    name = max(rises, key=lambda name: float((rises[name] - foretold[name]).abs().sum()))
-    row = int((rises[name] - foretold[name]).abs().argmax())
-    raise ValueError(
-        f"The log probability of site {name!r} should change with theta as its gradient says; a small step of theta in "
-        f"row {row} changes it by {float(rises[name][row]):.3g} where the gradient says "
-        f"{float(foretold[name][row]):.3g}. Theta enters by a way that autograd does not see (`detach`, `item`, numpy, "
-        "a lower precision), or a value kept from another run has a gradient of its own. Theta in float64 makes this "
-        "check sharp."
-    )
 
 
 def edges_of(fn: Any) -> list[Tensor]:  # noqa: ANN401 - one of Pyro's distributions
@@ -180,10 +137,6 @@ def equal_edges(ours: list[Tensor], theirs: list[Tensor]) -> bool:
         a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
         for a, b in zip(ours, theirs, strict=True)
     )
-
-
-def _budget(like: Tensor) -> float:
-    return 10 * torch.finfo(like.dtype).eps ** (1 / 3)
 
 
 def _changed_features(x: Tensor, other: Tensor) -> list[int]:

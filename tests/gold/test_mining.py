@@ -217,3 +217,33 @@ def test_handlers_around_the_call_see_nothing_of_it_and_no_grad_does_not_matter(
         gold = mine(linear, theta)
     assert list(tape.trace.nodes) == []
     assert (gold.x == mine(linear, theta).x).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "site",
+    [
+        lambda theta: dist.Laplace(theta[..., 0], 0.1),
+        lambda theta: dist.Cauchy(theta[..., 0], 0.01),
+        lambda theta: dist.Normal(theta[..., 0].relu() + theta[..., 1].abs(), 0.1),
+        lambda theta: dist.Normal(theta.max(-1).values, 0.02),
+        lambda theta: dist.Poisson((3 * theta[..., 0]).exp()),
+    ],
+)
+def test_kinks_and_narrow_densities_are_not_taken_for_jumps(site, dtype):
+    theta = torch.randn(2000, 2, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    assert mine(lambda theta: pyro.sample("x", site(theta)), theta).joint_score.any()
+
+
+def test_a_parameter_without_effect_at_these_theta_has_a_score_of_zero():
+    gold = mine(lambda theta: pyro.sample("x", dist.Normal(theta[..., 0].clamp(max=0.0), 1.0)), torch.ones(2, 1))
+    assert not gold.joint_score.any()
+
+
+def test_one_run_may_turn_where_theta_plays_no_part():
+    def model(theta):
+        k = pyro.sample("k", dist.Bernoulli(0.5))
+        return pyro.sample("x", dist.Normal(theta[..., 0] if k else torch.zeros(1), 1.0))
+
+    scores = torch.cat([mine(model, torch.ones(1, 1), seed=seed).joint_score for seed in range(20)])
+    assert 0 < int((scores == 0).sum()) < 20

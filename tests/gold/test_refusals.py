@@ -216,12 +216,34 @@ def of_no_density(theta):
     return pyro.sample("bad", Late(theta[..., 0] * math.nan))
 
 
+def drawn_by_inversion(theta):
+    u = pyro.sample("u", dist.Uniform(0.0, 1.0))
+    return pyro.sample("bad", dist.Normal(2.0 * (u < theta[..., 0].sigmoid()) + 0.3 * theta[..., 0], 0.5))
+
+
+def triggered(theta):
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    trigger = torch.stack([1.0 * (z > theta[..., 0]), theta[..., 0]], -1)
+    return pyro.sample("bad", dist.Normal(trigger, 0.3).to_event(1))
+
+
+def rooted(theta):
+    first = theta[..., 0]
+    return pyro.sample("bad", dist.Normal(torch.where(first > 0, first.sqrt(), 0.0), 1.0))
+
+
 HELD = "although the values of all sites are held fixed"
 REFUSED = {
     "a reparameterised value outside of a site": (smuggled, f"probability of site 'bad' changes.*{HELD}.*`rsample`"),
     "a value with the graph of another run": (smuggled_from_another_run(), "log probability of site 'bad'"),
     "a detached parameter": (detached, "site 'bad' should change.*where the gradient says 0"),
     "a parameter in numpy": (by_way_of_numpy, "site 'bad' should change.*where the gradient says 0"),
+    "a value compared with theta": (drawn_by_inversion, "site 'bad' should be continuous in theta.*jumps by"),
+    "a threshold at theta": (triggered, "site 'bad' should be continuous in theta.*jumps by"),
+    "a root of what torch.where leaves out": (
+        rooted,
+        "site 'bad' should have a finite gradient.*the first of them row",
+    ),
     "a location outside of the site": (transformed_outside, r"feature 0 of x depends.*\['bad'\] are held"),
     "x that depends on theta unseen by autograd": (hidden_by_detach, r"feature 0 of x depends.*\['bad'\] are held"),
     "x that depends on theta a little": (hidden_by_size, r"feature 0 of x depends.*\['bad'\] are held"),
@@ -277,6 +299,29 @@ def test_a_derivative_that_is_missing_in_part_is_noticed_in_either_precision(dty
     theta = torch.randn(rows, 2, dtype=dtype, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="site 'bad' should change with theta as its gradient says"):
         mine(half_detached, theta)
+
+
+def a_derivative_of_five_sevenths(theta):
+    return pyro.sample("bad", dist.Normal(theta[..., 0] + 0.4 * theta[..., 0].detach(), 1.0))
+
+
+def detached_if_rare(theta):
+    k = pyro.sample("good", dist.Bernoulli(0.2))
+    first = theta[..., 0]
+    return pyro.sample("bad", dist.Normal(torch.where(k == 1, first.detach(), 0.2 * first), 1.0))
+
+
+@pytest.mark.parametrize("model", [a_derivative_of_five_sevenths, detached_if_rare])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_derivative_that_is_missing_by_little_or_in_few_rows_is_noticed(model, dtype):
+    theta = torch.randn(500, 2, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="site 'bad' should change with theta as its gradient says"):
+        mine(model, theta)
+
+
+def test_a_reference_shows_what_the_same_theta_in_all_rows_does_not():
+    with pytest.raises(ValueError, match="site 'bad' should be continuous"):
+        mine(triggered, torch.zeros(50, 2), theta_ref=torch.ones(2))
 
 
 @pytest.mark.parametrize("model", [sometimes, sometimes_not, in_two_orders, longer])
