@@ -10,7 +10,7 @@ A sample named `train` is the files `x_train.npy`, `theta_train.npy` and so on o
 | `x` | observables | `x` |
 | `theta`; `theta0` in samples for ratios | parameters; those of the numerator | `theta` |
 | `theta1` | parameters of the denominator | `theta_ref` |
-| `t_xz` | d/dtheta log p(x, z\|theta) | `joint_score` |
+| `t_xz`; `t_xz0` beside more ratios | d/dtheta log p(x, z\|theta) | `joint_score` |
 | `r_xz` | p(x, z\|theta0) / p(x, z\|theta1), not its log | `joint_log_ratio` |
 | `y` | 0 where x was drawn at theta0, 1 where at theta1 | `from_theta`, the other way round |
 
@@ -28,8 +28,8 @@ from torch import Tensor
 
 __all__ = ["MadMinerSample", "read_madminer"]
 
-WORDS = ("x", "theta", "theta0", "theta1", "t_xz", "r_xz", "y")
-WIDE = ("x", "theta", "theta0", "theta1", "t_xz")
+WORDS = ("x", "theta", "theta0", "theta1", "t_xz", "t_xz0", "r_xz", "y")
+WIDE = ("x", "theta", "theta0", "theta1", "t_xz", "t_xz0")
 """Words of MadMiner's for a row of numbers for each event; the others have one number."""
 
 
@@ -80,13 +80,14 @@ def read_madminer(folder: str | Path, name: str = "train") -> MadMinerSample:
             f"{files['theta1'].name} should have the {theta.shape[1]} parameters of {files[parameters].name}; it has "
             f"{read['theta1'].shape[1]}. Sample again into an empty folder."
         )
-    if "t_xz" in read:
-        _require_score_of(theta, read["t_xz"], files["t_xz"])
+    score = "t_xz" if "t_xz" in read else "t_xz0"
+    if score in read:
+        _require_score_of(theta, read[score], files[score])
     return MadMinerSample(
         theta,
         read["x"],
         theta_ref=read.get("theta1"),
-        joint_score=read.get("t_xz"),
+        joint_score=read.get(score),
         joint_log_ratio=_log(read["r_xz"].reshape(-1), files["r_xz"]) if "r_xz" in read else None,
         from_theta=_from_numerator(read["y"].reshape(-1), files["y"]) if "y" in read else None,
     )

@@ -198,6 +198,14 @@ class Simulations:
             )
 
 
+INFINITE_GOLD = {
+    "joint_score": "A derivative at the edge of what theta may be, or a root of zero? Mend it in the simulator.",
+    "joint_log_ratio": "A run that is impossible at the reference? Choose one at which all runs are possible: without "
+    "these rows, what is learned would be biased.",
+}
+"""What to do about gold that is not finite."""
+
+
 def _batch(rows: Rows) -> Batch:
     """Return rows of a store without their joint log ratios, which need others drawn at the reference."""
     return Batch(rows.theta, rows.x, joint_score=rows.joint_score)
@@ -206,10 +214,10 @@ def _batch(rows: Rows) -> Batch:
 def _require_gold(batch: Batch) -> None:
     """Raise ValueError if gold is not finite or cannot be right."""
     labels = batch.from_theta
-    for name in ("joint_score", "joint_log_ratio"):
+    for name, advice in INFINITE_GOLD.items():
         value = getattr(batch, name)
         if value is not None:
-            require_finite(name, value, "A run of the simulator with probability zero? Remove it from all arrays.")
+            require_finite(name, value, advice)
     if labels is not None and not (set(labels.unique().tolist()) == {0, 1}):
         raise ValueError(
             "`from_theta` should say True for rows drawn at theta and False for rows drawn at the reference, and have "

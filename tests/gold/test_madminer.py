@@ -50,6 +50,13 @@ def test_a_sample_for_ratios_comes_in_our_words_and_senses(ratios):
     assert (sample.joint_score == gold.joint_score).all()
 
 
+def test_a_sample_of_more_ratios_has_the_score_at_its_numerator(ratios):
+    twin = read_madminer(ratios)
+    (ratios / "t_xz_train.npy").rename(ratios / "t_xz0_train.npy")
+    write_madminer(ratios, t_xz1=np.full_like(twin.joint_score, 7.0))
+    assert (read_madminer(ratios).joint_score == twin.joint_score).all()
+
+
 def test_ratios_and_labels_may_come_without_an_axis_of_one(ratios):
     twin = read_madminer(ratios)
     for word in ("y", "r_xz"):

@@ -157,7 +157,10 @@ WRONG = {
         r"For parameter 0, over all theta, the mean of 120 rows is .* z = \d\d\.\d",
     ),
     "the sign of it": (lambda t: t.abs(), "`joint_score` should average to zero"),
-    "NaN": (lambda t: t.where(torch.arange(120)[:, None] != 4, torch.nan), "1 of 120 rows.*row 4.*probability zero"),
+    "NaN": (
+        lambda t: t.where(torch.arange(120)[:, None] != 4, torch.nan),
+        "1 of 120 rows.*row 4.*Mend it in the simulator",
+    ),
     "features": (lambda t: t[:, :1], r"should have shape \(rows, 2\), 2 being the features of theta; got .*\(120, 1\)"),
     "axes": (lambda t: t[:, 0], r"should have shape \(rows, 2\)"),
     "rows": (lambda t: t[:100], "120 rows of `theta` and 100 of `joint_score`"),

@@ -25,7 +25,7 @@ BAD = {
     ),
     "infinity in the score": (
         lambda gold: gold | {"joint_score": changed(gold["joint_score"], (5, 1), torch.inf)},
-        "`joint_score` should be finite; 1 of 400 rows.*row 5.*probability zero",
+        "`joint_score` should be finite; 1 of 400 rows.*row 5.*Mend it in the simulator",
     ),
     "columns of the ratio": (
         lambda gold: gold | {"joint_log_ratio": gold["joint_log_ratio"][:, None]},
