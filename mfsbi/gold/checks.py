@@ -53,8 +53,8 @@ def require_centred_score(theta: Tensor, joint_score: Tensor) -> None:
             raise ValueError(
                 f"`joint_score` should average to zero at any theta. For parameter {worst}, over {region}, the mean of "
                 f"{len(rows)} rows is {float(joint_score[rows, worst].double().mean()):.4g}, z = {z[worst]:.1f}. Is it "
-                "the gradient of log p(x, z|theta) with its normalisation, at the theta each x was drawn at? Were rows left "
-                "out by what their x became? If an outcome is so rare that none was drawn yet, add simulations."
+                "the gradient of log p(x, z|theta) with its normalisation, at the theta each x was drawn at? Were rows "
+                "left out by what their x became? If an outcome is so rare that none was drawn yet, add simulations."
             )
 
 

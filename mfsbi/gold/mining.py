@@ -242,7 +242,8 @@ def _features(x: Any, theta: Tensor) -> Tensor:  # noqa: ANN401 - whatever the p
     if x.ndim not in {1, 2} or len(x) != len(theta):
         raise ValueError(
             f"`model` should return x of shape ({len(theta)}, data), one row for each of theta; got shape "
-            f"{tuple(x.shape)}. Values within a plate of the program have the rows last: return `values.T`. Flatten images."
+            f"{tuple(x.shape)}. Values within a plate of the program have the rows last: return `values.T`. "
+            "Flatten images."
         )
     x = x.reshape(len(theta), -1).to(theta.dtype)
     require_finite("x", x.detach(), "Let the program return finite numbers.")
