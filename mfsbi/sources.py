@@ -100,6 +100,12 @@ class _Function:
     prior: Prior
     parameter_names: Sequence[str]
 
+    @property
+    def version(self) -> str:
+        """What the function says, or else its module."""
+        module = sys.modules.get(self.function.__module__)
+        return str(getattr(self.function, "version", getattr(module, "__version__", "")))
+
     def simulate(self, theta: Tensor, *, seed: int | None = None) -> Tensor:
         """Return x of each row of theta; further axes of theta before its last are kept."""
         rows = theta.reshape(-1, theta.shape[-1])

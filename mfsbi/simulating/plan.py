@@ -1,24 +1,21 @@
 """What is simulated, and how to tell whether it is still the same."""
 
-import hashlib
-import inspect
 import platform
 import sys
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from mfsbi.checks import require_kind, require_positive_integer, require_seed
 from mfsbi.seeds import alone, seeded
+from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.types import HasGold, Prior, Simulator
 
-__all__ = ["Plan", "fingerprint", "require_same"]
+__all__ = ["Plan", "require_same"]
 
 DRAWS = 16
 """Draws by which priors are compared."""
@@ -110,7 +107,7 @@ MEANT = {
     "prior_draws": "theta would come from two priors",
     "prior_log_probs": "theta would come from two priors",
     "simulator_version": "x would come from two simulators",
-    "simulator_hash": "x would come from two simulators; its code or its public attributes are not what they were",
+    "simulator_hash": "x would come from two simulators; its code or its attributes are not what they were",
 }
 """What has to agree between a store and whoever goes on with it, and why."""
 
@@ -140,71 +137,6 @@ def _agree(one: Any, other: Any) -> bool:  # noqa: ANN401
 def _short(value: Any) -> str:  # noqa: ANN401
     text = repr(value)
     return text if len(text) < 60 else text[:57] + "..."
-
-
-def fingerprint(thing: Any) -> str:  # noqa: ANN401
-    """Return a hash of the source of an object's classes and of its public attributes, the same in every process.
-
-    Of a function it is the source and what it holds: the object of a method, the arguments of a `partial`, the
-    variables of a closure. Code that it calls elsewhere is not seen: a simulator can say by an attribute `version` that
-    such code has changed.
-    """
-    digest = hashlib.sha256("\n".join(_parts(thing, depth=4)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _parts(thing: Any, depth: int) -> list[str]:  # noqa: ANN401
-    """Return texts that together tell what an object does."""
-    if isinstance(thing, Tensor | np.ndarray):
-        array = np.ascontiguousarray(thing.detach().cpu().numpy() if isinstance(thing, Tensor) else thing)
-        return [str(array.dtype), str(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
-    inside = _inside(thing) if depth > 0 else {}
-    if inspect.isroutine(thing) or isinstance(thing, type):
-        parts = [_source(thing)]
-    else:
-        parts = [_source(kind) for kind in type(thing).__mro__[:-1]]
-        if " at 0x" not in repr(thing) and not _holds_set(thing, depth):
-            parts.append(repr(thing))
-    return parts + [part for name in inside for part in (name, *_parts(inside[name], depth - 1))]
-
-
-def _inside(thing: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return what an object holds, by names in a fixed order."""
-    if isinstance(thing, set | frozenset):
-        thing = sorted(thing, key=repr)
-    if isinstance(thing, list | tuple):
-        return {str(i): value for i, value in enumerate(thing)}
-    if isinstance(thing, partial):
-        return {"function": thing.func, "arguments": thing.args, "keywords": thing.keywords}
-    if inspect.ismethod(thing):
-        return {"object": thing.__self__}
-    if inspect.isfunction(thing):
-        closed = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
-        return {name: cell.cell_contents for name, cell in closed if name != "__class__"}
-    if isinstance(thing, type):
-        return {}
-    held = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
-    weights = thing.state_dict() if isinstance(thing, nn.Module) else {}
-    public = {str(name): value for name, value in held.items() if not str(name).startswith("_")}
-    return dict(sorted({**public, **weights}.items()))
-
-
-def _holds_set(thing: Any, depth: int) -> bool:  # noqa: ANN401
-    """Whether there is a set in it, whose order, and so its repr, is another one in each process."""
-    if isinstance(thing, set | frozenset):
-        return True
-    return depth > 0 and any(_holds_set(value, depth - 1) for value in _inside(thing).values())
-
-
-def _source(thing: Any) -> str:  # noqa: ANN401
-    """Return the source of a class or function written for this, or its name where there is none."""
-    name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(type(thing)))}"
-    if name.partition(".")[0] in {*sys.stdlib_module_names, "torch", "numpy"} - {"__main__"}:
-        return name
-    try:
-        return name + inspect.getsource(thing)
-    except (OSError, TypeError):
-        return name
 
 
 def _version(simulator: Simulator) -> Any:  # noqa: ANN401

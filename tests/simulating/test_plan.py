@@ -1,3 +1,4 @@
+import sys
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,8 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from mfsbi.simulating import Plan, simulate_to_store
-from mfsbi.simulating.plan import fingerprint, require_same
+from mfsbi.simulating.fingerprint import fingerprint
+from mfsbi.simulating.plan import require_same
 from mfsbi.sources import box, simulator
 from simulators.polynomial import PolynomialSurface
 from tests.simulating.problems import Fragile, Noisy
@@ -90,13 +92,16 @@ def test_numbers_of_numpy_are_numbers(tmp_path, monkeypatch):
     assert simulate_to_store(Plan(Noisy(), rows=20, seed=1, shard_rows=10), store.path).marks == store.marks
 
 
-def test_code_tells_simulators_apart_and_what_is_private_does_not():
+def test_code_tells_simulators_apart_and_caches_do_not():
     surface = PolynomialSurface()
     before = fingerprint(surface)
     surface._cache = 3
     assert fingerprint(surface) == before == fingerprint(PolynomialSurface())
     assert before != fingerprint(PolynomialSurface(tolerance=1e-3))
     assert fingerprint(Noisy()) != fingerprint(Fragile())
+    private = Noisy()
+    private._scale = 2.0
+    assert fingerprint(private) != fingerprint(Noisy())
 
 
 def test_functions_are_told_apart_by_their_code(tmp_path, monkeypatch):
@@ -106,6 +111,83 @@ def test_functions_are_told_apart_by_their_code(tmp_path, monkeypatch):
         (tmp_path / f"module_{i}.py").write_text(f"def simulate(theta):\n    return {body}\n")
         hashes.append(fingerprint(simulator(f"module_{i}:simulate", ["0:1"])))
     assert hashes[0] != hashes[1]
+
+
+MODULE = """
+import helping_module
+WIDTHS = {"narrow": 1.0}
+scale = 2.0
+calls = []
+
+
+def helper(theta):
+    return theta * scale
+
+
+class Box:
+    def __init__(self, width):
+        self._width = width
+
+    def clip(self, theta):
+        return theta.clamp(-self._width, self._width)
+
+
+def simulate(theta):
+    calls.append(len(theta))
+    return helper(Box(WIDTHS["narrow"]).clip(theta)) + helping_module.offset(theta)
+"""
+HELPING = """
+from functools import lru_cache
+START = 1
+
+
+@lru_cache
+def begin():
+    return START
+
+
+def offset(theta):
+    return theta.new_full(theta.shape, [begin() for _ in range(1)][0])
+"""
+CHANGES = {
+    "a helper": ("theta * scale", "theta / scale"),
+    "a number": ("scale = 2.0", "scale = 3.0"),
+    "a constant": ('"narrow": 1.0', '"narrow": 1.5'),
+    "a method": ("clamp(-self", "clamp(0 * self"),
+    "another module's constant": ("START = 1", "START = 2"),
+    "another module's function": ("return START", "return 2 * START"),
+}
+NO_CHANGES = {
+    "nothing": ("", ""),
+    "a variable": ("calls = []", "calls = [1]"),
+    "an unused function": ("class Box", "def other():\n    return 7\n\n\nclass Box"),
+}
+
+
+@pytest.mark.parametrize("name", [*CHANGES, *NO_CHANGES])
+def test_code_is_followed_to_all_that_a_function_uses_and_no_further(name, tmp_path, monkeypatch):
+    hashes = []
+    for number, (old, new) in enumerate([("", ""), {**CHANGES, **NO_CHANGES}[name]]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for module, text in (("main_module", MODULE), ("helping_module", HELPING)):
+            (folder / f"{module}.py").write_text(text.replace(old, new) if old else text)
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.syspath_prepend(folder)
+        function = simulator("main_module:simulate", ["0:1"])
+        hashes.append(fingerprint(function))
+        function.simulate(torch.zeros(2, 1), seed=0)
+        assert fingerprint(function) == hashes[-1]
+    assert (hashes[0] == hashes[1]) == (name in NO_CHANGES)
+
+
+def test_a_function_says_its_version_or_its_module_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "told.py").write_text(
+        "__version__ = '3'\ndef a(theta): return theta\ndef b(theta): return theta\nb.version = 4\n"
+    )
+    versions = [Plan(simulator(f"told:{name}", ["0:1"]), rows=1).attributes()["simulator_version"] for name in "ab"]
+    assert versions == ["3", "4"]
 
 
 def test_attributes_are_json_and_do_not_depend_on_settings():
