@@ -34,7 +34,7 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's and numpy's global generators inside the block and restore them after it.
+    """Seed the global generators of torch, numpy and Python inside the block and restore them after it.
 
     Example:
         >>> with seeded(3):
@@ -43,14 +43,16 @@ def seeded(seed: int) -> Iterator[None]:
         ...     bool((torch.rand(2) == first).all())
         True
     """
-    state = np.random.get_state()  # noqa: NPY002 - sbi's slice sampler draws from numpy's global state
+    state, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002 - sbi's slice sampler draws from numpy's
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         np.random.seed([seed % 2**32, seed >> 32] if seed >= 2**32 else seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
         try:
             yield
         finally:
             np.random.set_state(state)  # noqa: NPY002
+            random.setstate(pythons)
 
 
 def derived(seed: int, *keys: int) -> int:

@@ -27,7 +27,7 @@ __all__ = [
 
 console = Console()
 
-MISTAKES = (ValueError, TypeError, RuntimeError, ArithmeticError, OSError)
+MISTAKES = (ValueError, TypeError, RuntimeError, ArithmeticError, OSError, MemoryError)
 """Errors whose message is for the user."""
 
 PriorOption = Annotated[
@@ -70,5 +70,7 @@ def require_place(out: Path, *endings: str) -> None:
 
 def fail(error: Exception) -> NoReturn:
     """Say what is wrong and end the program."""
-    Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(
+        f"[red]Error:[/] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True
+    )
     raise typer.Exit(2) from error

@@ -2,9 +2,9 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,11 @@ IDLE = 60
 
 IN_FLIGHT = 1024
 """Shards submitted at a time: more than most clusters have workers, and little to keep."""
+
+SAFE = (
+    "Finished shards are safe, and the same again goes on. If a worker was killed for want of memory, take fewer "
+    "workers or smaller shards."
+)
 
 
 class Made(NamedTuple):
@@ -89,7 +94,8 @@ def simulate_to_store(
     made = _made(_Job(plan, path, layout, max_failures), todo, executor)
     mine = range(part[0], layout.shards, part[1])
     before = sum(layout.rows_of(shard) for shard in mine) - sum(layout.rows_of(shard) for shard in todo)
-    _follow(made, before, sum(layout.rows_of(shard) for shard in mine), max_failures, show_progress_bar)
+    with closing(made):  # so that nothing goes on after an error
+        _follow(made, before, sum(layout.rows_of(shard) for shard in mine), max_failures, show_progress_bar)
     store = Store(path)
     if todo and store.complete:
         sweep(path)
@@ -148,29 +154,38 @@ def _sized(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> Layout:
     return Layout(plan.rows, min(rows, plan.rows), shapes)
 
 
-def _made(job: _Job, todo: Sequence[int], executor: Executor | None) -> Iterator[Made]:
+def _made(job: _Job, todo: Sequence[int], executor: Executor | None) -> Generator[Made]:
     """Yield what became of each shard, in the order they are finished."""
     if executor is None:
         yield from (make_shard(job, shard) for shard in todo)
         return
     waiting, pending = iter(todo), set[Future[Made]]()
     try:
-        while True:
-            room = IN_FLIGHT - len(pending)
-            pending |= {executor.submit(make_shard, job, shard) for shard in islice(waiting, room)}
-            if not pending:
-                return
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    except BrokenExecutor as error:
-        raise RuntimeError(
-            f"The workers broke down: {error} Finished shards are safe, and the same again goes on. If one was killed "
-            "for want of memory, take fewer workers or smaller shards."
-        ) from error
+        with _explained():
+            while True:
+                room = IN_FLIGHT - len(pending)
+                pending |= {executor.submit(make_shard, job, shard) for shard in islice(waiting, room)}
+                if not pending:
+                    return
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
     finally:
         for future in pending:
             future.cancel()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to do where workers, not simulations, have failed."""
+    try:
+        yield
+    except BrokenExecutor as error:
+        raise RuntimeError(f"The workers broke down: {error} {SAFE}") from error
+    except (ValueError, TypeError, OSError, RuntimeError):
+        raise  # told by whoever raised it
+    except Exception as error:  # such as dask's KilledWorker
+        raise RuntimeError(f"A worker failed by {type(error).__name__}: {error} {SAFE}") from error
 
 
 def _follow(made: Iterator[Made], before: int, rows: int, max_failures: float, show: bool | None) -> None:  # noqa: FBT001

@@ -19,6 +19,9 @@ __all__ = ["Drawn", "allowed_failures", "draw", "seed_of_x", "shapes_of"]
 GRACE = 10
 """Failures that never are too many, unless none is allowed."""
 
+WHOLE = 2**24
+"""Whole numbers up to this one are told apart in float32."""
+
 TRIES = 4
 """Pairs of theta at which a simulator may fail before it is given up."""
 
@@ -109,17 +112,23 @@ class _Making:
     reasons: list[dict[str, Any]] = field(default_factory=list)
 
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, dict[str, NDArray]]]:
-        """Yield runs of rows that did not raise an exception, and their arrays."""
+        """Yield runs of rows that did not raise an exception, and their arrays.
+
+        All rows are tried twice: what fails once for reasons outside should not change x, as calls with fewer rows do.
+        """
         found = None
-        seed = self.seed if end - start == len(self.theta) else spawned(self.seed, start, end)
-        try:
-            found = self._call(self.theta[start:end], seed)
-        except MemoryError:
-            raise  # the machine's failure, not that of a row
-        except Exception as error:  # whatever a simulator raises is its failure at some rows
-            if end - start == 1:
-                self._record(start, f"{type(error).__name__}: {error}", traceback.format_exc())
-                return
+        whole = end - start == len(self.theta)
+        seed = self.seed if whole else spawned(self.seed, start, end)
+        for last in (False, True) if whole else (True,):
+            try:
+                found = self._call(self.theta[start:end].clone(), seed)
+                break
+            except (Exception, SystemExit) as error:  # whatever a simulator raises is its failure at some rows
+                if _out_of_memory(error):
+                    raise  # the machine's failure, not that of a row
+                if last and end - start == 1:
+                    self._record(start, f"{type(error).__name__}: {error}", traceback.format_exc())
+                    return
         if found is None:
             middle = (start + end) // 2
             yield from self.pieces(start, middle)
@@ -168,13 +177,27 @@ def _theta(plan: Plan, rows: int, seed: int) -> Tensor:
     return theta
 
 
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether an error is for want of memory; torch's, on a processor, is told by its words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def _array(name: str, value: Any, rows: int) -> NDArray:  # noqa: ANN401
     """Return what a simulator returned, in float32."""
     axes = "(rows,)" if name == "joint_log_ratio" else "(rows, features)"
-    if not isinstance(value, Tensor) or len(value.shape) < axes.count(" ") + 1 or len(value) != rows:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"
-        raise ValueError(f"A simulator's `{name}` should be a tensor of shape {axes}, rows being {rows}; got {got}.")
+    told = f"A simulator's `{name}` should be a tensor of shape {axes}, rows being {rows}"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{told}; got {type(value).__name__}.")  # noqa: TRY004 - one type for all
+    if value.layout != torch.strided or value.is_complex():
+        raise ValueError(f"{told}, of real numbers; got {value.dtype}, {value.layout}.")
+    if value.ndim < axes.count(" ") + 1 or len(value) != rows or 0 in value.shape:
+        raise ValueError(f"{told}; got shape {tuple(value.shape)}.")
     array: NDArray = value.detach().cpu().to(torch.float32).numpy()
+    if not value.is_floating_point() and (value.double().abs() > WHOLE).any():
+        raise ValueError(
+            f"{told}, which is kept in float32; got whole numbers beyond {WHOLE:,}, some of which would become the "
+            "same. Let the simulator return their logarithms, or parts of them."
+        )
     return array
 
 

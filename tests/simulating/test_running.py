@@ -182,7 +182,7 @@ def test_the_size_of_shards_need_not_be_said_again(whole, tmp_path):
 
 def test_changed_code_is_refused(tmp_path):
     simulate_to_store(PLAN, tmp_path / "store")
-    with pytest.raises(ValueError, match="`simulator_hash`.*its code or its public attributes"):
+    with pytest.raises(ValueError, match="`simulator_hash`.*its code or its attributes"):
         simulate_to_store(Plan(Forgetful(), rows=45, seed=3), tmp_path / "store")
 
 
@@ -309,6 +309,44 @@ def test_shards_are_sixteen_megabytes_or_a_sixty_fourth():
     small, large = (running._sized(Plan(Noisy(), rows=rows), {"theta": (2,), "x": (40,)}) for rows in (6400, 10**7))
     assert small.shards == 64
     assert 15e6 < large.shard_rows * large.bytes_per_row < 16e6
+
+
+class Lost(Exception):  # noqa: N818
+    """What an executor of others raises for a worker that was killed."""
+
+
+def test_an_executors_own_errors_are_explained_and_nothing_goes_on(tmp_path):
+    class Losing(Executor):
+        def __init__(self):
+            self.futures = []
+
+        def submit(self, function, job, shard):
+            self.futures.append(Future())
+            if shard == 0:
+                self.futures[-1].set_exception(Lost("3 tries"))
+            return self.futures[-1]
+
+    pool = Losing()
+    with pytest.raises(RuntimeError, match="A worker failed by Lost: 3 tries Finished shards are safe"):
+        simulate_to_store(PLAN, tmp_path / "store", executor=pool)
+    assert [future.cancelled() for future in pool.futures] == [False, *[True] * 4]
+
+
+def test_after_too_many_failures_nothing_goes_on(tmp_path):
+    class Slow(Executor):
+        def __init__(self):
+            self.futures = []
+
+        def submit(self, function, job, shard):
+            self.futures.append(Future())
+            if shard == 0:
+                self.futures[-1].set_result(running.Made(job.layout.rows_of(0), 20, "bad"))
+            return self.futures[-1]
+
+    pool = Slow()
+    with pytest.raises(RuntimeError, match="20 of 10 simulations of this run failed"):
+        simulate_to_store(PLAN, tmp_path / "store", executor=pool)
+    assert all(future.cancelled() for future in pool.futures[1:])
 
 
 def test_in_an_interrupted_run_what_waits_is_cancelled(tmp_path):

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,7 @@ def test_one_bad_row_costs_few_calls():
     plan.simulator.threshold = float(draw(plan, LAYOUT, 0).arrays["theta"][:, 0].max())
     plan.simulator.calls = 0
     assert draw(plan, LAYOUT, 0).arrays["failed"].sum() == 1
-    assert plan.simulator.calls <= 2 * np.ceil(np.log2(150)) + 1
+    assert plan.simulator.calls <= 2 * np.ceil(np.log2(150)) + 2
 
 
 def test_reasons_lie_in_the_store(tmp_path):
@@ -88,10 +90,27 @@ class Odd(Noisy):
         return self.x
 
 
-@pytest.mark.parametrize("x", [torch.zeros(2), torch.zeros(1, 3), None, np.zeros((2, 3))])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(2),
+        torch.zeros(1, 3),
+        torch.zeros(2, 0),
+        None,
+        np.zeros((2, 3)),
+        torch.zeros(2, 3, dtype=torch.complex64),
+        torch.eye(2).to_sparse(),
+    ],
+)
 def test_x_that_is_no_rows_is_refused(x):
-    with pytest.raises(ValueError, match=r"`x` should be a tensor of shape \(rows, features\), rows being 2; got"):
+    with pytest.raises(ValueError, match=r"`x` should be a tensor of shape \(rows, features\), rows being 2.*; got"):
         shapes_of(Plan(Odd(x), rows=10))
+
+
+def test_whole_numbers_are_kept_or_refused():
+    assert shapes_of(Plan(Odd(torch.full((2, 3), 2**24)), rows=10))["x"] == (3,)
+    with pytest.raises(ValueError, match="whole numbers beyond 16,777,216"):
+        shapes_of(Plan(Odd(torch.full((2, 3), 2**24 + 1)), rows=10))
 
 
 def test_a_simulator_that_always_fails_is_refused_with_its_traceback():
@@ -104,13 +123,59 @@ def test_a_prior_of_another_number_of_parameters_is_refused():
         shapes_of(Plan(Noisy(), rows=10, prior=PolynomialSurface().prior))
 
 
-class Greedy(Noisy):
-    """Needs more memory than there is."""
+class Failing(Noisy):
+    """Raises what it was given, in the calls it was told."""
+
+    def __init__(self, error, calls):
+        super().__init__()
+        self.error, self.calls = error, calls
 
     def simulate(self, theta, *, seed=None):
-        raise MemoryError
+        if self.calls.pop(0):
+            raise self.error
+        return super().simulate(theta, seed=seed)
 
 
-def test_what_fails_for_want_of_memory_is_not_taken_for_a_bad_row():
-    with pytest.raises(MemoryError):
-        draw(Plan(Greedy(), rows=300), LAYOUT, 0)
+NO_MEMORY = [MemoryError(), RuntimeError("[...] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8")]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_what_fails_for_want_of_memory_is_not_taken_for_a_bad_row(error):
+    with pytest.raises(type(error)):
+        draw(Plan(Failing(error, [True]), rows=300), LAYOUT, 0)
+
+
+def test_what_fails_once_leaves_no_trace():
+    shaky = draw(Plan(Failing(OSError("busy"), [True, False]), rows=300), LAYOUT, 0)
+    assert shaky.arrays["x"].tobytes() == draw(Plan(Noisy(), rows=300), LAYOUT, 0).arrays["x"].tobytes()
+    assert shaky.reasons == []
+
+
+class Scaling(Noisy):
+    """Changes theta in place before it fails."""
+
+    def simulate(self, theta, *, seed=None):
+        theta *= 10
+        if len(theta) > 20:
+            raise ValueError
+        return theta[:, :1].repeat(1, 3)
+
+
+def test_what_a_simulator_does_to_theta_is_not_done_to_ours():
+    arrays = draw(Plan(Scaling(), rows=300), LAYOUT, 0).arrays
+    np.testing.assert_allclose(arrays["x"][:, 0], 10 * arrays["theta"][:, 0])
+
+
+class Leaving(Noisy):
+    """Ends the program where the first parameter is large."""
+
+    def simulate(self, theta, *, seed=None):
+        if (theta[:, 0] > 0.97).any():
+            sys.exit(0)
+        return super().simulate(theta, seed=seed)
+
+
+def test_a_simulator_that_ends_the_program_has_failed_at_some_rows():
+    shard = draw(Plan(Leaving(), rows=300), LAYOUT, 0)
+    assert 0 < shard.arrays["failed"].sum() == len(shard.reasons)
+    assert shard.reasons[0]["error"] == "SystemExit: 0"
