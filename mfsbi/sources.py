@@ -7,13 +7,14 @@
 | `mymodule:simulate` | a function theta -> x, rows to rows; its prior comes as bounds |
 | `sims.npz` | arrays by name |
 | `theta.npy x.npy` | one array each |
-| `sims` | a store of `mfsbi simulate`; its prior is that of the simulator it names, if no bounds come |
+| `sims` | a store of `mfsbi simulate`; its prior is the one it was made with, if no bounds come |
 
 A `Source` is any of these, or a folder of MadMiner's, as something to learn from.
 """
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,17 +24,17 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Uniform
 
 from mfsbi.checks import require_finite
 from mfsbi.gold import read_madminer, simulate
+from mfsbi.priors import box, prior_of_record
 from mfsbi.registry import named
 from mfsbi.rows import Rows
 from mfsbi.seeds import derived, seeded
 from mfsbi.store import Store
 from mfsbi.types import HasGold, Prior, Simulator
 
-__all__ = ["Source", "bounds_of", "box", "read_arrays", "simulator", "source_of"]
+__all__ = ["Source", "read_arrays", "simulator", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Source:
         simulator: None where there are rows or a store
         rows: None where a simulator or a store is there
         store: None where a simulator or rows are there
+        manifold_dim: the dimension of the manifold, if it is known
     """
 
     prior: Prior
@@ -53,6 +55,7 @@ class Source:
     simulator: Simulator | None = None
     rows: Rows | None = None
     store: Store | None = None
+    manifold_dim: int | None = None
 
     def for_likelihood(self, count: int, *, seed: int, gold: bool = True) -> Rows:
         """Return the rows drawn at theta, with the joint score if it is known.
@@ -152,53 +155,27 @@ def source_of(
             f"Expected one simulator, or files of arrays, or --madminer FOLDER alone; got {got or 'nothing'}."
         )
     known = simulator(words[0], bounds)
-    return Source(known.prior, list(known.parameter_names), simulator=known)
+    return Source(known.prior, list(known.parameter_names), simulator=known, manifold_dim=_dim_of(known))
 
 
 def _stored(store: Store, bounds: Sequence[str]) -> Source:
-    """Return a store with the prior that bounds say, or that of its simulator."""
-    names = store.attributes["parameter_names"]
-    prior = box(bounds) if bounds else simulator(store.attributes["simulator"]).prior
-    return Source(prior, names, store=store)
+    """Return a store with the prior that bounds say, or the one it was made with."""
+    known = None
+    with suppress(ValueError):  # it is needed for what it knows alone
+        known = simulator(store.attributes["simulator"], bounds)
+    prior = box(bounds) if bounds else prior_of_record(store.attributes, None if known is None else known.prior)
+    if prior is None:
+        raise ValueError(
+            f"The prior of {store.path} is {store.attributes['prior']}, which cannot be made again from that. Train in "
+            "Python, with that prior, or say one --prior LOW:HIGH for each parameter."
+        )
+    return Source(prior, store.attributes["parameter_names"], store=store, manifold_dim=_dim_of(known))
 
 
-def box(bounds: Sequence[str]) -> Distribution:
-    """Return the uniform prior between bounds, one word `low:high` for each parameter.
-
-    Raises:
-        ValueError: if a word is not that, or there is none
-
-    Example:
-        >>> box(["-1:1", "0:10"]).base_dist.high
-        tensor([ 1., 10.])
-    """
-    if not bounds:
-        raise ValueError("The prior is missing: say one --prior LOW:HIGH for each parameter, or name a simulator.")
-    ends = []
-    for word in bounds:
-        low, _, high = word.partition(":")
-        try:
-            ends.append((float(low), float(high)))
-        except ValueError:
-            ends.append((np.nan, np.nan))
-        if not -np.inf < ends[-1][0] < ends[-1][1] < np.inf:
-            raise ValueError(f"`--prior` should be LOW:HIGH with numbers LOW < HIGH, such as -1:1; got {word!r}.")
-    lows, highs = torch.tensor(ends).unbind(-1)
-    return Independent(Uniform(lows, highs), 1)
-
-
-def bounds_of(prior: Prior) -> list[tuple[float, float]]:
-    """Return (low, high) of each parameter of a prior on a box.
-
-    Raises:
-        ValueError: if the prior is not bounded
-    """
-    support: Any = getattr(prior, "support", None)
-    interval: Any = getattr(support, "base_constraint", support)
-    if not hasattr(interval, "lower_bound") or not hasattr(interval, "upper_bound"):
-        raise ValueError("A grid needs a prior with bounds; this one has none. Take another sampler.")
-    low, high = (torch.as_tensor(end).reshape(-1) for end in (interval.lower_bound, interval.upper_bound))
-    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+def _dim_of(known: Simulator | None) -> int | None:
+    """Return the dimension of the manifold if a simulator knows it."""
+    dim: int | None = getattr(known, "manifold_dim", None)
+    return dim
 
 
 def simulator(word: str, prior: Sequence[str] = ()) -> Simulator:

@@ -12,9 +12,9 @@ from mfsbi.cli import app
 from mfsbi.gold import read_madminer
 from mfsbi.inference.to_arviz import read
 from mfsbi.plugin.ratio import ALICES, GoldenRatio
+from mfsbi.priors import box
 from mfsbi.registry import named
 from mfsbi.seeds import derived
-from mfsbi.sources import box
 from mfsbi.train import losses
 from mfsbi.train.checkpoint import Checkpoints
 from tests.problems import surface_data, write_madminer, write_mined_surface

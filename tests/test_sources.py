@@ -3,11 +3,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import Independent, Normal
 
-from mfsbi.sources import bounds_of, box, read_arrays, simulator
+from mfsbi.priors import bounds_of, box
+from mfsbi.simulating import Plan, simulate_to_store
+from mfsbi.sources import read_arrays, simulator, source_of
 from mfsbi.types import Simulator
 from simulators.polynomial import PolynomialSurface
+from tests.simulating.problems import Noisy
 
 MODULE = """
 import torch
@@ -125,3 +128,31 @@ def test_arrays_come_in_one_file_or_in_several(arrays, names):
 def test_files_that_hold_something_else_are_refused(arrays, names, wanted, error, message):
     with pytest.raises(error, match=message):
         read_arrays([arrays / name for name in names], wanted)
+
+
+def stored(path, **options):
+    return simulate_to_store(Plan(PolynomialSurface(), rows=5, name="polynomial", **options), path).path
+
+
+def test_a_store_has_the_prior_it_was_made_with_and_the_manifold_of_its_simulator(tmp_path):
+    narrow = source_of([str(stored(tmp_path / "narrow", prior=box(["-0.1:0.1"])))])
+    own = source_of([str(stored(tmp_path / "own"))])
+    assert bounds_of(narrow.prior) == [(pytest.approx(-0.1), pytest.approx(0.1))]
+    assert bounds_of(own.prior) == [(-1.0, 1.0)]
+    assert narrow.manifold_dim == own.manifold_dim == 2
+    assert bounds_of(source_of([str(narrow.store.path)], ["-3:3"]).prior) == [(-3.0, 3.0)]
+
+
+def test_a_store_whose_prior_nobody_knows_asks_for_it(tmp_path):
+    path = stored(tmp_path / "store", prior=Independent(Normal(torch.zeros(1), 0.1), 1))
+    with pytest.raises(ValueError, match=r"The prior of .* is .*Normal.*, which cannot be made again"):
+        source_of([str(path)])
+    assert bounds_of(source_of([str(path)], ["-1:1"]).prior) == [(-1.0, 1.0)]
+
+
+def test_an_unbounded_prior_of_a_simulator_is_its_own(tmp_path, monkeypatch):
+    noisy = Noisy()
+    noisy.prior = Independent(Normal(torch.zeros(2), 1.0), 1)
+    monkeypatch.setattr("mfsbi.sources.simulator", lambda word, bounds: noisy)
+    path = simulate_to_store(Plan(noisy, rows=5, name="noisy"), tmp_path / "store").path
+    assert source_of([str(path)]).prior is noisy.prior

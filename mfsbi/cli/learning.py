@@ -22,8 +22,9 @@ from mfsbi.plugin.ratio import ALICES
 from mfsbi.plugin.sampling import SAMPLERS, sample_chains
 from mfsbi.plugin.saving import SPECS, Trainer, load, save, trainer_for
 from mfsbi.plugin.specs import AF, FOM, Spec
+from mfsbi.priors import bounds_of, box
 from mfsbi.seeds import derived, seeded
-from mfsbi.sources import Source, bounds_of, box, read_arrays, simulator, source_of
+from mfsbi.sources import Source, read_arrays, simulator, source_of
 from mfsbi.train.ranks import Ranks
 from mfsbi.types import Simulator
 
@@ -151,6 +152,8 @@ def calibrate(  # noqa: PLR0913 - options of a command
     try:
         require_place(out, ".png", ".pdf", ".svg")
         origin = source_of(source, prior)
+        if origin.store is not None:
+            raise ValueError("A store has one x for each theta: name its simulator, or give arrays of data sets.")
         if origin.rows is not None:
             theta, x = origin.rows.theta, origin.rows.x
         else:
@@ -210,14 +213,13 @@ def _new_trainer(
     manners: dict[str, Any] = {"seed": seed, "device": device, "show_progress_bars": False if quiet else None}
     if model == ALICES.__name__:
         return ALICES(origin.prior, **manners)
-    return ManifoldNLE(origin.prior, _spec(model, *dims, origin.simulator), **manners)
+    return ManifoldNLE(origin.prior, _spec(model, dims[0] or origin.manifold_dim, dims[1]), **manners)
 
 
-def _spec(model: str, manifold_dim: int | None, coordinates: tuple[int, ...], known: Simulator | None) -> Spec:
+def _spec(model: str, dim: int | None, coordinates: tuple[int, ...]) -> Spec:
     """Return the spec of that name."""
     if SPECS[model] is AF:
         return AF()
-    dim = manifold_dim if manifold_dim is not None else getattr(known, "manifold_dim", None)
     if dim is None:
         raise ValueError("`--manifold-dim` is missing: how many dimensions x has; `mfsbi.dimension_scan(x)` suggests.")
     return cast(Any, SPECS[model])(manifold_dim=dim, coordinates=coordinates)

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, fail, require_folder, say
+from mfsbi.priors import box
 from mfsbi.simulating import Plan, check, simulate_to_store, workers
-from mfsbi.sources import box, simulator
+from mfsbi.sources import simulator
 from mfsbi.store import Store
 
 __all__ = ["simulate", "store"]
@@ -92,7 +93,7 @@ def info(path: StoreArgument) -> None:
     except MISTAKES as error:
         fail(error)
     say(_summary(found))
-    hidden = {"format", "prior_draws", "prior_log_probs"}
+    hidden = {"format", "prior_draws", "prior_log_probs", "prior_bounds"}
     for name, value in found.attributes.items():
         if name not in hidden:
             say(f"{name.replace('_', ' ')}: {value}")

@@ -117,23 +117,10 @@ class Simulations:
         self.rounds.clear()
         self.store = store
 
-    def _streamed(self, store: Store, fraction: float) -> tuple[Stream, Batch]:
-        """Return a store's shards to train on, and the rows of the first ones, held out."""
-        rows, held, shards = 0, [], store.finished.tolist()
-        for shard in shards[:-1]:
-            if rows >= min(fraction * len(store), rows_of_sample(store)):
-                break
-            held.append(shard)
-            rows += store.layout.rows_of(shard)
-        if not held:
-            raise ValueError(f"{store} has a single shard, and none to hold out: simulate with more, smaller ones.")
-        training = Stream(store.only(shards[len(held) :]))
-        return training, Stream(store.only(held)).sample
-
     def split(self, fraction: float, seed: int, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
         """Return the simulations to train on and those held out; the fate of a row never changes.
 
-        Of a store that is streamed whole shards are held out, 100,000 rows or 256 MiB at most.
+        Of a store that is streamed the first rows are held out, 100,000 of them or 256 MiB at most.
 
         Raises:
             RuntimeError: if there are none
@@ -141,7 +128,8 @@ class Simulations:
         """
         if self.store is not None:
             require_fraction(fraction)
-            return self._streamed(self.store, fraction)
+            held = max(1, min(round(fraction * len(self.store)), len(self.store) - 1, rows_of_sample(self.store)))
+            return Stream(self.store.after(held)), Stream(self.store).first(held)
         if not self.rounds:
             raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")
         later = max(part.number for part in self.rounds) > 0

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from mfsbi.checks import require_kind, require_positive_integer, require_seed
+from mfsbi.priors import record_of
 from mfsbi.seeds import alone, seeded
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.types import HasGold, Prior, Simulator
 
 __all__ = ["Plan", "require_same"]
-
-DRAWS = 16
-"""Draws by which priors are compared."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +75,11 @@ class Plan:
             return self._attributes()
 
     def _attributes(self) -> dict[str, Any]:
-        prior = self.prior_of_theta
-        draws = prior.sample((DRAWS,))
         return {
             "simulator": self.name or type(self.simulator).__qualname__,
             "simulator_version": str(_version(self.simulator)),
             "simulator_hash": fingerprint(self.simulator),
-            "prior": repr(prior),
-            "prior_draws": draws.tolist(),
-            "prior_log_probs": torch.as_tensor(prior.log_prob(draws)).reshape(DRAWS, -1).sum(-1).tolist(),
+            **record_of(self.prior_of_theta),
             "parameter_names": list(self.simulator.parameter_names),
             "seed": self.seed,
             "gold": self.has_gold,
@@ -99,7 +93,7 @@ class Plan:
 
 
 MEANT = {
-    "rows": "a store does not grow; make another one with another seed, and learn from both",
+    "rows": "a store does not grow; make a larger one, or another one with another seed, to learn from both in memory",
     "shard_rows": "shards keep their size",
     "seed": "its shards would come from two seeds",
     "gold": "its shards would differ in their arrays",

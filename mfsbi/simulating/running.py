@@ -15,7 +15,17 @@ from tqdm.auto import tqdm
 from mfsbi.checks import require_kind, require_number, require_positive_integer
 from mfsbi.simulating.plan import Plan, require_same
 from mfsbi.simulating.shards import allowed_failures, draw, seed_of_x, shapes_of
-from mfsbi.store import Layout, Store, create, finish, is_finished, read_attributes, require_writable, sweep
+from mfsbi.store import (
+    Layout,
+    Store,
+    create,
+    finish,
+    is_finished,
+    read_attributes,
+    require_writable,
+    sweep,
+    sweep_beside,
+)
 
 __all__ = ["simulate_to_store", "workers"]
 
@@ -97,7 +107,7 @@ def simulate_to_store(
     with closing(made):  # so that nothing goes on after an error
         _follow(made, before, sum(layout.rows_of(shard) for shard in mine), max_failures, show_progress_bar)
     store = Store(path)
-    if todo and store.complete:
+    if store.complete:
         sweep(path)
     return store
 
@@ -143,6 +153,7 @@ def _opened(plan: Plan, path: Path) -> Layout:
         _require_room(path, layout.rows * layout.bytes_per_row)
         create(path, layout, plan.attributes())
     attributes = read_attributes(path)  # somebody else may have been first
+    sweep_beside(path)
     require_same(path, attributes, plan)
     return Layout.of(attributes)
 

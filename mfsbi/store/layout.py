@@ -1,6 +1,7 @@
 """Where things lie in a store: arrays, shards, and the file of each chunk."""
 
 import errno
+import glob
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import numpy as np
 
 from mfsbi.checks import require_positive_integer
 
-__all__ = ["ASIDE", "AXES", "FORMAT", "MARKS", "Layout", "aside", "create", "force", "read_attributes"]
+__all__ = ["ASIDE", "AXES", "FORMAT", "MARKS", "Layout", "aside", "create", "force", "read_attributes", "sweep_beside"]
 
 FORMAT = "mfsbi store 1"
 MARKS = ("seed", "failed", "digest")
@@ -88,7 +89,7 @@ class Layout:
 
 def aside(path: Path) -> Path:
     """Return a name in the same folder that nobody else uses."""
-    return path.with_name(f"{ASIDE}{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
+    return path.with_name(f"{ASIDE}{path.name}~{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
 def force(folder: Path) -> None:
@@ -123,6 +124,12 @@ def create(path: Path, layout: Layout, attributes: dict[str, Any]) -> None:
             raise OSError(f"Cannot make the store {path}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove what killed makers of a store have left beside it, once it is there; who still makes it is too late."""
+    for left in path.parent.glob(f"{ASIDE}{glob.escape(path.name)}~*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _create(place: Path, layout: Layout, attributes: dict[str, Any]) -> None:

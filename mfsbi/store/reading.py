@@ -37,6 +37,10 @@ class Store:
     Arguments:
         path: its folder
 
+    Attributes:
+        marks: seed, failures and digest of each finished shard, by its number
+        skipped: rows of the first of them that are left out
+
     Raises:
         FileNotFoundError: if there is none
         ValueError: if it is something else
@@ -57,12 +61,24 @@ class Store:
         self.attributes = read_attributes(self.path)
         self.layout = Layout.of(self.attributes)
         self.marks = self._marks()
+        self.skipped = 0
 
     def only(self, shards: Sequence[int]) -> "Store":
         """Return the same store as if only these of its finished shards were there."""
-        part = Store(self.path)
-        part.marks = {shard: self.marks[shard] for shard in shards}
-        return part
+        return self._view({shard: self.marks[shard] for shard in shards}, 0)
+
+    def after(self, rows: int) -> "Store":
+        """Return the same store as if its first rows were not there."""
+        require_positive_integer("rows", rows)
+        place = int(np.searchsorted(self._ends, rows, side="right"))
+        before = int(self._ends[place - 1]) if place else 0
+        return self._view(dict(list(self.marks.items())[place:]), rows - before + (0 if place else self.skipped))
+
+    def _view(self, marks: dict[int, dict[str, int]], skipped: int) -> "Store":
+        view = object.__new__(type(self))
+        view.path, view.attributes, view.layout = self.path, self.attributes, self.layout
+        view.marks, view.skipped = marks, skipped
+        return view
 
     def __repr__(self) -> str:
         return (
@@ -190,15 +206,16 @@ class Store:
 
     def _sound(self, place: int) -> NDArray:
         """Return the rows of a shard that did not fail."""
-        shard = int(self.finished[place])
+        shard, skipped = int(self.finished[place]), 0 if place else self.skipped
         if not self.marks[shard]["failed"]:
-            return np.arange(self.layout.rows_of(shard))
-        return np.flatnonzero(~self.chunk("failed", shard))
+            return np.arange(skipped, self.layout.rows_of(shard))
+        return np.flatnonzero(~self.chunk("failed", shard))[skipped:]
 
     @cached_property
     def _counts(self) -> NDArray:
         """How many rows of each finished shard can be read."""
         counts = [self.layout.rows_of(shard) - self.marks[shard]["failed"] for shard in self.finished.tolist()]
+        counts[:1] = [count - self.skipped for count in counts[:1]]
         return np.array(counts, dtype=np.int64)
 
     @cached_property

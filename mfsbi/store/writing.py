@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,9 @@ def require_writable(path: Path) -> None:
 
 def sweep(path: Path) -> None:
     """Remove what killed writers have left of shards that others finished; for a store with nothing left to write."""
-    for left in path.glob(f"*/{ASIDE}*"):
-        left.unlink(missing_ok=True)
+    with suppress(OSError):  # of a store that may only be read nothing needs to be removed
+        for left in path.glob(f"*/{ASIDE}*"):
+            left.unlink(missing_ok=True)
 
 
 def _place(path: Path, contents: dict[Path, bytes]) -> None:

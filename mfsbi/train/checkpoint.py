@@ -3,7 +3,7 @@ r"""A training on disk, so that one that was killed goes on where it was, bit fo
 A checkpoint is one file in the format of `mfsbi.files`, without pickle: the weights and the best ones so far, what the
 optimisers remember, the state of the random generators, the losses of the epoch under way, and the record. It is
 written aside, flushed to the disk and renamed into place, and the one before it stays until the next is there. A
-checksum tells a file that is torn; `about` one of other data, schedule, settings, seed or version. Neither is used:
+checksum tells a file that is torn or was changed; `about` one of other data, schedule, settings, seed or version. Neither is used:
 the one before it is, with a warning, and where there is none a foreign checkpoint is an error, since going on would
 train something else than was asked for.
 
@@ -11,7 +11,7 @@ A training that goes on repeats no step and skips none, so on the same machine, 
 versions, its weights are those of a training that was never stopped.
 
 **SIGTERM** is what schedulers send some time before they kill. While checkpoints are kept it lets the step under way
-end, writes one, and leaves by `SystemExit(143)`; only the main thread can listen to it. Where several processes train
+end, writes one, and leaves by `SystemExit(143)`; only the main thread can listen to it. Ctrl-C writes one, too. Where several processes train
 (`mfsbi.train.ranks`) the first one keeps the checkpoints and hands out what it finds.
 """
 
@@ -97,7 +97,7 @@ class Checkpoints:
     @property
     def paths(self) -> list[Path]:
         """The files that are there, the newest first."""
-        return sorted(self.folder.glob("checkpoint-*.safetensors"), reverse=True)
+        return sorted(self.folder.glob(f"checkpoint-{'[0-9]' * 8}.safetensors"), reverse=True)
 
     def taken(self) -> Snapshot | None:
         """Return where to go on; to be asked once, since another start of the same training begins anew."""
@@ -116,7 +116,8 @@ class Checkpoints:
         there = self.paths
         number = 1 + int(there[0].stem.split("-")[1]) if there else 0
         path = self.folder / f"checkpoint-{number:08}.safetensors"
-        checked = {"about": self.about, "numbers": snapshot.numbers, "sha256": _digest(snapshot.tensors)}
+        numbers = json.loads(json.dumps(snapshot.numbers, default=files.plain))
+        checked = {"about": self.about, "numbers": numbers, "sha256": _digest(snapshot.tensors, numbers)}
         try:
             files.write(path, snapshot.tensors, checked)
             for old in there[KEPT - 1 :]:
@@ -182,7 +183,7 @@ class Checkpoints:
             ValueError: if it is torn, or not of this training
         """
         tensors, description = files.read(path)
-        if description.get("sha256") != _digest(tensors):
+        if description.get("sha256") != _digest(tensors, description.get("numbers")):
             raise ValueError(f"{path} is torn: its contents do not fit its checksum.")
         theirs = description["about"]
         differing = sorted(key for key in theirs.keys() | self.about.keys() if theirs.get(key) != self.about.get(key))
@@ -192,9 +193,9 @@ class Checkpoints:
         return Snapshot(tensors, description["numbers"])
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """Return a hash of tensors and their names."""
-    digest = sha256()
+def _digest(tensors: dict[str, Tensor], numbers: Any) -> str:  # noqa: ANN401 - what JSON can hold
+    """Return a hash of tensors, their names, and numbers."""
+    digest = sha256(json.dumps(numbers, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(np.ascontiguousarray(value.detach().cpu()).data)

@@ -138,7 +138,7 @@ class _Run:
         due = kept is not None and self.ranks.first and kept.due()
         terminated = kept is not None and kept.terminated
         due, terminated, interrupted = self.ranks.any(due, terminated, self.interrupted)
-        if kept is not None and self.ranks.first and (ended or due or terminated):
+        if kept is not None and self.ranks.first and (ended or due or terminated or interrupted):
             kept.write(self._snapshot())
         if kept is not None and terminated:
             kept.leave()
@@ -147,14 +147,20 @@ class _Run:
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """Let Ctrl-C wait for the end of a step where several processes have to leave together; the second does not."""
+        """Let Ctrl-C wait for the end of a step where there are checkpoints, or several processes to leave together.
+
+        The second Ctrl-C does not wait.
+        """
 
         def interrupt() -> None:
-            if self.interrupted:
+            if self.interrupted and self.ranks.size > 1:
                 raise SystemExit(128 + signal.SIGINT)  # not to be caught by what has to be done by all together
+            if self.interrupted:
+                raise KeyboardInterrupt
             self.interrupted = True
 
-        with on_signal(signal.SIGINT, interrupt) if self.ranks.size > 1 else nullcontext():
+        waits = self.ranks.size > 1 or self.checkpoints is not None
+        with on_signal(signal.SIGINT, interrupt) if waits else nullcontext():
             yield
 
     def _snapshot(self) -> Snapshot:

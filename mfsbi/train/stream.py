@@ -63,12 +63,16 @@ class Stream:
     @cached_property
     def sample(self) -> Batch:
         """Some of the rows, which stand for all in what is measured."""
-        return self._batch(self.store.read(slice(0, rows_of_sample(self.store))))
+        return self.first(rows_of_sample(self.store))
+
+    def first(self, rows: int) -> Batch:
+        """Return so many rows, in the order in which they are stored."""
+        return self._batch(self.store.read(slice(0, rows)))
 
     @property
     def digest(self) -> str:
         """A hash of which shards there are, by which processes tell whether they have the same."""
-        return sha256(repr(self.store.marks).encode()).hexdigest()
+        return sha256(repr((self.store.marks, self.store.skipped)).encode()).hexdigest()
 
     def minibatches(self, size: int, generator: Generator, skip: int = 0) -> Iterator[Batch]:
         """Yield all rows once in random order, `size` at a time; a smaller last batch is left out, unless it is all.

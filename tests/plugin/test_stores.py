@@ -79,11 +79,15 @@ def test_a_store_is_passed_alone(path):
 
 
 @pytest.mark.usefixtures("streamed")
-def test_a_single_shard_cannot_be_streamed(tmp_path):
-    store = simulate_to_store(Plan(SURFACE, rows=200, shard_rows=200), tmp_path / "s", show_progress_bar=False)
+@pytest.mark.parametrize("shard_rows", [200, 70])
+def test_what_is_held_out_does_not_depend_on_the_size_of_shards(shard_rows, tmp_path):
+    store = simulate_to_store(Plan(SURFACE, rows=200, shard_rows=shard_rows), tmp_path / "s", show_progress_bar=False)
     trainer = TRAINERS["likelihood"]().append_simulations(store)
-    with pytest.raises(ValueError, match="a single shard, and none to hold out"):
-        trainer.train()
+    training, held_out = trainer.simulations.split(0.4, 0, discard_prior_samples=False)
+    assert (held_out.x == store.x[:80]).all()
+    assert (training.store.x == store.x[80:]).all()
+    seen = torch.cat([batch.x for batch in training.minibatches(40, torch.Generator().manual_seed(0))])
+    assert sorted(seen.tolist()) == sorted(store.x[80:].tolist())
 
 
 @pytest.mark.usefixtures("streamed")

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
+from mfsbi.priors import box
 from mfsbi.simulating import Plan, simulate_to_store
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulating.plan import require_same
-from mfsbi.sources import box, simulator
+from mfsbi.sources import simulator
 from simulators.polynomial import PolynomialSurface
 from tests.simulating.problems import Fragile, Noisy
 

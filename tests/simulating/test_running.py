@@ -142,6 +142,18 @@ def test_shards_with_missing_or_damaged_chunks_but_no_mark_are_made_again(whole,
     assert contents(path) == whole
 
 
+def test_what_killed_makers_and_writers_have_left_is_swept_up(tmp_path):
+    path, twin = tmp_path / "store", tmp_path / ".aside.store.b~host.1.ab"
+    for folder in (tmp_path / ".aside.store~host.1.ab", twin):
+        (folder / "x").mkdir(parents=True)
+    simulate_to_store(PLAN, path)
+    assert {place.name for place in tmp_path.iterdir()} == {"store", twin.name}
+    left = path / "x" / ".aside.c.1.0~host.1.ab"
+    left.touch()
+    simulate_to_store(PLAN, path)
+    assert not left.exists()
+
+
 def test_a_complete_store_is_not_simulated_again(tmp_path, monkeypatch):
     simulate_to_store(PLAN, tmp_path / "store")
     monkeypatch.setattr(running, "draw", None)

@@ -45,6 +45,17 @@ def test_rows_are_read_in_the_order_asked_for(store, rows):
     assert found.joint_score is None
 
 
+@pytest.mark.parametrize("first", [1, 17, 18, 30, 50])
+def test_the_first_rows_can_be_left_out(store, first):
+    rest = store.after(first)
+    assert len(rest) == len(store) - first
+    assert (rest.x == store.x[first:]).all()
+    assert (rest.read([0, 5, -1]).theta == store.theta[first:][[0, 5, -1]]).all()
+    assert (rest.after(3).x == store.x[first + 3 :]).all()
+    blocks = torch.cat([block.x for block in rest.blocks(20, seed=0)])
+    assert sorted(blocks.tolist()) == sorted(store.x[first:].tolist())
+
+
 @pytest.mark.parametrize("row", [75, -80])
 def test_rows_that_are_not_there_are_refused(store, row):
     with pytest.raises(IndexError, match="`rows` should lie below"):

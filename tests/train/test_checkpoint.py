@@ -174,7 +174,7 @@ def test_two_are_kept_at_most(data, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "changed"])
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(damage, data, tmp_path):
     whole = built(data)
     fit(whole, *data, sequential(4), SETTINGS)
@@ -184,12 +184,24 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(damage, data, tmp_p
     content = bytearray(newest.read_bytes())
     if damage == "flipped":
         content[-9] ^= 1
-    newest.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "emptied": b""}[damage])
+    changed = bytes(content).replace(b'\\"epoch\\": 2', b'\\"epoch\\": 1')
+    assert changed != content
+    damaged = {"cut": content[: len(content) // 2], "flipped": content, "emptied": b"", "changed": changed}
+    newest.write_bytes(damaged[damage])
     model = built(data)
     with pytest.warns(UserWarning, match=r"(torn|not a file of mfsbi).*The one before it"):
         checkpoints = Kept(tmp_path, resume=True)
     fit(model, *data, sequential(4), SETTINGS, checkpoints=checkpoints)
     assert (weights(model) == weights(whole)).all()
+
+
+def test_other_files_in_the_folder_are_let_be(data, tmp_path):
+    fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    newest = Kept(tmp_path, resume=True).paths[0]
+    copied = newest.with_name(f"{newest.stem} (copy).safetensors")
+    copied.write_bytes(newest.read_bytes())
+    fit(built(data), *data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    assert copied.exists()
 
 
 def test_a_checkpoint_of_another_training_is_refused(data, tmp_path):
@@ -223,27 +235,61 @@ def test_a_folder_nobody_can_write_to_is_refused_at_once(tmp_path, monkeypatch):
         Kept(tmp_path)
 
 
-def test_sigterm_writes_a_checkpoint_and_leaves(data, tmp_path):
-    whole, model, calls = built(data), built(data), []
-    fit(whole, *data, sequential(4), SETTINGS)
+def signalling(signals, schedule):
+    """Return a schedule in whose ninth step of reconstruction these signals come."""
+    calls = []
 
-    def terminated(model, batch):
+    def signalled(model, batch):
         calls.append(1)
         if len(calls) == 9:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for number in signals:
+                os.kill(os.getpid(), number)
         return reconstruction(model, batch)
 
-    terminated.__name__ = "reconstruction"
-    schedule = sequential(4)
-    schedule[0] = schedule[0]._replace(loss=terminated)
-    before = signal.getsignal(signal.SIGTERM)
+    signalled.__name__ = "reconstruction"
+    return [schedule[0]._replace(loss=signalled), *schedule[1:]]
+
+
+def resumed(data, folder):
+    model = built(data)
+    fit(model, *data, sequential(4), SETTINGS, checkpoints=Checkpoints(folder, {}, minutes=1e9, resume=True))
+    return weights(model)
+
+
+def test_sigterm_writes_a_checkpoint_and_leaves(data, tmp_path):
+    whole, before = built(data), signal.getsignal(signal.SIGTERM)
+    fit(whole, *data, sequential(4), SETTINGS)
+    schedule, checkpoints = (
+        signalling([signal.SIGTERM], sequential(4)),
+        Checkpoints(tmp_path, {}, minutes=1e9, resume=False),
+    )
     with pytest.raises(SystemExit) as left:
-        fit(model, *data, schedule, SETTINGS, checkpoints=Checkpoints(tmp_path, {}, minutes=1e9, resume=False))
+        fit(built(data), *data, schedule, SETTINGS, checkpoints=checkpoints)
     assert left.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
-    model = built(data)
-    fit(model, *data, sequential(4), SETTINGS, checkpoints=Checkpoints(tmp_path, {}, minutes=1e9, resume=True))
-    assert (weights(model) == weights(whole)).all()
+    assert (resumed(data, tmp_path) == weights(whole)).all()
+
+
+def test_ctrl_c_writes_a_checkpoint_and_keeps_the_best_weights(data, tmp_path):
+    whole, before = built(data), signal.getsignal(signal.SIGINT)
+    fit(whole, *data, sequential(4), SETTINGS)
+    schedule, checkpoints = (
+        signalling([signal.SIGINT], sequential(4)),
+        Checkpoints(tmp_path, {}, minutes=1e9, resume=False),
+    )
+    with pytest.warns(UserWarning, match="Training was interrupted in phase 1 of 2"):
+        history = fit(built(data), *data, schedule, SETTINGS, checkpoints=checkpoints)
+    assert history.interrupted
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (resumed(data, tmp_path) == weights(whole)).all()
+
+
+def test_a_second_ctrl_c_does_not_wait(data, tmp_path):
+    schedule = signalling([signal.SIGINT, signal.SIGINT], sequential(4))
+    checkpoints = Checkpoints(tmp_path, {}, minutes=1e9, resume=False)
+    with pytest.warns(UserWarning, match="Training was interrupted"):
+        assert fit(built(data), *data, schedule, SETTINGS, checkpoints=checkpoints).interrupted
+    assert checkpoints.paths == []
 
 
 def test_sigterm_after_the_last_step_is_obeyed_too(data, tmp_path):
