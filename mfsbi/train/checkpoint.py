@@ -3,16 +3,16 @@ r"""A training on disk, so that one that was killed goes on where it was, bit fo
 A checkpoint is one file in the format of `mfsbi.files`, without pickle: the weights and the best ones so far, what the
 optimisers remember, the state of the random generators, the losses of the epoch under way, and the record. It is
 written aside, flushed to the disk and renamed into place, and the one before it stays until the next is there. A
-checksum tells a file that is torn or was changed; `about` one of other data, schedule, settings, seed or version. Neither is used:
-the one before it is, with a warning, and where there is none a foreign checkpoint is an error, since going on would
-train something else than was asked for.
+checksum tells a file that is torn or was changed; `about` one of other data, schedule, settings, seed or version.
+Neither is used: the one before it is, with a warning, and where there is none a foreign checkpoint is an error, since
+going on would train something else than was asked for.
 
 A training that goes on repeats no step and skips none, so on the same machine, with as many threads and the same
 versions, its weights are those of a training that was never stopped.
 
 **SIGTERM** is what schedulers send some time before they kill. While checkpoints are kept it lets the step under way
-end, writes one, and leaves by `SystemExit(143)`; only the main thread can listen to it. Ctrl-C writes one, too. Where several processes train
-(`mfsbi.train.ranks`) the first one keeps the checkpoints and hands out what it finds.
+end, writes one, and leaves by `SystemExit(143)`; only the main thread can listen to it. Ctrl-C writes one,
+too. Where several processes train (`mfsbi.train.ranks`) the first one keeps checkpoints and hands out what it finds.
 """
 
 import json

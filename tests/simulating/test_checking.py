@@ -76,16 +76,16 @@ def test_damage_is_found_and_mended_by_making_the_shard_again(damage, path):
 class Drifting(Noisy):
     """Depends on what its code does not show."""
 
-    _offset = 0.0
+    _cached_offset = 0.0
 
     def simulate(self, theta, *, seed=None):
-        return super().simulate(theta, seed=seed) + self._offset
+        return super().simulate(theta, seed=seed) + self._cached_offset
 
 
 def test_a_simulator_that_changed_unseen_is_found_by_simulating_again(tmp_path):
     plan = Plan(Drifting(), rows=20, shard_rows=10)
     store = simulate_to_store(plan, tmp_path / "store")
-    plan.simulator._offset = 1.0
+    plan.simulator._cached_offset = 1.0
     assert check(store, plan, again=1)[0].endswith("made again, it differs in x.")
 
 
