@@ -1,5 +1,6 @@
 """Commands that simulate into stores, and look into them."""
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -148,7 +149,15 @@ def _executor(count: int, dask: str) -> Iterator[Executor | None]:
     except ImportError as error:
         raise ValueError("`--dask` needs dask.distributed: pip install 'mfsbi[dask]'.") from error
     with Client(dask) as client:
+        for file in _modules_here():
+            client.upload_file(str(file))
         yield client.get_executor()
+
+
+def _modules_here() -> list[Path]:
+    """Return the files of modules that were imported from the working folder, which workers elsewhere do not see."""
+    files = [Path(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())]
+    return [file for file in files if file.parent == Path.cwd() and file.suffix == ".py"]
 
 
 def _summary(found: Store) -> str:

@@ -1,4 +1,7 @@
+import json
+import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -55,6 +58,39 @@ def test_a_store_of_a_function_is_shown_and_checked(module, tmp_path):
     result = run("store", "check", out, "--again", 2, *bounds)
     assert result.exit_code == 0, result.output
     assert "2 shards came out the same again" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_dask_is_sent_the_modules_of_the_working_folder(tmp_path):
+    """Scheduler and worker start in a folder where they see neither the simulator nor the module that it needs."""
+    pytest.importorskip("distributed")
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    (here / "helping.py").write_text("def twice(theta): return 2 * theta")
+    (here / "simulating.py").write_text("import helping\ndef simulate(theta): return helping.twice(theta)")
+    file = there / "scheduler.json"
+    common = ["--scheduler-file", str(file), "--no-dashboard"]
+    parts = {"dask_scheduler": ["--port", "0"], "dask_worker": ["--nthreads", "1", "--no-nanny"]}
+    started = [
+        subprocess.Popen([sys.executable, "-m", f"distributed.cli.{name}", *common, *options], cwd=there)
+        for name, options in parts.items()
+    ]
+    line = ["simulate", "simulating:simulate", "--prior", "-1:1", "-n", "40", "--out", "sims", "--dask"]
+    try:
+        while not file.exists():
+            time.sleep(0.1)
+        line.append(json.loads(file.read_text())["address"])
+        done = subprocess.run(
+            [sys.executable, "-m", "mfsbi", *line], check=False, cwd=here, capture_output=True, text=True
+        )
+        assert "40 of 40 simulations" in done.stdout, done.stderr
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert (Store(here / "sims").x == 2 * Store(here / "sims").theta).all()
 
 
 def test_a_damaged_store_is_an_exit_code_and_advice(tmp_path):
