@@ -22,7 +22,7 @@ takes one member at a time, `posterior.posteriors[i]`.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Executor, Future, wait
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -127,9 +127,9 @@ def ensemble_posterior(
 
 def _seeds(trainer: Trainer, members: int | Sequence[int]) -> list[int]:
     """Return the seeds of the members, all different."""
-    if isinstance(members, int):
+    if not isinstance(members, Iterable):
         require_positive_integer("members", members)
-        return [derived(trainer.seed, 5, number) for number in range(members)]
+        return [derived(trainer.seed, 5, number) for number in range(int(members))]
     seeds = list(members)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"`members` should be their number, or seeds that differ from each other; got {seeds}.")
