@@ -18,6 +18,7 @@ from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, process_prior
 from mfsbi.plugin.posteriors import PosteriorParameters
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.seeds import derived, seeded
+from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
 from mfsbi.train.data import Batch
@@ -247,9 +248,11 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
 
 def _told(loss: Loss) -> str:
-    """Return the name of a loss, with the weight of the score if that is no matter of the data."""
-    weight = getattr(loss, "weight", None)
-    return loss.__name__ if weight is None else f"{loss.__name__} of weight {weight}"
+    """Return the name of a loss, a hash of one that is not ours, and the weight of the score if it was given."""
+    weight, base = getattr(loss, "weight", None), getattr(loss, "base", loss)
+    own = getattr(base, "__module__", "").partition(".")[0] == "mfsbi"
+    name = loss.__name__ if own else f"{loss.__name__} {fingerprint(base)}"
+    return name if weight is None else f"{name} of weight {weight}"
 
 
 def _require_device(device: str) -> None:

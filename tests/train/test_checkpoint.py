@@ -420,3 +420,21 @@ def test_a_collapsed_start_is_remembered(data, tmp_path):
         resumed = again.train(**settings, resume_training=True)
     assert (weights(resumed) == weights(whole)).all()
     assert again.history.collapses == trainer.history.collapses
+
+
+def twice(model, batch):
+    return 2 * reconstruction(model, batch)
+
+
+def thrice(model, batch):
+    return 3 * reconstruction(model, batch)
+
+
+@pytest.mark.filterwarnings("ignore:The chart")
+def test_another_loss_of_ones_own_by_the_same_name_is_another_training(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(thrice, "__name__", "twice")
+    first, *rest = sequential(2)
+    for loss, known in ((twice, True), (twice, True), (thrice, False)):
+        trainer = TRAINERS["likelihood"]().append_simulations(data[0].theta, data[0].x)
+        with nullcontext() if known else pytest.raises(ValueError, match="another training: schedule"):
+            trainer.train([first._replace(loss=loss), *rest], checkpoint=tmp_path, resume_training=True)
