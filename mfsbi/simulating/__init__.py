@@ -11,8 +11,8 @@ thousand, one run or twenty that were killed, leave the same bytes, as long as t
 the machine. For that a shard is simulated by one thread of torch and in float32, whatever the process does otherwise,
 and never two at a time in one process, because threads share the random generators of torch and numpy.
 
-**Failures.** A call that fails is made once more, since what fails by chance should not change x. If it fails again, its
-rows are halved and each half simulated by a seed of its own, down to the single rows that fail: one bad row among n
+**Failures.** A call that fails is made once more, since what fails by chance should not change x. If it fails again,
+its rows are halved and each half simulated by a seed of its own, down to the single rows that fail: one bad row among n
 costs 2 log2(n) calls and not n. Those rows, and rows that are not finite, are flagged `failed` in the store and told
 with theta and traceback in `failed/<shard>.jsonl`; nobody learns from them. A model then describes x given that the
 simulator did not fail.
