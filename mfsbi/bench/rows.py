@@ -8,6 +8,7 @@ our rows take, with sbi's own settings, which nobody tuned.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 from mfsbi.bench.judge import Candidate
@@ -122,9 +123,9 @@ class Table:
     options: Mapping[str, Any] = field(default_factory=dict)
     presets: dict[str, Budget] = field(default_factory=lambda: PRESETS)
 
-    @property
+    @cached_property
     def truth(self) -> KnownLikelihood:
-        """The simulator, whose likelihood is known."""
+        """The simulator, whose likelihood is known; always the same, so that what is known of it is found once."""
         return cast(KnownLikelihood, named(self.simulator, **self.options))
 
 
