@@ -16,7 +16,8 @@ A sample named `train` is the files `x_train.npy`, `theta_train.npy` and so on o
 
 (J. Brehmer, F. Kling, I. Espejo, K. Cranmer, arXiv:1907.10621). The collider data of the M-flow paper
 (arXiv:2003.13913) have the first of each. Files are mapped into memory: all but the ratios stay on disk until
-somebody asks for their rows.
+somebody asks for their rows. Events are drawn with replacement from weighted ones, so that one x may stand in many rows
+and held-out rows of a sample are not quite new: judge by a sample of another partition.
 """
 
 from pathlib import Path
