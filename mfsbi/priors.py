@@ -36,7 +36,11 @@ def box(bounds: Sequence[str]) -> Distribution:
             ends.append((np.nan, np.nan))
         if not -np.inf < ends[-1][0] < ends[-1][1] < np.inf:
             raise ValueError(f"`--prior` should be LOW:HIGH with numbers LOW < HIGH, such as -1:1; got {word!r}.")
-    lows, highs = torch.tensor(ends).unbind(-1)
+    return _uniform(ends)
+
+
+def _uniform(bounds: Sequence[Sequence[float]]) -> Distribution:
+    lows, highs = torch.tensor(bounds).unbind(-1)
     return Independent(Uniform(lows, highs), 1)
 
 
@@ -75,7 +79,7 @@ def prior_of_record(record: Mapping[str, Any], known: Prior | None = None) -> Pr
     bounds = record.get("prior_bounds")
     candidates: list[Prior | None] = [known]
     if bounds is not None and np.isfinite(bounds).all():
-        candidates.insert(0, box([f"{low}:{high}" for low, high in bounds]))
+        candidates.insert(0, _uniform(bounds))
     for prior in candidates:
         if prior is None:
             continue

@@ -6,7 +6,7 @@ ratio is the median over the pairs.
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -47,10 +47,6 @@ class Score:
     ratio_most: float
     pairs: int
     target: float | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the row as plain values."""
-        return asdict(self)
 
 
 def run(duel: Duel) -> Score:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -113,7 +113,7 @@ def speed(
         torch.set_num_threads(before)
     if out is not None:
         (out / "speed.md").write_text(f"{table}\n")
-        rows = [score.as_json() for score in scores]
+        rows = [asdict(score) for score in scores]
         (out / "speed.json").write_text(json.dumps({"rows": rows, "facts": table.facts}, indent=1))
     return table
 
@@ -324,7 +324,7 @@ def learn_surface(sizes: Sizes, seed: int) -> str:
         theta, new = surface.prior.sample((500 * sizes.steps,)), surface.prior.sample((10_000,))
     trainer = ManifoldNLE(surface.prior, MFlow(surface.manifold_dim), seed=seed, show_progress_bars=False)
     trainer.append_simulations(theta, surface.simulate(theta, seed=derived(seed, 1)))
-    schedule = [Phase(reconstruction, ("chart",), 1, rows=500), Phase(latent_nll, ("latent",), 1, rows=1500)]
+    schedule = [Phase(reconstruction, ("chart",), 1, decay=0.0, rows=500), Phase(latent_nll, ("latent",), 1, rows=1500)]
     began = time.perf_counter()
     model = trainer.train(schedule=schedule, validation_fraction=0.01).model
     if trainer.history.interrupted:

@@ -61,7 +61,7 @@ def train(  # noqa: PLR0913 - options of a command
 
     mfsbi train polynomial
 
-    mfsbi train sims    # a store of `mfsbi simulate`, streamed if it is larger than memory
+    mfsbi train sims    # a store of `mfsbi simulate`, streamed if it is larger than 256 MiB
 
     mfsbi train mymodule:simulate --prior -1:1 --prior 0:10 --manifold-dim 2
 

@@ -278,13 +278,14 @@ class MFlow(Spec):
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
         features = features_of(x)
-        if self.manifold_dim >= features:
+        spec = self.suited(features)
+        if spec is not self:
             warnings.warn(
                 f"`manifold_dim` is {self.manifold_dim} and x has {features} features: there is no manifold to learn, "
                 "so this is an ordinary conditional flow, the same as `AF`.",
                 stacklevel=2,
             )
-            return AF(self.latent).build(theta, x)
+            return spec.build(theta, x)
         frame = frame_of(theta, x, self.coordinates)
         chart = FlowChart(self.chart.build(features, cut=self.manifold_dim), self.manifold_dim)
         return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))

@@ -94,6 +94,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mfsbi.gold.checks import soft_labels
 from mfsbi.models import AbstractModel, AmbientModel, DensityModel, ManifoldModel
 from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
@@ -224,11 +225,11 @@ class _ScoreLoss(ABC):
         """Return the loss of each row, shape `(rows,)`."""
         if batch.joint_score is None or self.weight == 0 or not _of_theta(batch).any():
             return self._values(model, batch)[0]
-        loss, joint, score = self._with_scores(model, batch)
+        loss, joint_score, score = self._with_scores(model, batch)
         if self.weight is not None:
-            return loss + self.weight * _of_theta(batch) * (joint - score).square().sum(-1)
-        errors = deviance(joint, score, self._sizes(batch.theta))
-        noise = self._noise(joint, score.detach(), batch) if self.noise is None else self.noise
+            return loss + self.weight * _of_theta(batch) * (joint_score - score).square().sum(-1)
+        errors = deviance(joint_score, score, self._sizes(batch.theta))
+        noise = self._noise(joint_score, score.detach(), batch) if self.noise is None else self.noise
         return loss + 0.5 * _of_theta(batch) * (self.emphasis * (errors / noise + noise.log())).sum(-1)
 
     @property
@@ -241,7 +242,7 @@ class _ScoreLoss(ABC):
         if held_out.joint_score is None or self.weight is not None or not _of_theta(held_out).any():
             return self
         score = Ranks.current().in_shares(lambda rows: self._with_scores(model, rows)[2], held_out)
-        return replace(self, noise=self._noise(self._joint(model, held_out), score, held_out))
+        return replace(self, noise=self._noise(self._joint_score(model, held_out), score, held_out))
 
     def _with_scores(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss without score, and joint and model's score for standardised theta, `(rows, parameter)`."""
@@ -250,9 +251,9 @@ class _ScoreLoss(ABC):
             theta = batch.theta.detach().requires_grad_()
             loss, log_density = self._values(model, batch._replace(theta=theta))
             (score,) = torch.autograd.grad(log_density.sum(), theta, create_graph=learning)
-        return (loss if learning else loss.detach()), self._joint(model, batch), score * self._scale(model)
+        return (loss if learning else loss.detach()), self._joint_score(model, batch), score * self._scale(model)
 
-    def _joint(self, model: nn.Module, batch: Batch) -> Tensor:
+    def _joint_score(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the joint scores of standardised theta, shape `(rows, parameter)`."""
         return cast(Tensor, batch.joint_score) * self._scale(model)
 
@@ -260,14 +261,14 @@ class _ScoreLoss(ABC):
         """Return F, shape `(rows, parameter)`; None if it is not known."""
         return None
 
-    def _noise(self, joint: Tensor, score: Tensor, batch: Batch) -> Tensor:
+    def _noise(self, joint_score: Tensor, score: Tensor, batch: Batch) -> Tensor:
         """Return the noise of rows drawn at theta as the model's errors have it, or the limit where that is less.
 
         One where a score is always zero and has no size.
         """
-        at_theta = _of_theta(batch).expand(len(joint)) > 0
+        at_theta = _of_theta(batch).expand(len(joint_score)) > 0
         size = self._sizes(batch.theta)
-        squared, own = (joint - score).square(), joint.square()
+        squared, own = (joint_score - score).square(), joint_score.square()
         if size is not None:
             squared, own = squared / variance_function(score, size), own / size
         noise = with_doubt(squared[at_theta], own[at_theta])
@@ -351,7 +352,7 @@ class Alices(_ScoreLoss):
             return functional.softplus(-log_ratio) + functional.softplus(other), log_ratio
         label = batch.from_theta
         if batch.joint_log_ratio is not None:
-            label = (batch.joint_log_ratio + self.log_odds).sigmoid()
+            label = soft_labels(batch.joint_log_ratio, self.log_odds)
         logit = log_ratio + self.log_odds
         return functional.binary_cross_entropy_with_logits(logit, label, reduction="none"), log_ratio
 
@@ -368,20 +369,20 @@ def variance_function(score: Tensor, size: Tensor) -> Tensor:
     return size + OWN * score.square()
 
 
-def deviance(joint: Tensor, score: Tensor, size: Tensor | None) -> Tensor:
+def deviance(joint_score: Tensor, score: Tensor, size: Tensor | None) -> Tensor:
     """Return 2 D, shape `(rows, parameter)`; the squared error if sizes are not known."""
     if size is None:
-        return (joint - score).square()
-    a, b = ((OWN / size).sqrt() * each for each in (joint, score))
+        return (joint_score - score).square()
+    a, b = ((OWN / size).sqrt() * each for each in (joint_score, score))
     return (2 * a * (a.atan() - b.atan()) + b.square().log1p() - a.square().log1p()) / OWN
 
 
 def with_doubt(squared: Tensor, own: Tensor) -> Tensor:
-    """Return the mean square of each parameter's error over rows, two of which nothing is explained among them.
+    """Return (sum_r e_r^2 + k <t^2>) / (n + k), the mean square error as if k = 2 rows more were unexplained.
 
     Arguments:
-        squared: errors of standardised joint scores, over their size or not, squared, shape `(rows, parameter)`
-        own: those of saying nothing
+        squared: e^2 of standardised joint scores, over their size or not, shape `(rows, parameter)`
+        own: t^2, those of a score that is always zero
     """
     return (squared.sum(0) + DOUBT * own.mean(0)) / (len(squared) + DOUBT)
 

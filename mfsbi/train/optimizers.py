@@ -65,8 +65,8 @@ class PartsOptimizer:
 
     @property
     def learning_rate(self) -> float:
-        """The present one; zero if there is nothing to move."""
-        return float(self.optimizers[0].param_groups[0]["lr"]) if self.optimizers else 0.0
+        """The present one."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
 
     def step(self, max_norm: float | None) -> None:
         """Move the weights by their gradients, and the learning rate along its curve."""

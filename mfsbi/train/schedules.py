@@ -104,7 +104,10 @@ def sequential(epochs: int = 50) -> Schedule:
 
 
 def alternating(epochs: int = 50) -> Schedule:
-    """Return one pass for the chart and one for the density in turn, `epochs` in all; it does not stop early.
+    """Return one pass for the chart and one for the density in turn; it does not stop early.
+
+    Arguments:
+        epochs: passes in all; one less if the number is odd
 
     Raises:
         ValueError: if epochs is below 2, one pass for each part
