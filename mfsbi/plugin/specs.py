@@ -278,14 +278,13 @@ class MFlow(Spec):
     def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
         """Return an untrained model for data like these."""
         features = features_of(x)
-        spec = self.suited(features)
-        if spec is not self:
+        if self.manifold_dim >= features:
             warnings.warn(
                 f"`manifold_dim` is {self.manifold_dim} and x has {features} features: there is no manifold to learn, "
                 "so this is an ordinary conditional flow, the same as `AF`.",
                 stacklevel=2,
             )
-            return spec.build(theta, x)
+            return AF(self.latent).build(theta, x)
         frame = frame_of(theta, x, self.coordinates)
         chart = FlowChart(self.chart.build(features, cut=self.manifold_dim), self.manifold_dim)
         return ManifoldModel(_framed(chart, frame), _latent(self.latent, self.manifold_dim, theta))
