@@ -46,11 +46,8 @@ class Latent(nn.Module):
     standardised as theta is, by a mean and a spread that training measures (`measure`). Where they are so correlated
     that some direction has less than a tenth of the variance, each is first replaced by what is left of it after a
     linear regression on those before it, y_i = u_i - sum_(j<i) b_ij u_j, a shear of determinant one: a flow would be
-    long in learning that a coordinate hardly differs from a sum of others. Principal axes do so, too, and mix
-    coordinates that are simple by themselves, so that much depends on their order: on the LHC process, with joint
-    scores, 1,000 steps left 0.126 and 0.157 of the scores' squares with shears of features, and with principal axes of
-    a chart's coordinates, in nine orders, 0.121 to 0.186 and 0.141 to 0.227; the mean KL of exact posteriors was 0.16,
-    and 0.16 to 0.29.
+    long in learning that a coordinate hardly differs from a sum of others. Unlike a turn to principal axes, a shear
+    leaves coordinates that are simple by themselves recognisable (`notebooks/measurements.md`).
 
     Arguments:
         flow: the bijection u -> ũ given theta, to the standard normal

@@ -21,10 +21,8 @@ __all__ = ["AutoregressiveSpline", "AutoregressiveSplines"]
 class AutoregressiveSplines(Couplings):
     """A stack of autoregressive splines: densities of ten dimensions and more, which couplings learn slowly.
 
-    Theta enters the last layer alone, whose network is wider: joint scores then are learned in three quarters of the
-    time, and better. With 1.25 million rows of the LHC process (14 coordinates, time of one core) three layers of 96
-    units that all meet theta had after 184 s a NLL of 13.63 and left 0.96 and 1.13 of the scores' squares; two of 64
-    without theta and one of 192 with it, after 148 s, 13.43, 0.97 and 1.06.
+    Theta enters the last layer alone, whose network is wider: joint scores are then learned sooner, and better, than by
+    layers that all meet theta (`notebooks/measurements.md`).
 
     Its inverse, and so each draw, takes d times as long as its density. Charts need the inverse: take couplings there.
 
@@ -149,12 +147,8 @@ class MaskedConditioner(nn.Module):
     numbers for a coordinate come from units whose level is no higher than its rank. Theta goes through a network of its
     own, to features h(theta), which meet those of x in two ways. The last hidden layer but one is *gated*, its units
     multiplied by 1 + g(h): a sum of products of features of x and of theta is what log p often is, and learned sooner
-    so than from theta beside x (a regression of the LHC process' joint scores on four million rows left 0.29 and 0.33
-    of their squares, with theta beside x 0.74 and 0.66). And all units are *shifted* before their activation, by a(h):
-    where along theta something happens may then depend on x, which would take many products. On the LHC process a few
-    events of the Standard Model tell theta to a hundredth, each at another place; the KL of exact posteriors there,
-    after 2,000 steps, was 0.18 without shifts, 0.14 with shifts of the last hidden layer, 0.12 of two, 0.10 of all.
-    A step with joint scores takes 1.4 times as long.
+    so than from theta beside x. And all units are *shifted* before their activation, by a(h): where along theta
+    something happens may then depend on x, which would take many products (`notebooks/measurements.md`).
 
     The first units of h are bounded, by tanh, and of all sharpnesses: theta far out does no more than theta nearby, and
     what happens within a tenth of theta's spread is seen. Unbounded ones did more until training broke down.

@@ -10,7 +10,6 @@ Charts that only likelihood has moved are not judged: nobody promised that they 
 
 The second condition spares data that lie on a hyperplane up to 5 % noise, where principal components are already right;
 with more noise on a flat manifold the verdict is true all the same, and new starts will not help.
-Two of the five sequential runs published for the polynomial surface are of this kind, hidden by a median.
 """
 
 from typing import NamedTuple

@@ -19,11 +19,6 @@ as the dispersion of a quasi-likelihood is estimated, which bounds only where er
 cheap, a network without a density to obey and without gradients of gradients, and finds what a flow will find long
 before the flow does. The network multiplies features of x by 1 + features of theta, since a sum of
 such products is what a score often is.
-
-On the LHC process, with 6,000 steps of 500 rows (38 s on one core), it leaves 0.073 and 0.086 of the squares over F,
-and 0.098 and 0.102 if it is trained on squares as they are. The true noise is 0.01 to 0.03. Not worth it: 16,000 steps
-(0.063, 0.074), and two networks with their errors multiplied instead of squared, whose mean is between nu and the
-error, too (0.058, 0.068 in twice the time).
 """
 
 import math

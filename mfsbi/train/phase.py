@@ -4,8 +4,7 @@ After every epoch the validation loss is taken without gradients. A phase keeps 
 began with included, and ends with the best copy in place, also when it is interrupted. It stops early only if asked to:
 steps gain most when the learning rate has fallen, and a phase that stops on a plateau of the large steps never gets
 there. With `stop_after_epochs` a phase ends when as many epochs brought nothing better, judged by the mean over the
-last few. An epoch that loses all there was, after a step that went astray, would leave the rest of the phase to repair
-it; the phase goes back to its best weights instead, and says so; one of a single epoch ends with those it began with.
+last few. An epoch that loses all that had been learned takes the phase back to its best weights, with a warning.
 While the chart stands still its coordinates are computed once for the whole phase. A phase that trains the density
 begins by measuring where they lie: reconstruction alone may blow them up to any size, and splines reach six spreads (a
 chart of the Lorenz attractor had coordinates up to 24, and its density stayed on a patch).

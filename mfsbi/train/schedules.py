@@ -12,41 +12,8 @@ are here (Brehmer & Cranmer, arXiv:2003.13913, §2.3):
 `epochs` counts passes over the data, of all kinds together, so that schemes with the same number cost about the same. A
 phase whose parts have nothing to train is passed over.
 
-**What finds a manifold soonest.** Measured on the polynomial surface, one thread, 500 rows a step, mean distance |x -
-project(x)| of new points in units of x:
-
-| chart | steps, peak rate | seconds | distance |
-|---|---|---|---|
-| 6 spline couplings, 10 bins, 100 x 2 units, random masks | 1500, 2.5e-3 | 39 | 0.0075 |
-| 6 affine couplings, 100 x 2, random masks | 1500, 2.5e-3 | 18 | 0.0109 |
-| the same, masks at the cut u, v | 1500, 2.5e-3 | 17 | 0.0093 |
-| the same | 1500, 5e-3 | 19 | 0.0063 |
-| 4 affine couplings, 100 x 2, cut; with tanh for SiLU | 1500, 2.5e-3 | 12; 15 | 0.0103; 0.0171 |
-| 2 affine couplings, 100 x 2, cut | 1500, 2.5e-3 | 7 | 0.086 |
-| 4 affine couplings, 64 x 2, cut, eight runs | 3000, 1e-2 | 16-21 | 0.0018-0.0115 |
-| **6 affine couplings, 64 x 2, cut, five seeds** | 3000, 5e-3 | 24-30 | 0.0020-0.0037 |
-
-Half and twice the rows a step for the same number of rows gave 0.0062 and 0.0091 against 0.0063. A spline chart costs
-two to three times the seconds a step and ends no lower; at the double rate one of six folded for good. On a roll (a
-plane wound up) six affine couplings reached 0.009 in 15 s, six splines 0.5 in 14 s. First weights twice as wide as
-usual helped (0.0023 against 0.0038). Densities keep their splines, which affine couplings cannot replace: there four
-couplings of 64 x 3 units learn as much in a second as six.
-
-All of the table is AdamW's. With Muon (`mfsbi.train.optimizers`) six affine couplings, cut, from 90,000 rows reach
-
-| units | steps, peak rate | seconds | distance |
-|---|---|---|---|
-| 64 x 2, two seeds | 1500, 7e-3 | 17 | 0.0020 |
-| 64 x 2 | 6000, 7e-3 and 1e-2 | 70-110 | 0.0010, 0.0011 |
-| 96 x 2 | 6000, 1e-2 | 95 | 0.0012 |
-| **64 x 3**, three seeds | 1500, 7e-3 | 25 | 0.0017-0.0021 |
-| **64 x 3**, two seeds | 4000, 7e-3 | 80-110 | 0.0008, 0.0009 |
-
-**What folds a chart.** Large steps of AdamW. With a separate encoder (M_e-flow, 8,000 steps, 90,000 rows) the training
-at peak rate 7e-3 jumped from 3e-4 to 5e-3 in its eighteenth pass and stayed at 1.3e-3, one far point 1.7 away from the
-data; at 3.5e-3 nothing happened. A step of Muon has a bounded size whatever the gradient's: at 7e-3 and 1.4e-2 the
-same model ended, after 4,000 steps, at distances of 0.0016 and 0.0017. M-flows bear either once single gradients
-cannot throw them.
+Charts of affine couplings whose masks are the cut between u and v reach a given error soonest, and densities keep their
+splines, which affine couplings cannot replace (`notebooks/measurements.md`).
 """
 
 from dataclasses import replace
