@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 from functools import partial
 
@@ -180,6 +182,85 @@ def test_code_is_followed_to_all_that_a_function_uses_and_no_further(name, tmp_p
         function.simulate(torch.zeros(2, 1), seed=0)
         assert fingerprint(function) == hashes[-1]
     assert (hashes[0] == hashes[1]) == (name in NO_CHANGES)
+
+
+LAZY = """
+import functools, logging, math
+import numpy as np
+import scipy.stats
+import torch
+from dataclasses import dataclass
+
+x, log, noise = 3.0, torch.Tensor.log, scipy.stats.norm(0, 1)
+_TABLE, MEMO_CACHE, LOG = None, {}, logging.getLogger("told")
+
+
+@dataclass(slots=True)
+class Slotted:
+    names: frozenset = frozenset("abcdefgh")
+
+
+class Lazy:
+    parameter_names, prior = ("a",), None
+
+    def __init__(self):
+        self.xp, self.itself, self.slotted = torch, self, Slotted()
+        self.log, self._grid, self._width, self.rng = LOG, None, 2, np.random.default_rng(0)
+        self.keys = {frozenset("abcdefgh"): 1, 1: "one", "1": math.sin, ("a", 2): {"b", "c", ("d", frozenset("efgh"))}}
+        self.objects, self.half = np.array([None, "a"], dtype=object), torch.ones(2, dtype=torch.bfloat16)
+
+    @functools.cached_property
+    def table(self):
+        return torch.arange(9)
+
+    def simulate(self, theta, *, seed=None):
+        global _TABLE
+        if _TABLE is None:
+            _TABLE = torch.linspace(0, 1, 9)
+        MEMO_CACHE[seed] = self._grid = self.table
+        self.rng.normal()
+        return theta.x if theta.numel() == 0 else theta + noise.mean()
+"""
+CHANGED = {
+    "a number within": ("self._width, self.rng = LOG, None, 2", "self._width, self.rng = LOG, None, 3"),
+    "a slot": ('frozenset("abcdefgh")\n\n', 'frozenset("abcdefg")\n\n'),
+    "what is cached": ("torch.arange(9)", "torch.arange(8)"),
+    "an unrelated variable by the name of an attribute": ("x, log, noise = 3.0", "x, log, noise = 4.0"),
+}
+
+
+@pytest.mark.parametrize("name", ["nothing", *CHANGED])
+def test_objects_of_all_kinds_have_one_fingerprint_in_every_process(name, tmp_path):
+    """With other orders of sets, after other work, and with other options of printing."""
+    changed = LAZY.replace(*CHANGED[name]) if name in CHANGED else LAZY
+    assert (changed == LAZY) == (name == "nothing")
+    code = """
+import sys, logging, torch
+from mfsbi.simulating.fingerprint import fingerprint
+if sys.argv[1] == "2":
+    logging.basicConfig()
+    torch.set_printoptions(precision=2)
+import importlib
+lazy = importlib.import_module("lazily").Lazy()
+before = fingerprint(lazy)
+for seed in range(2):
+    lazy.simulate(torch.ones(3, 1), seed=seed)
+assert fingerprint(lazy) == before
+print(before)
+"""
+    told = []
+    for number, module in (("1", LAZY), ("2", changed)):
+        (tmp_path / "lazily.py").write_text(module)
+        done = subprocess.run(
+            [sys.executable, "-c", code, number],
+            env={**os.environ, "PYTHONHASHSEED": number, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout)
+    assert (told[0] == told[1]) == (name in {"nothing", "an unrelated variable by the name of an attribute"})
 
 
 def test_a_function_says_its_version_or_its_module_does(tmp_path, monkeypatch):
