@@ -63,7 +63,7 @@ def record_of(prior: Prior) -> dict[str, Any]:
     draws = prior.sample((DRAWS,))
     try:
         bounds = bounds_of(prior)
-    except ValueError:
+    except (ValueError, NotImplementedError):
         bounds = None
     return {
         "prior": repr(prior),

@@ -161,7 +161,7 @@ def source_of(
 def _stored(store: Store, bounds: Sequence[str]) -> Source:
     """Return a store with the prior that bounds say, or the one it was made with."""
     known = None
-    with suppress(ValueError):  # it is needed for what it knows alone
+    with suppress(Exception):  # it is needed for what it knows alone
         known = simulator(store.attributes["simulator"], bounds)
     prior = box(bounds) if bounds else prior_of_record(store.attributes, None if known is None else known.prior)
     if prior is None:

@@ -24,10 +24,16 @@ __all__ = [
     "LikelihoodOfEvents",
     "Parameters",
     "Prior",
+    "ProgramError",
     "Scalars",
     "Simulator",
     "Tangents",
 ]
+
+
+class ProgramError(ValueError):
+    """A simulator is wrong whatever theta is: no failure of some of its rows, which others survive."""
+
 
 Data = Float[Tensor, "*batch data"]
 """x: points of data space."""

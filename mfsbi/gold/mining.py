@@ -46,6 +46,7 @@ from mfsbi.gold import runs, slopes
 from mfsbi.gold.runs import Run, Site, edges_of, equal_edges
 from mfsbi.gold.simulate import Gold
 from mfsbi.seeds import derived, seeded, undisturbed
+from mfsbi.types import ProgramError
 
 with undisturbed():  # pyro switches torch's validation of distributions on
     import pyro
@@ -83,7 +84,8 @@ def mine(model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor 
         x, shape `(rows, data)`, the joint score, shape `(rows, parameter)`, and the joint log ratio, shape `(rows,)`
 
     Raises:
-        ValueError: if a shape is wrong or a number is not finite; if a site is observed, masked, subsampled or lacks
+        ValueError: if a shape of theta is wrong, or a number that is given or drawn is not finite
+        ProgramError: which is one, if a site is observed, masked, subsampled or lacks
             the axis of rows; if its support or its being passed depends on theta; if its density jumps in theta or has
             no finite gradient; if randomness or theta enters it by a way that autograd does not see, or x by one that
             is no site; if rows are not independent; or if theta enters nowhere. The message names the site.
@@ -115,7 +117,7 @@ def mine(model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor 
         slopes.require_no_jump(again, run, elsewhere)
         joint_score = run.score()
         if len(theta) > 1 and not run.log_prob().requires_grad:  # one run may have turned where theta plays no part
-            raise ValueError(f"Theta should enter the density of a site; it enters none of {list(run.sites)}.")
+            raise ProgramError(f"Theta should enter the density of a site; it enters none of {list(run.sites)}.")
         joint_log_ratio = None
         if theta_ref is not None:
             reference = again(theta_ref, held=run, where="at theta_ref")
@@ -141,7 +143,7 @@ class _Ledger(Messenger):
         name, fn = msg["name"], msg["fn"]
         _require_draw(msg)
         if name in self.sites:
-            raise ValueError(f"Sites should have a name each; {name!r} is drawn twice.")
+            raise ProgramError(f"Sites should have a name each; {name!r} is drawn twice.")
         edges = edges_of(fn)
         value = self._draw(name, fn) if self.held is None else self._recall(name, fn, edges)
         log_prob = self._log_prob(name, fn, value)
@@ -159,16 +161,16 @@ class _Ledger(Messenger):
     def _recall(self, name: str, fn: Any, edges: list[Tensor]) -> Tensor:  # noqa: ANN401
         assert self.held is not None
         if name not in self.held.sites:
-            raise ValueError(self._differs(name, f"is passed {self.where} and was not when it was drawn"))
+            raise ProgramError(self._differs(name, f"is passed {self.where} and was not when it was drawn"))
         held = self.held.sites[name]
         if tuple(held.value.shape) != tuple(fn.shape()):
-            raise ValueError(
+            raise ProgramError(
                 self._differs(
                     name, f"has shape {tuple(fn.shape())} {self.where} but {tuple(held.value.shape)} as drawn"
                 )
             )
         if held.edges is not None and not equal_edges(held.edges, edges):
-            raise ValueError(
+            raise ProgramError(
                 f"The support of site {name!r} should be the same at every theta; its edges are "
                 f"{_shown(held.edges)} where it was drawn and {_shown(edges)} {self.where}. Where an edge moves, "
                 "the joint score is not the score on average: draw from a density with fixed edges or none."
@@ -181,13 +183,13 @@ class _Ledger(Messenger):
         except ValueError as error:  # by torch's validation, which does not know the site
             raise ValueError(f"Site {name!r} has no log probability {self.where}: {error}") from error
         if log_prob.shape[-1:] != (self.rows,):
-            raise ValueError(
+            raise ProgramError(
                 f"Site {name!r} should have log probabilities with the {self.rows} rows of theta as last axis; "
                 f"got shape {tuple(log_prob.shape)}. Declare the axes right of it as events, `.to_event(1)`."
             )
         bad = ~torch.isfinite(log_prob)
         if bad.any():
-            raise ValueError(
+            raise ProgramError(
                 f"Site {name!r} should have a finite log probability at every theta; {self.where} it is "
                 f"{float(log_prob[bad][0])} for {int(bad.sum())} of {bad.numel()} values. If it is -inf away from "
                 "where the values were drawn, its support depends on theta and no joint score is valid."
@@ -203,12 +205,12 @@ class _Ledger(Messenger):
     def close(self) -> None:
         """Refuse a run that left out held sites, or passed them in another order."""
         if self.held is None and not self.sites:
-            raise ValueError("`model` should draw at sites, `pyro.sample`; it has none.")
+            raise ProgramError("`model` should draw at sites, `pyro.sample`; it has none.")
         if self.held is None or list(self.sites) == list(self.held.sites):
             return
         for name, passed in zip_longest(self.held.sites, self.sites):
             if name != passed:
-                raise ValueError(self._differs(name, f"is not passed {self.where}, or in another order"))
+                raise ProgramError(self._differs(name, f"is not passed {self.where}, or in another order"))
 
 
 def _run(
@@ -238,9 +240,9 @@ def _run(
 def _features(x: Any, theta: Tensor) -> Tensor:  # noqa: ANN401 - whatever the program returns
     """Return what a program returns as `(rows, data)` in theta's type."""
     if not isinstance(x, Tensor):
-        raise ValueError(f"`model` should return x, a tensor of shape ({len(theta)}, data); got {type(x).__name__}.")  # noqa: TRY004 - one type for all
+        raise ProgramError(f"`model` should return x, a tensor of shape ({len(theta)}, data); got {type(x).__name__}.")
     if x.ndim not in {1, 2} or len(x) != len(theta):
-        raise ValueError(
+        raise ProgramError(
             f"`model` should return x of shape ({len(theta)}, data), one row for each of theta; got shape "
             f"{tuple(x.shape)}. Values within a plate of the program have the rows last: return `values.T`. "
             "Flatten images."
@@ -266,7 +268,7 @@ def _require_draw(msg: dict[str, Any]) -> None:
     }
     for fault, present in faults.items():
         if present:
-            raise ValueError(f"Site {msg['name']!r} {fault}.")
+            raise ProgramError(f"Site {msg['name']!r} {fault}.")
 
 
 def _shown(edges: list[Tensor]) -> list[float]:
@@ -282,7 +284,7 @@ def _layers(fn: Any) -> Iterator[Any]:  # noqa: ANN401
 
 
 def _require_independent_rows(again: Callable[..., Run], run: Run) -> None:
-    """Raise ValueError if a row changes when others are left out, or from run to run.
+    """Raise ProgramError if a row changes when others are left out, or from run to run.
 
     The halves below and above the median are run, so that a condition on all rows has a chance to be met in one only.
     """
@@ -294,11 +296,11 @@ def _require_independent_rows(again: Callable[..., Run], run: Run) -> None:
             continue
         restless = runs.change(run, again(theta, held=run, where="once more"))
         if restless is not None:
-            raise ValueError(
+            raise ProgramError(
                 f"Randomness should enter at sites alone; {restless} changes from run to run although the values of "
                 "all sites are held fixed. Replace what is drawn elsewhere (`rsample`, `torch.randn`) by `pyro.sample`."
             )
-        raise ValueError(
+        raise ProgramError(
             f"Rows should be independent; {changed} changes in a row when others are left out. Write the program for a "
             "single run, without sums or means over the rows."
         )

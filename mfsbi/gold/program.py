@@ -95,7 +95,10 @@ class PyroSimulator:
 
 
 def _mean_of(prior: Prior) -> Tensor:
-    mean = getattr(prior, "mean", None)
+    try:
+        mean = getattr(prior, "mean", None)
+    except NotImplementedError:
+        mean = None
     if not isinstance(mean, Tensor):
         raise ValueError(f"{prior} has no mean, where the ratio could have its reference: say `theta_ref=`.")  # noqa: TRY004
     return mean

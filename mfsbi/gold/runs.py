@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.distributions import TransformedDistribution
 from torch.distributions.constraints import Constraint
 
+from mfsbi.types import ProgramError
+
 __all__ = [
     "Run",
     "Site",
@@ -25,6 +27,8 @@ __all__ = [
 ]
 
 SAME = 1e-5  # relative; sums taken in another order differ by 1e-6 in float32, mistakes by far more
+SAME_DENSITY = {torch.float64: 1e-5}  # densities may be narrow, and differ by much more than what they are made of
+SAME_DENSITY_OTHERWISE = 1e-2
 
 
 class Site(NamedTuple):
@@ -90,20 +94,21 @@ def elsewhere(theta: Tensor, theta_ref: Tensor | None = None) -> Tensor:
 
 
 def require_fixed_x(run: Run) -> None:
-    """Raise ValueError if x still depends on theta when all values are held."""
+    """Raise ProgramError if x still depends on theta when all values are held."""
     moving = [j for j in range(run.x.shape[1]) if run.x.requires_grad and gradient(run.x[:, j], run.theta).any()]
     _refuse_moving(moving, run)
 
 
 def require_same_x(run: Run, other: Run) -> None:
-    """Raise ValueError if x is another at other theta, although all values are held."""
+    """Raise ProgramError if x is another at other theta, although all values are held."""
     _refuse_moving(_changed_features(run.x, other.x), run)
 
 
 def change(run: Run, again: Run) -> str | None:
     """Say what has changed in a run at the same theta on the same values, the first site if there is one."""
     for name, site in run.sites.items():
-        tolerance = SAME * (1 + site.log_prob.abs())
+        same = SAME_DENSITY.get(site.log_prob.dtype, SAME_DENSITY_OTHERWISE)
+        tolerance = same * (1 + site.log_prob.abs())
         if ((again.sites[name].log_prob - site.log_prob).abs() > tolerance).any():
             return f"the log probability of site {name!r}"
     features = _changed_features(run.x, again.x)
@@ -149,7 +154,7 @@ def _changed_features(x: Tensor, other: Tensor) -> list[int]:
 
 def _refuse_moving(features: list[int], run: Run) -> None:
     if features:
-        raise ValueError(
+        raise ProgramError(
             f"`model` should let theta reach x through its sites alone; feature {features[0]} of x depends on theta "
             f"although the values of the sites {list(run.sites)} are held fixed, so that no joint score exists. Add a "
             'site of noise: return `pyro.sample("x", dist.Normal(feature, noise))` in its place.'

@@ -11,8 +11,10 @@ fifth of that. A kink, such as Laplace's, may lie within a step, but hardly with
 
 A small step meets a **jump** in few rows, if in any: that of u ~ U(0, 1), x ~ N(1[u < theta], 1) at theta = u. The
 gradient knows nothing of it, and so the joint score is not the score on average. It is looked for on the whole way to
-other parameters, in two hundred rows. The way is halved again and again, and the half is kept whose ends foretell its
-rise the worse. There what is smooth soon rises as foretold; a kink by what the steeper end allows; a jump by itself.
+other parameters, in up to a thousand rows. The way is halved again and again, and the half is kept whose ends foretell
+its rise the worse. There what is smooth soon rises as foretold; a kink by what the steeper end allows; a jump by
+itself. Where numbers are rounded, all places jump a little: a jump should be ten times as high as what is found in
+steps beside it.
 """
 
 from collections.abc import Callable
@@ -22,11 +24,15 @@ import torch
 from torch import Tensor
 
 from mfsbi.gold.runs import Run, gradient
+from mfsbi.types import ProgramError
 
 __all__ = ["require_finite_slopes", "require_gradient", "require_no_jump"]
 
-HALVINGS, JUMP_ROWS = 20, 200
-LEAST_JUMP = 1e-3  # of a log probability
+HALVINGS, JUMP_ROWS = 20, 1000
+BESIDE = (1, 4, 16, 64, 256)  # steps of these sizes, to either side
+TIMES_NOISE = 10
+LEAST_JUMP = {torch.float64: 1e-3}  # of a log probability
+LEAST_JUMP_OTHERWISE = 0.1
 FAULTS = {torch.float64: 0.01}  # rows that may be found at fault by rounded numbers and kinks
 FAULTS_OTHERWISE = 0.1
 
@@ -41,24 +47,24 @@ class _Ends(NamedTuple):
 
 
 def require_finite_slopes(run: Run) -> None:
-    """Raise ValueError if the gradient of a site's log probability is NaN or infinite."""
+    """Raise ProgramError if the gradient of a site's log probability is NaN or infinite."""
     if torch.isfinite(run.score()).all():
         return
     for name, site in run.sites.items():
         bad = ~torch.isfinite(gradient(site.log_prob, run.theta)).all(1)
         if bad.any():
             row = int(bad.nonzero()[0])
-            raise ValueError(
+            raise ProgramError(
                 f"The log probability of site {name!r} should have a finite gradient; autograd finds NaN or infinity "
                 f"in {int(bad.sum())} of {len(bad)} rows, the first of them row {row}, {run.theta[row].tolist()}. "
                 "A root or a logarithm at zero? `torch.where` passes on NaN of the branch that it does not choose: "
                 "choose its argument first, `torch.where(a > 0, a, 1.0).sqrt()`."
             )
-    raise ValueError("The joint score should be finite; the gradients of its sites add up to NaN or infinity.")
+    raise ProgramError("The joint score should be finite; the gradients of its sites add up to NaN or infinity.")
 
 
 def require_gradient(again: Callable[..., Run], run: Run, towards: Tensor) -> None:
-    """Raise ValueError if autograd does not know how the density changes with theta.
+    """Raise ProgramError if autograd does not know how the density changes with theta.
 
     Arguments:
         again: runs the program at other theta on held values
@@ -80,14 +86,14 @@ def require_gradient(again: Callable[..., Run], run: Run, towards: Tensor) -> No
 
 
 def require_no_jump(again: Callable[..., Run], run: Run, towards: Tensor) -> None:
-    """Raise ValueError if the density of a site jumps on the way to other parameters.
+    """Raise ProgramError if the density of a site jumps on the way to other parameters.
 
     Arguments:
         again: runs the program at other theta on held values
         run: where gold is wanted
         towards: other parameters, shape `(rows, parameter)`
     """
-    rows = torch.arange(min(len(run.theta), JUMP_ROWS), device=run.theta.device)
+    rows = torch.arange(0, len(run.theta), -(-len(run.theta) // JUMP_ROWS), device=run.theta.device)
     held = run.of_rows(rows)
 
     def at(theta: Tensor) -> _Ends:
@@ -102,10 +108,16 @@ def require_no_jump(again: Callable[..., Run], run: Run, towards: Tensor) -> Non
         left, right = _choose(first, left, middle), _choose(first, middle, right)
     jumps = _jumps(left, right, slack=1.0)
     if jumps.any():
+        step, noise = right.theta - left.theta, torch.zeros_like(left.scale)
+        for size in BESIDE:
+            below, above = at(left.theta - size * step), at(right.theta + size * step)
+            noise = torch.maximum(noise, torch.maximum(_error(below, left), _error(right, above)))
+        jumps &= _error(left, right) > TIMES_NOISE * noise
+    if jumps.any():
         row = int(jumps.nonzero()[0])
         rises = (right.log_prob - left.log_prob)[row]
         site = int(rises.abs().argmax())
-        raise ValueError(
+        raise ProgramError(
             f"The log probability of site {list(run.sites)[site]!r} should be continuous in theta; with all values "
             f"held it jumps by {float(rises[site]):.3g} at theta = {left.theta[row].tolist()}, and somewhere in "
             f"{int(jumps.sum())} of {len(rows)} rows. Where theta is compared with a value, `value < theta`, the joint "
@@ -138,7 +150,8 @@ def _jumps(left: _Ends, right: _Ends, slack: float) -> Tensor:
     """Tell rows with a rise beyond rounding, and beyond `slack` times what a kink between slopes explains."""
     step = right.theta - left.theta
     kink = 0.5 * ((left.slope * step).sum(1).abs() + (right.slope * step).sum(1).abs())
-    return _error(left, right) > LEAST_JUMP + slack * kink + _rounding(left) + _rounding(right)
+    least = LEAST_JUMP.get(step.dtype, LEAST_JUMP_OTHERWISE)
+    return _error(left, right) > least + slack * kink + _rounding(left) + _rounding(right)
 
 
 def _choose(first: Tensor, ours: _Ends, theirs: _Ends) -> _Ends:
@@ -158,7 +171,7 @@ def _budget(like: Tensor) -> float:
 
 
 def _refuse_gradient(run: Run, near: Run) -> None:
-    """Raise ValueError naming the site whose log probability rises the least as its gradients foretell."""
+    """Raise ProgramError naming the site whose log probability rises the least as its gradients foretell."""
     step = (near.theta - run.theta).detach()
     rises, foretold = {}, {}
     for name, site in run.sites.items():
@@ -167,7 +180,7 @@ def _refuse_gradient(run: Run, near: Run) -> None:
         foretold[name] = (0.5 * (gradient(site.log_prob, run.theta) + gradient(there, near.theta)) * step).sum(1)
     name = max(rises, key=lambda name: float((rises[name] - foretold[name]).abs().sum()))
     row = int((rises[name] - foretold[name]).abs().argmax())
-    raise ValueError(
+    raise ProgramError(
         f"The log probability of site {name!r} should change with theta as its gradient says; a small step of theta in "
         f"row {row} changes it by {float(rises[name][row]):.3g} where the gradient says "
         f"{float(foretold[name][row]):.3g}. Theta enters by a way that autograd does not see (`detach`, `item`, numpy, "

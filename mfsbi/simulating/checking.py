@@ -25,7 +25,7 @@ def check(store: Store, plan: Plan | None = None, *, again: int = 0, seed: int =
     if again and plan is None:
         raise ValueError("Simulating again needs the `plan` that the store was made by.")
     if plan is not None:
-        require_same(store.path, store.attributes, plan)
+        require_same(store.path, store.attributes, plan, plan.attributes())
     wrong = {shard: _fault(store, shard) for shard in store.finished.tolist()}
     sound = [shard for shard, fault in wrong.items() if not fault]
     chosen = np.random.default_rng(seed).permutation(sound)[:again]

@@ -106,10 +106,10 @@ MEANT = {
 """What has to agree between a store and whoever goes on with it, and why."""
 
 
-def require_same(path: Path, stored: dict[str, Any], plan: Plan) -> None:
-    """Raise ValueError, by the name of the first difference, unless a plan is the one a store was made by."""
+def require_same(path: Path, stored: dict[str, Any], plan: Plan, ours: dict[str, Any]) -> None:
+    """Raise ValueError, by the name of the first difference, unless a plan, of these attributes, made a store."""
     shard_rows = stored["shard_rows"] if plan.shard_rows is None else min(plan.shard_rows, plan.rows)
-    here = {**plan.attributes(), "rows": plan.rows, "shard_rows": shard_rows}
+    here = {**ours, "rows": plan.rows, "shard_rows": shard_rows}
     for name, why in MEANT.items():
         if not _agree(stored[name], here[name]):
             raise ValueError(

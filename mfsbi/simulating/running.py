@@ -148,13 +148,14 @@ def make_shard(job: _Job, shard: int) -> Made:
 
 def _opened(plan: Plan, path: Path) -> Layout:
     """Return the layout of the store, which is made if there is none and is this plan's."""
+    ours = plan.attributes()  # before the simulator is called, and may remember it
     if not (path / "zarr.json").exists():
         layout = _sized(plan, shapes_of(plan))
         _require_room(path, layout.rows * layout.bytes_per_row)
-        create(path, layout, plan.attributes())
+        create(path, layout, ours)
     attributes = read_attributes(path)  # somebody else may have been first
     sweep_beside(path)
-    require_same(path, attributes, plan)
+    require_same(path, attributes, plan, ours)
     return Layout.of(attributes)
 
 

@@ -1,5 +1,6 @@
 """One shard: theta from the prior, x from the simulator, and which rows failed; see `mfsbi.simulating`."""
 
+import errno
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor
 from mfsbi.seeds import alone, distinct, seeded, spawned
 from mfsbi.simulating.plan import Plan
 from mfsbi.store import Layout
+from mfsbi.types import ProgramError
 
 __all__ = ["Drawn", "allowed_failures", "draw", "seed_of_x", "shapes_of"]
 
@@ -123,9 +125,13 @@ class _Making:
             try:
                 found = self._call(self.theta[start:end].clone(), seed)
                 break
-            except (Exception, SystemExit) as error:  # whatever a simulator raises is its failure at some rows
-                if _out_of_memory(error):
-                    raise  # the machine's failure, not that of a row
+            except SystemExit as error:
+                raise RuntimeError(
+                    f"The simulator ended the program, by exit code {error.code}. Let it raise an error where it fails."
+                ) from error
+            except Exception as error:  # whatever a simulator raises is its failure at some rows
+                if isinstance(error, ProgramError) or _out_of_memory(error):
+                    raise  # the program's failure, or the machine's, not that of a row
                 if last and end - start == 1:
                     self._record(start, f"{type(error).__name__}: {error}", traceback.format_exc())
                     return
@@ -179,7 +185,8 @@ def _theta(plan: Plan, rows: int, seed: int) -> Tensor:
 
 def _out_of_memory(error: BaseException) -> bool:
     """Whether an error is for want of memory; torch's, on a processor, is told by its words alone."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    no_room = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return no_room or isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _array(name: str, value: Any, rows: int) -> NDArray:  # noqa: ANN401

@@ -11,8 +11,8 @@ __all__ = ["on_signal"]
 
 @contextmanager
 def on_signal(number: signal.Signals, note: Callable[[], None]) -> Iterator[None]:
-    """Call `note` inside the block instead of what a signal does; only the main thread can listen to one."""
-    if threading.current_thread() is not threading.main_thread():
+    """Call `note` inside the block instead of what a signal does, unless it is ignored; only the main thread hears."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is signal.SIG_IGN:
         yield
         return
 

@@ -228,6 +228,10 @@ def test_handlers_around_the_call_see_nothing_of_it_and_no_grad_does_not_matter(
         lambda theta: dist.Normal(theta[..., 0].relu() + theta[..., 1].abs(), 0.1),
         lambda theta: dist.Normal(theta.max(-1).values, 0.02),
         lambda theta: dist.Poisson((3 * theta[..., 0]).exp()),
+        lambda theta: dist.Normal(91.19 + theta[..., 0], 0.01),
+        lambda theta: dist.Normal(100 + theta[..., 0], 1e-3),
+        lambda theta: dist.Beta(1e4 * theta[..., 0].sigmoid(), 1e4 * (-theta[..., 0]).sigmoid()),
+        lambda theta: dist.Gamma(torch.full_like(theta[..., 0], 1e4), 1e4 * theta[..., 0].exp()),
     ],
 )
 def test_kinks_and_narrow_densities_are_not_taken_for_jumps(site, dtype):

@@ -299,13 +299,13 @@ def test_priors_differ_by_their_draws_or_their_densities():
 def test_numbers_that_nearly_agree_are_told_apart(other, tmp_path):
     plan = Plan(Noisy(), rows=10**7, seed=10**6)
     stored = {**plan.attributes(), "rows": plan.rows, "shard_rows": 100}
-    require_same(tmp_path, stored, plan)
+    require_same(tmp_path, stored, plan, plan.attributes())
     with pytest.raises(ValueError, match="`rows` of|`seed` of"):
-        require_same(tmp_path, stored, Plan(Noisy(), **other))
+        require_same(tmp_path, stored, another := Plan(Noisy(), **other), another.attributes())
 
 
 def test_draws_that_differ_by_rounding_are_those_of_one_prior(tmp_path):
     plan = Plan(Noisy(), rows=10)
     stored = {**plan.attributes(), "rows": 10, "shard_rows": 5}
     stored["prior_draws"] = [[value * (1 + 1e-7) for value in row] for row in stored["prior_draws"]]
-    require_same(tmp_path, stored, plan)
+    require_same(tmp_path, stored, plan, plan.attributes())

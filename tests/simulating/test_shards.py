@@ -1,12 +1,16 @@
 import sys
 
 import numpy as np
+import pyro
 import pytest
 import torch
+from pyro import distributions as dist
 
+from mfsbi.gold import PyroSimulator
 from mfsbi.simulating import Plan, simulate_to_store
 from mfsbi.simulating.shards import draw, shapes_of
 from mfsbi.store import Layout
+from mfsbi.types import ProgramError
 from simulators.polynomial import PolynomialSurface
 from tests.simulating.problems import Fragile, Noisy, contents
 
@@ -167,15 +171,22 @@ def test_what_a_simulator_does_to_theta_is_not_done_to_ours():
 
 
 class Leaving(Noisy):
-    """Ends the program where the first parameter is large."""
+    """Ends the program."""
 
     def simulate(self, theta, *, seed=None):
-        if (theta[:, 0] > 0.97).any():
-            sys.exit(0)
-        return super().simulate(theta, seed=seed)
+        sys.exit(0)
 
 
-def test_a_simulator_that_ends_the_program_has_failed_at_some_rows():
-    shard = draw(Plan(Leaving(), rows=300), LAYOUT, 0)
-    assert 0 < shard.arrays["failed"].sum() == len(shard.reasons)
-    assert shard.reasons[0]["error"] == "SystemExit: 0"
+def test_a_simulator_that_ends_the_program_is_an_error():
+    with pytest.raises(RuntimeError, match="The simulator ended the program, by exit code 0"):
+        draw(Plan(Leaving(), rows=300), LAYOUT, 0)
+
+
+def test_a_program_that_is_wrong_is_no_failure_of_rows(tmp_path):
+    def model(theta):
+        z = pyro.sample("z", dist.Normal(theta[..., 0], 1.0))
+        return pyro.sample("x", dist.Normal(z - z.mean(), 0.5))
+
+    plan = Plan(PyroSimulator(model, Noisy().prior), rows=60)
+    with pytest.raises(ProgramError, match="Rows should be independent"):
+        simulate_to_store(plan, tmp_path / "store")

@@ -433,6 +433,7 @@ def thrice(model, batch):
 @pytest.mark.filterwarnings("ignore:The chart")
 def test_another_loss_of_ones_own_by_the_same_name_is_another_training(data, tmp_path, monkeypatch):
     monkeypatch.setattr(thrice, "__name__", "twice")
+    monkeypatch.setattr(thrice, "__qualname__", "twice")
     first, *rest = sequential(2)
     for loss, known in ((twice, True), (twice, True), (thrice, False)):
         trainer = TRAINERS["likelihood"]().append_simulations(data[0].theta, data[0].x)
