@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import signal
 
 import jaxtyping
 import matplotlib as mpl
@@ -14,6 +15,8 @@ from jaxtyping import install_import_hook, jaxtyped
 mpl.use("Agg")
 torch.set_num_threads(1)  # several workers run at once, and threads of one would wait for cores of another
 os.environ["OMP_NUM_THREADS"] = "1"  # for notebooks and programs that tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in background jobs of scripts, where nobody hears Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is welcome where a float is
 install_import_hook(["mfsbi", "simulators"], "tests.hooks.checked")
 
