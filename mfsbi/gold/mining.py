@@ -71,8 +71,8 @@ def mine(model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor 
     `(plate, rows)`, hence are returned as `values.T`. `pyro.param` and `pyro.deterministic` are welcome; a program
     that branches in Python on what it drew is mined row by row, `mine(model, theta[i : i + 1], seed=i)`.
 
-    It is run four times, five with theta_ref, and some more on two hundred rows: to draw, and to make sure that what is
-    drawn is gold, which is seen most sharply if theta is float64.
+    It is run four times, five with theta_ref, and some more on up to a thousand rows: to draw, and to make sure that
+    what is drawn is gold, which is seen most sharply if theta is float64.
 
     Arguments:
         model: theta of shape `(rows, parameter)` -> x
@@ -85,10 +85,10 @@ def mine(model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor 
 
     Raises:
         ValueError: if a shape of theta is wrong, or a number that is given or drawn is not finite
-        ProgramError: which is one, if a site is observed, masked, subsampled or lacks
-            the axis of rows; if its support or its being passed depends on theta; if its density jumps in theta or has
-            no finite gradient; if randomness or theta enters it by a way that autograd does not see, or x by one that
-            is no site; if rows are not independent; or if theta enters nowhere. The message names the site.
+        ProgramError: which is one, if a site is observed, masked, subsampled or lacks the axis of rows; if its support
+            or its being passed depends on theta; if its density jumps in theta or has no finite gradient; if randomness
+            or theta enters it by a way that autograd does not see, or x by one that is no site; if rows are not
+            independent; or if theta enters nowhere. The message names the site.
 
     Example:
         >>> import pyro

@@ -72,12 +72,13 @@ def require_gradient(again: Callable[..., Run], run: Run, towards: Tensor) -> No
         towards: other parameters, shape `(rows, parameter)`
     """
     here = _ends(run)
+    rounding = _rounding(here)
     far, off = (torch.ones(len(run.theta), dtype=torch.bool, device=run.theta.device) for _ in range(2))
     for shrunk in (1.0, 0.3, 0.1):
         near = _small_step(here, towards, shrunk).requires_grad_()
         there = again(near, held=run, where="a small step away")
-        error, foretold = _error(here, _ends(there)), 10 * _budget(near) * _foretold(here, _ends(there))
-        rounding = _rounding(here)
+        ends = _ends(there)
+        error, foretold = _error(here, ends), 10 * _budget(near) * _foretold(here, ends)
         far &= ~(error <= foretold + rounding)
         off &= ~(error <= 0.2 * foretold + rounding)
         if far.double().mean() <= FAULTS.get(near.dtype, FAULTS_OTHERWISE) and off.double().mean() <= 0.5:

@@ -3,9 +3,10 @@
 Code is followed as far as it is the user's own: from an object to its classes, from a method or function to the
 functions, classes and constants of modules that it names. Constants are numbers, words, tuples of them, arrays and
 networks that no function assigns, and whatever else has a NAME in capitals. Of an object it is the public attributes,
-and private ones that are numbers or words; others, and what is called a cache, may be filled as it works. Of an
-installed library it is the names of classes and functions that are met. What is read from files or called by a name
-made at run time is not seen: a simulator can say by an attribute `version` that it has changed.
+and private ones that are numbers or words; others, and what is called a cache, may be filled as it works. Installed
+libraries are not followed: of them it is the source of classes and functions that are met, of Python's own, torch and
+numpy their names. What is read from files or called by a name made at run time is not seen: a simulator can say by an
+attribute `version` that it has changed.
 """
 
 import dis
@@ -29,6 +30,7 @@ DEPTH = 5
 
 PLAIN = bool | int | float | complex | str | bytes | None
 CONTAINERS = list | tuple | set | frozenset | dict | np.ndarray | functools.partial
+LAZY = functools.cached_property
 LIBRARIES = {"torch", "numpy", *sys.stdlib_module_names} - {"__main__"}
 NOT_FOLLOWED = {"mfsbi", "simulators"}
 """They may lie in a folder of their own or among installed libraries, and should be the same in either place."""
@@ -98,11 +100,10 @@ class _Fingerprint:
     def code(self, thing: Any) -> Iterator[str]:  # noqa: ANN401
         """Yield the source of a class or function of the user's, and what is told of all that it names."""
         yield _name(thing)
+        if not _is_library(thing):
+            yield _source(thing)
         if not _is_followed(thing):
-            if not _is_library(thing):
-                yield _source(thing)
             return
-        yield _source(thing)
         functions = [thing]
         if isinstance(thing, type):
             functions = [value for _, value in sorted(vars(thing).items()) if not isinstance(value, type)]
@@ -186,7 +187,7 @@ def _attributes(thing: Any) -> dict[str, Any]:  # noqa: ANN401
     slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
     held = {name: getattr(thing, name) for name in slots if isinstance(name, str) and hasattr(thing, name)}
     held |= getattr(thing, "__dict__", {})
-    lazy = {name for kind in type(thing).__mro__ for name, v in vars(kind).items() if _is_lazy(v)}
+    lazy = {name for kind in type(thing).__mro__ for name, v in vars(kind).items() if isinstance(v, LAZY)}
     weights = thing.state_dict() if isinstance(thing, nn.Module) else {}
     children = dict(thing.named_children()) if isinstance(thing, nn.Module) else {}
     own = {name: value for name, value in held.items() if name not in lazy and _is_lasting(thing, name, value)}
@@ -199,10 +200,6 @@ def _is_lasting(thing: Any, name: str, value: Any) -> bool:  # noqa: ANN401
         return False
     private = name.startswith("_")
     return not private or (_is_constant(value) and value is not None and not _is_library(type(thing)))
-
-
-def _is_lazy(value: Any) -> bool:  # noqa: ANN401
-    return isinstance(value, functools.cached_property)
 
 
 def _is_constant(value: Any) -> bool:  # noqa: ANN401
