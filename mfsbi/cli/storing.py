@@ -1,11 +1,14 @@
 """Commands that simulate into stores, and look into them."""
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
+from zipfile import ZipFile
 
 import typer
 
@@ -148,16 +151,30 @@ def _executor(count: int, dask: str) -> Iterator[Executor | None]:
         from distributed import Client  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ValueError("`--dask` needs dask.distributed: pip install 'mfsbi[dask]'.") from error
-    with Client(dask) as client:
-        for file in _modules_here():
-            client.upload_file(str(file))
+    with Client(dask) as client, TemporaryDirectory() as folder:
+        if files := _modules_here():
+            client.upload_file(_zipped(files, Path(folder)))
         yield client.get_executor()
 
 
 def _modules_here() -> list[Path]:
-    """Return the files of modules that were imported from the working folder, which workers elsewhere do not see."""
-    files = [Path(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())]
-    return [file for file in files if file.parent == Path.cwd() and file.suffix == ".py"]
+    """Return the files of modules and packages imported from the working folder, which workers elsewhere do not see."""
+    tops = [module for name, module in sys.modules.items() if "." not in name and name not in ("mfsbi", "simulators")]
+    places = {Path(place) for top in tops for place in getattr(top, "__path__", [getattr(top, "__file__", None) or ""])}
+    here = sorted(place for place in places if place.parent == Path.cwd())
+    return [file for place in here for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+
+
+def _zipped(files: list[Path], folder: Path) -> str:
+    """Return the path of an archive of modules, named by what is in it so that a new one is not taken for an old."""
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    path = folder / f"modules-{digest}.zip"
+    inside = {file.relative_to(Path.cwd()) for file in files}
+    folders = {parent for file in inside for parent in file.parents}  # packages without __init__.py need theirs
+    with ZipFile(path, "w") as archive:
+        for each in sorted(inside | folders - {Path()}):
+            archive.write(each)
+    return str(path)
 
 
 def _summary(found: Store) -> str:

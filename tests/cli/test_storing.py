@@ -62,14 +62,15 @@ def test_a_store_of_a_function_is_shown_and_checked(module, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_dask_is_sent_the_modules_of_the_working_folder(tmp_path):
-    """Scheduler and worker start in a folder where they see neither the simulator nor the module that it needs."""
+def test_dask_is_sent_the_modules_and_packages_of_the_working_folder(tmp_path):
+    """Scheduler and worker start in a folder where they see neither the simulator nor the package that it needs."""
     pytest.importorskip("distributed")
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()
-    (here / "helping.py").write_text("def twice(theta): return 2 * theta")
-    (here / "simulating.py").write_text("import helping\ndef simulate(theta): return helping.twice(theta)")
+    (here / "helping").mkdir()
+    (here / "helping" / "more.py").write_text("def twice(theta): return 2 * theta")
+    (here / "simulating.py").write_text("import helping.more\ndef simulate(theta): return helping.more.twice(theta)")
     file = there / "scheduler.json"
     common = ["--scheduler-file", str(file), "--no-dashboard"]
     parts = {"dask_scheduler": ["--port", "0"], "dask_worker": ["--nthreads", "1", "--no-nanny"]}
