@@ -27,7 +27,7 @@ TABLES_FOLDER = Path("notebooks/tables")
 
 def report(
     table: Annotated[str, typer.Argument(help="polynomial, circle or lhc.")] = "polynomial",
-    preset: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "paper",
+    preset: Annotated[str, typer.Option(help="smoke, quick or paper; of lhc also 1e3, 1e4, 1e5.")] = "paper",
     out: Annotated[Path, typer.Option(help="Folder of results.")] = TABLES_FOLDER,
     figure: Annotated[
         Path | None, typer.Option(help="File for a figure of the KL to the exact posterior by number of simulations.")
@@ -117,7 +117,9 @@ def circle(
 
 @bench.command()
 def lhc(
-    preset: Annotated[str, typer.Option(help="smoke (minutes), quick (half an hour) or paper (a night).")] = "quick",
+    preset: Annotated[
+        str, typer.Option(help="smoke (minutes), quick (half an hour), paper (a night); 1e3, 1e4, 1e5.")
+    ] = "quick",
     only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
     out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
 ) -> None:
