@@ -102,10 +102,11 @@ def require_last_axis(name: str, value: Tensor, features: int, of: str) -> None:
 
 def require_matching_rows(first: str, a: Tensor, second: str, b: Tensor) -> None:
     """Raise ValueError unless both tensors have as many rows."""
-    if len(a) != len(b):
+    if a.shape[:1] != b.shape[:1] or a.ndim == 0:
+        rows, others = (str(len(each)) if each.ndim else "a number instead of" for each in (a, b))
         raise ValueError(
             f"`{first}` and `{second}` should have one row per simulation each; "
-            f"got {len(a)} rows of `{first}` and {len(b)} of `{second}`."
+            f"got {rows} rows of `{first}` and {others}{'' if b.ndim else ' rows'} of `{second}`."
         )
 
 

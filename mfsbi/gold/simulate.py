@@ -78,4 +78,4 @@ def simulate(
     other = torch.where(at_theta[:, None], reference, theta)
     found = simulator.simulate_with_gold(drawn_at, theta_ref=other, seed=seed)
     ratio = torch.where(at_theta, found.joint_log_ratio, -found.joint_log_ratio)
-    return Gold(found.x, found.joint_score * at_theta[:, None], ratio)
+    return Gold(found.x, found.joint_score.where(at_theta[:, None], 0.0), ratio)

@@ -125,7 +125,7 @@ def dimension_scan(
         )
     dims = tuple(sorted(dims))
     data = Batch(x.new_zeros(len(x), 0), x)
-    ((training, validation),) = split([data], 0.1, Generator().manual_seed(derived(seed, 0)))
+    training, validation = split([data], 0.1, Generator().manual_seed(derived(seed, 0)))
     hidden = None if show_progress_bars is None else not show_progress_bars
     squared = [
         _squared_errors(n, training, validation, steps, derived(seed, 1, n))

@@ -21,6 +21,7 @@ weighed by `potential`. `sample` returns draws member after member: shuffle them
 takes one member at a time, `posterior.posteriors[i]`.
 """
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Executor, Future, wait
@@ -118,8 +119,11 @@ def ensemble_posterior(
     """
     if not estimators:
         raise ValueError("`estimators` should hold one estimator at least; it is empty.")
-    if weights is not None and (len(weights) != len(estimators) or not min(weights) > 0):
-        raise ValueError(f"`weights` should be {len(estimators)} positive numbers, one each; got {list(weights)}.")
+    fit = weights is None or (len(weights) == len(estimators) and all(0 < weight < math.inf for weight in weights))
+    if not fit:
+        raise ValueError(
+            f"`weights` should be {len(estimators)} positive numbers, one each; got {list(weights or ())}."
+        )
     posteriors = [cast(Any, trainer).build_posterior(estimator, **building) for estimator in estimators]
     transform = posteriors[0].theta_transform
     return EnsemblePosterior(posteriors, None if weights is None else list(weights), transform, trainer.device)

@@ -25,6 +25,7 @@ from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.plugin.specs import Spec
 from mfsbi.plugin.trainer import AbstractTrainer, Training
 from mfsbi.seeds import derived, seeded
+from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.guard import ChartGuard
@@ -146,7 +147,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             clip_max_norm: largest norm of the gradient; None for no such limit
             weight_decay: of densities on a manifold, decoupled as in AdamW; phases that move a chart have none
             score_weight: where simulations have joint scores, nats per squared standardised score; measured from the
-                noise of the scores if None, and zero for likelihood alone
+                noise of the scores if None, and zero for likelihood alone. A `Scandal` in the schedule keeps its own
             restarts: how often to start again if the chart collapsed (see `mfsbi.train.guard`)
             retrain_from_scratch: start from new weights although the trainer has trained before
             discard_prior_samples: leave out round 0 once later rounds are there
@@ -180,7 +181,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         some = rows[0].sample
         schedule = self.spec.suited(some.x.shape[1]).schedule(max_num_epochs) if schedule is None else schedule
         require_schedule(schedule)
-        about = {"spec": _without_addresses(self.spec), "score_weight": score_weight, "restarts": restarts}
+        about = {"spec": _spec_told(self.spec), "score_weight": score_weight, "restarts": restarts}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
         plan = self._kept(Training(rows, schedule, settings), keeping, about)
         noise, size = self._noise(plan, score_weight)
@@ -191,7 +192,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             estimator = self._train_anew(plan, noise, restarts)
         else:
             estimator = self._built(plan, 0) if self.estimator is None else self.estimator
-            self._fit(estimator, plan, History(score_noise=noise, anew=False))
+            estimator = self._fit(estimator, plan, History(score_noise=noise, anew=False))
         self._summarise(show_train_summary)
         return estimator
 
@@ -235,11 +236,11 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         for left in range(restarts - len(collapses), -1, -1):
             estimator = self._built(plan, restarts - left)
             guard = ChartGuard(estimator.model, plan.schedule, *plan.rows, may_stop=left > 0)
-            self._fit(estimator, plan, History(collapses=list(collapses), score_noise=noise), guard)
+            estimator = self._fit(estimator, plan, History(collapses=list(collapses), score_noise=noise), guard)
             if guard.verdict is None or not guard.verdict.collapsed:
                 return estimator
             collapses.append(str(guard.verdict))
-            self.history.collapses = collapses
+            self.history.collapses = estimator.training_record["collapses"] = list(collapses)
             if left:
                 warnings.warn(f"The chart has collapsed: {guard.verdict}. Starting again; {left} left.", stacklevel=3)
         warnings.warn(
@@ -250,6 +251,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         return estimator
 
 
-def _without_addresses(spec: Spec) -> str:
-    """Return what a spec says of itself, the same in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(spec))
+def _spec_told(spec: Spec) -> list[str]:
+    """Return what a spec says of itself, and hashes of the functions in it, the same in every process."""
+    own = [value for value in vars(spec).values() if callable(value) and "mfsbi" not in type(value).__module__]
+    return [re.sub(r" at 0x[0-9a-f]+", "", repr(spec)), *map(fingerprint, own)]

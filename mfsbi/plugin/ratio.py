@@ -20,6 +20,7 @@ place for labels of single pairs; its estimator, potential and posteriors are us
 """
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -232,22 +233,27 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         order = torch.randperm(validation.size, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
         validation = validation.rows(order.to(validation.theta.device))  # pairs are made of neighbours, of any round
         odds = 0.0
+        if validation.from_theta is None and min(settings.training_batch_size, training.size, validation.size) < 2:
+            raise ValueError(
+                "Pairs are made of two rows: `training_batch_size` should be at least 2, and so should the rows held "
+                f"out; got {settings.training_batch_size} and {validation.size}."
+            )
         if isinstance(training, Batch) and training.from_theta is not None:
             rows = joined([training, validation])
             require_constant_odds(rows.theta, cast(Tensor, rows.from_theta))
             odds = log_odds(cast(Tensor, rows.from_theta))
-        phase = Phase(Alices(score_weight, log_odds=odds), ("network",), max_num_epochs)
+        loss = Alices(score_weight, log_odds=odds)
+        phase = Phase(loss, ("network",), max_num_epochs)
         about = {"network": self.size, "score_weight": score_weight}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
         plan = self._kept(Training((training, validation), [phase], settings), keeping, about)
         noise, _ = self._noise(plan, score_weight)
         if noise is not None:
             limit, unit = (validation.theta.new_tensor(values) for values in (noise.variance, noise.unit))
-            loss = Alices(limit=limit, unit=unit, log_odds=odds)
-            plan = plan._replace(schedule=[phase._replace(loss=loss)])
+            plan = plan._replace(schedule=[phase._replace(loss=replace(loss, limit=limit, unit=unit))])
         anew = self._begins_anew(plan, retrain_from_scratch)
         estimator = self._untrained(training.sample) if self.estimator is None or anew else self.estimator
-        self._fit(estimator, plan, History(score_noise=noise, anew=anew))
+        estimator = self._fit(estimator, plan, History(score_noise=noise, anew=anew))
         self._summarise(show_train_summary)
         return estimator
 

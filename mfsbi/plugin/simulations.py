@@ -15,7 +15,7 @@ from mfsbi.gold.checks import require_centred_labels, require_centred_score
 from mfsbi.plugin.host import within_support
 from mfsbi.rows import Rows
 from mfsbi.store import Store
-from mfsbi.train.data import Batch, joined, require_fraction, split
+from mfsbi.train.data import Batch, require_fraction, split, spreads
 from mfsbi.train.stream import Stream, TrainingData, rows_of_sample
 
 __all__ = ["Round", "Simulations"]
@@ -80,14 +80,17 @@ class Simulations:
         require_whole("from_round", number)
         if self.store is not None:
             raise ValueError(f"Simulations are streamed from {self.store.path} already, and nothing can join them.")
-        fields = batch._asdict().items()
-        batch = batch._replace(**{name: _as_default_type(name, value) for name, value in fields if value is not None})
+        fields = {name: value for name, value in batch._asdict().items() if value is not None}
+        for name, value in fields.items():
+            require_tensor(name, value)
         self._require_shapes(batch)
         require_finite("theta", batch.theta, "A simulator's parameters are known: look for the cause.")
+        given = batch.theta
+        batch = batch._replace(**{name: _as_default_type(name, value) for name, value in fields.items()})
+        self._require_inside_prior(batch.theta, given)
         if exclude_invalid_x:
             batch = _without_invalid_x(batch)
         require_finite("x", batch.x, "Remove these rows with their theta, or pass exclude_invalid_x=True.")
-        self._require_inside_prior(batch.theta)
         _require_gold(batch)
         self.rounds.append(Round(batch, number))
 
@@ -118,7 +121,7 @@ class Simulations:
         self.store = store
 
     def split(self, fraction: float, seed: int, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
-        """Return the simulations to train on and those held out; the fate of a row never changes.
+        """Return the simulations to train on and those held out, always the same but as `split` has it.
 
         Of a store that is streamed the first rows are held out, 100,000 of them or 256 MiB at most.
 
@@ -139,9 +142,7 @@ class Simulations:
             raise ValueError(
                 f"Training needs at least {MINIMUM_ROWS} simulations (thousands to learn something); got {rows}."
             )
-        pairs = split([part.batch for part in self.rounds], fraction, Generator().manual_seed(seed))
-        training, validation = zip(*(pair for pair, keep in zip(pairs, kept, strict=True) if keep), strict=True)
-        return joined(training), joined(validation)
+        return split([part.batch for part in self.rounds], fraction, Generator().manual_seed(seed), kept)
 
     def digest(self) -> str:
         """Return a hash of all simulations, by which a result can be told to be from the same data."""
@@ -174,10 +175,12 @@ class Simulations:
             if value is not None and value.ndim != 1:
                 raise ValueError(f"`{name}` should have shape (rows,), a number for each; got {tuple(value.shape)}.")
 
-    def _require_inside_prior(self, theta: Tensor) -> None:
+    def _require_inside_prior(self, theta: Tensor, given: Tensor) -> None:
         if self.prior is None:
             return
         outside = ~within_support(self.prior, theta)
+        if outside.any() and given.dtype != theta.dtype:  # rounding may have moved it over a bound
+            outside &= ~within_support(self.prior, given)
         if outside.any():
             first = int(outside.nonzero()[0])
             raise ValueError(
@@ -185,6 +188,9 @@ class Simulations:
                 f"them row {first}: {theta[first].tolist()}. Draw theta from the prior, or widen it."
             )
 
+
+LARGEST_SCORE = 1e12
+"""Of standardised theta, in nats; no run tells that much."""
 
 INFINITE_GOLD = {
     "joint_score": "A derivative at the edge of what theta may be, or a root of zero? Mend it in the simulator.",
@@ -211,22 +217,33 @@ def _require_gold(batch: Batch) -> None:
             "`from_theta` should say True for rows drawn at theta and False for rows drawn at the reference, and have "
             f"some of either; it holds {labels.unique().tolist()[:5]}."
         )
-    if batch.joint_score is not None:
+    if batch.joint_score is not None and batch.joint_score.shape[1]:
         rows = slice(None) if labels is None else labels > 0
+        largest = (batch.joint_score[rows].double() * spreads(batch.theta[rows].double())).abs().max()
+        if largest > LARGEST_SCORE:
+            raise ValueError(
+                f"`joint_score` times the spread of theta should be below {LARGEST_SCORE:.0e}, so that squares can be "
+                f"taken; it is up to {float(largest):.3g}. Is it in the units of theta, and the score of one run?"
+            )
         require_centred_score(batch.theta[rows], batch.joint_score[rows])
     if batch.joint_log_ratio is not None and labels is not None:
         require_centred_labels(batch.theta, batch.joint_log_ratio, labels)
 
 
 def _as_default_type(name: str, value: Tensor) -> Tensor:
-    """Return a tensor in torch's default type, which the weights have."""
-    require_tensor(name, value)
-    return value.detach().to(torch.get_default_dtype())
+    """Return a tensor in torch's default type, which the weights have, or raise ValueError if numbers are too large."""
+    converted = value.detach().to(torch.get_default_dtype())
+    if (converted.isinf() & ~value.isinf()).any():
+        largest, kind = float(value[~value.isinf()].abs().max()), str(converted.dtype).removeprefix("torch.")
+        raise ValueError(f"`{name}` holds {largest:.3g}, more than {kind} can: choose other units.")
+    return converted
 
 
 def _without_invalid_x(batch: Batch) -> Batch:
     """Return the rows with finite x, warning about the others."""
     valid = torch.isfinite(batch.x).all(-1)
+    if not valid.any():
+        raise ValueError(f"`x` should have valid rows; all {len(valid)} hold NaN or infinity.")
     if not valid.all():
         warnings.warn(
             f"Dropped {int((~valid).sum())} of {len(valid)} simulations with NaN or infinity in x. The likelihood will "

@@ -1,5 +1,6 @@
 """What the trainers of mfsbi share: simulations in rounds, how they are split, and the record of what was learned."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
@@ -221,8 +222,13 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         history: History,
         keep_going: Callable[[int], bool] | None = None,
     ) -> EstimatorT:
-        """Train an estimator and keep it, with its history, if it learned anything, however the training ends."""
+        """Train an estimator and keep it, with its history, if it learned anything, however the training ends.
+
+        Of a training that was interrupted before its first epoch was finished nothing is kept if there is an earlier
+        one, whose estimator is returned.
+        """
         require_phases(plan.schedule, estimator.model)  # before the history of an earlier training is given up
+        _require_type(estimator, plan.rows[0].sample.x.dtype)
         self.history = history
         try:
             fit(
@@ -236,11 +242,14 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             )
         finally:
             estimator.eval()
-            if self.history.epochs or self.history.interrupted:
+            if history.epochs or (history.interrupted and self.estimator is None):
                 self.estimator = estimator
+            elif history.interrupted:
+                warnings.warn("Nothing was learned anew: the earlier estimator is kept.", stacklevel=3)
+            if self.estimator is estimator:
                 about = {"simulations": self.simulations.rows, "sha256": self.simulations.digest()}
-                estimator.training_record = self.history.as_record() | about
-        return estimator
+                estimator.training_record = history.as_record() | about
+        return estimator if self.estimator is None else self.estimator
 
     def _summarise(self, wanted: bool) -> None:  # noqa: FBT001
         if wanted and Ranks.current().first:
@@ -253,6 +262,16 @@ def _told(loss: Loss) -> str:
     own = getattr(base, "__module__", "").partition(".")[0] == "mfsbi"
     name = loss.__name__ if own else f"{loss.__name__} {fingerprint(base)}"
     return name if weight is None else f"{name} of weight {weight}"
+
+
+def _require_type(estimator: torch.nn.Module, kind: torch.dtype) -> None:
+    """Raise ValueError unless the weights have the type of the simulations."""
+    found = next(estimator.parameters()).dtype
+    if found != kind:
+        raise ValueError(
+            f"The estimator has weights of {found}, and simulations are converted to torch's default type, {kind}: "
+            "set that by `torch.set_default_dtype` to what it was, or train with `retrain_from_scratch=True`."
+        )
 
 
 def _require_device(device: str) -> None:

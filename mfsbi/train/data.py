@@ -23,6 +23,7 @@ class Batch(NamedTuple):
         joint_score: t(x, z|theta), shape `(rows, parameter)`; None without such gold
         joint_log_ratio: log r(x, z|theta, reference), shape `(rows,)`; None without such gold
         from_theta: 1 where x was drawn at theta, 0 where at the reference, shape `(rows,)`; None if all were at theta
+        other_theta: theta of another row, shape `(rows, parameter)`; None unless `paired`
     """
 
     theta: Tensor
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
     joint_score: Tensor | None = None
     joint_log_ratio: Tensor | None = None
     from_theta: Tensor | None = None
+    other_theta: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -44,6 +46,11 @@ class Batch(NamedTuple):
     def to(self, device: str | torch.device) -> "Batch":
         """Return the same rows on another device."""
         return self.map(lambda field: field.to(device))
+
+    @property
+    def paired(self) -> "Batch":
+        """The rows, each with the theta of its neighbour, which in random order is any other's."""
+        return self._replace(other_theta=self.theta.roll(1, 0))
 
     @property
     def sample(self) -> "Batch":
@@ -77,27 +84,35 @@ class Batch(NamedTuple):
         return self._replace(**{name: function(field) for name, field in fields if field is not None})
 
 
-def split(parts: Sequence[Batch], fraction: float, generator: Generator) -> list[tuple[Batch, Batch]]:
-    """Return (training, validation) of each part, the latter a random `fraction` of its rows.
+def split(
+    parts: Sequence[Batch], fraction: float, generator: Generator, kept: Sequence[bool] | None = None
+) -> tuple[Batch, Batch]:
+    """Return the rows to train on and those held out, of each part a random `fraction`.
 
-    Each part is split by itself and in order, so that rows trained on stay training rows when parts are added. If all
-    parts are so small that nothing would be held out, one row of the largest is.
+    Each part is split by itself and in order, so that rows trained on stay training rows when parts are added or left
+    out. But if all parts are so small that nothing would be held out, one row of the largest is.
+
+    Arguments:
+        parts: with the same fields
+        fraction: of the rows to hold out
+        generator: of the choice
+        kept: which parts to return; all if None
 
     Raises:
         ValueError: if fraction is not between 0 and 1, or fewer than two rows came
     """
     require_fraction(fraction)
-    rows = [part.size for part in parts]
+    orders = [torch.randperm(part.size, generator=generator) for part in parts]
+    chosen = [i for i in range(len(parts)) if kept is None or kept[i]]
+    rows = [parts[i].size for i in chosen]
     if sum(rows) < 2:
         raise ValueError(f"Training needs at least 2 rows, one of them for validation; got {sum(rows)}.")
     held_out = [min(round(fraction * size), size - 1) for size in rows]
     if not any(held_out):
         held_out[rows.index(max(rows))] = 1
-    orders = [torch.randperm(size, generator=generator) for size in rows]
-    return [
-        (part.rows(order[held:]), part.rows(order[:held]))
-        for part, order, held in zip(parts, orders, held_out, strict=True)
-    ]
+    places = list(zip(chosen, held_out, strict=True))
+    training = joined([parts[i].rows(orders[i][held:]) for i, held in places])
+    return training, joined([parts[i].rows(orders[i][:held]) for i, held in places])
 
 
 def require_fraction(fraction: float) -> None:

@@ -274,7 +274,8 @@ class Scandal(_ScoreLoss):
 
     Arguments:
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
-        noise: nu, or V if sizes are not known, shape `(parameter,)`; measured on the batch itself if None
+        noise: nu, or V if sizes are not known, shape `(parameter,)`, as `adapted` measured it, which trainers call
+            before the first step; measured on the batch itself if None
         limit: of the noise, shape `(parameter,)`: it is known to be no larger; with the size it sets how often the
             score counts, too
         size: F, from theta of shape `(rows, parameter)` to that shape, for scores of theta over its `theta_std`, which
@@ -322,7 +323,7 @@ class Alices(_ScoreLoss):
 
     Arguments:
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
-        noise: V, shape `(parameter,)`; measured on the batch itself if None
+        noise: V, shape `(parameter,)`, as `adapted` measured it; measured on the batch itself if None
         limit: of the noise, shape `(parameter,)`: it is known to be no larger
         unit: of the limit's theta, shape `(parameter,)`, and of the scores unless the weight is fixed; the spreads that
             the model has for theta if None
@@ -340,8 +341,8 @@ class Alices(_ScoreLoss):
         ratio = cast(RatioModel, model)
         log_ratio = ratio.log_ratio(batch.x, batch.theta)
         if batch.from_theta is None:
-            other = ratio.log_ratio(batch.x, batch.theta.detach().roll(1, 0))  # rows come in random order
-            return functional.softplus(-log_ratio) + functional.softplus(other), log_ratio
+            other = batch.theta.detach().roll(1, 0) if batch.other_theta is None else batch.other_theta
+            return functional.softplus(-log_ratio) + functional.softplus(ratio.log_ratio(batch.x, other)), log_ratio
         label = batch.from_theta
         if batch.joint_log_ratio is not None:
             label = soft_labels(batch.joint_log_ratio, self.log_odds)

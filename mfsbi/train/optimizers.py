@@ -73,7 +73,7 @@ class PartsOptimizer:
         if not gradients:
             return
         norm = nn.utils.get_total_norm(gradients)
-        usual = norm if self.usual_norm is None else self.usual_norm
+        usual = norm if self.usual_norm is None else torch.where(self.usual_norm > 0, self.usual_norm, norm)
         limit = SPIKE * usual if max_norm is None else (SPIKE * usual).clamp(max=max_norm)
         torch._foreach_mul_(gradients, (limit / (norm + 1e-12)).clamp(max=1))
         self.usual_norm = torch.lerp(usual, torch.minimum(norm, limit), MEMORY)

@@ -180,6 +180,7 @@ class PhaseRun:
 
     def _held_out(self, validation: Batch) -> Tensor:
         """Return the mean loss of the validation rows, to which it has adapted if it can."""
+        validation = validation.paired
         if isinstance(self.loss, Adaptive):
             self.loss = self.loss.adapted(self.model, validation)
         losses = self.ranks.in_shares(lambda rows: self.loss(self.model, rows), validation)
@@ -193,7 +194,7 @@ class PhaseRun:
         parts.zero_grad(set_to_none=True)
         if self.ranks.size > 1:
             torch.manual_seed(self._seed_of_step())
-        losses = self.loss(self.model, batch.rows(self.ranks.share(batch.size)))
+        losses = self.loss(self.model, batch.paired.rows(self.ranks.share(batch.size)))
         loss = self.ranks.backward(losses, batch.size, parts.parameters())
         self.optimizer.step(self.settings.clip_max_norm)
         return loss

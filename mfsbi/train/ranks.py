@@ -21,10 +21,9 @@ float32 by 3e-6 for a chart and 2e-3 for a density, which one process changed by
 | loss | on several ranks |
 |---|---|
 | `reconstruction`, `latent_nll`, `nll`, `joint` | the same |
-| `Scandal`, and `Alices` with `from_theta` | the same: their noise is measured on all held-out rows |
+| `Scandal`, `Alices` | the same: noise is measured on all held-out rows, and pairs are made before rows are shared |
 | these without held-out rows at theta | the noise is that of a share, the same in the limit of large ones |
 | `joint_nll` | the same in expectation: the signs of its noisy volume are drawn by each rank for its rows |
-| `Alices` without `from_theta` | the same in expectation: pairs are made within shares, so one differs in each |
 
 **Held-out rows** are shared like those of a step, and their losses brought together in order, as are coordinates that
 are computed once for a phase. So best weights, patience, noises and guards see the same numbers on all ranks; weights

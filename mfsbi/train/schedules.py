@@ -22,7 +22,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mfsbi.checks import require_kind, require_positive_integer, require_whole
-from mfsbi.train.losses import Loss, Scandal, joint_nll, latent_nll, nll, reconstruction
+from mfsbi.train.losses import Loss, Scandal, joint_nll, latent_nll, nll, reconstruction, robust_reconstruction
 
 __all__ = [
     "Phase",
@@ -136,7 +136,7 @@ def with_score(
     """
 
     def scored(phase: Phase) -> Phase:
-        if "latent" not in phase.trains:
+        if "latent" not in phase.trains or phase.loss in (reconstruction, robust_reconstruction):
             return phase
         loss = phase.loss if isinstance(phase.loss, Scandal) else Scandal(weight, base=phase.loss)
         if loss.limit is None and loss.size is None:

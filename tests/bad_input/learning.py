@@ -150,7 +150,28 @@ SIMULATIONS = {
         "`x` should be finite; 1 of 60 rows hold NaN or infinity, the first of them row 3.*exclude_invalid_x=True",
     ),
     "infinity in x": (append(x=lambda at: changed(at.x, 3, -INF)), ValueError, "`x` should be finite; 1 of 60 rows"),
-    "too large for float32": (append(x=lambda at: 1e300 * at.x.double()), ValueError, "`x` should be finite; 60 of 60"),
+    "too large for float32": (
+        append(x=lambda at: 1e300 * at.x.double()),
+        ValueError,
+        r"`x` holds .*e\+300, more than float32 can: choose other units",
+    ),
+    "x of which no row is valid": (
+        append(x=lambda at: NAN * at.x, exclude_invalid_x=True),
+        ValueError,
+        "`x` should have valid rows; all 60 hold NaN or infinity",
+    ),
+    "a single number for a label": (
+        lambda at: ALICES(at.surface.prior).append_simulations(at.theta, at.x, from_theta=torch.tensor(1.0)),
+        ValueError,
+        "got 60 rows of `theta` and a number instead of rows of `from_theta`",
+    ),
+    "scores without measure": (
+        lambda at: ManifoldNLE(at.surface.prior, AF()).append_simulations(
+            at.theta, at.x, joint_score=1e18 * torch.tensor([[1.0], [-1.0]]).repeat(30, 1)
+        ),
+        ValueError,
+        "`joint_score` times the spread of theta should be below 1e\\+12",
+    ),
     "theta with one axis": (append(lambda at: at.theta[:, 0]), ValueError, r"`theta` should have shape \(rows, 1\)"),
     "more parameters than the prior": (
         append(lambda at: at.theta.expand(-1, 2)),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mfsbi.gold import simulate
+from mfsbi.gold import Gold, simulate
 from simulators.lhc.process import WBFHiggs
 from simulators.polynomial import PolynomialSurface
 from simulators.sphere import Sphere
@@ -53,6 +53,24 @@ def test_the_mean_joint_score_of_like_x_is_the_score():
     error = float((left * score).std()) / 50_000**0.5
     assert abs(float((left * score).mean())) < 4 * error
     assert float(left.square().mean()) > 0.05 * float(score.square().mean())
+
+
+def test_the_score_at_a_reference_is_zero_even_where_there_is_none():
+    class Edge:
+        """x ~ N(theta^1/2, 1), without a score at the reference of zero."""
+
+        parameter_names = ("theta",)
+        prior = PolynomialSurface().prior
+
+        def simulate(self, theta, *, seed=None):
+            return theta.sqrt()
+
+        def simulate_with_gold(self, theta, *, theta_ref=None, seed=None):
+            return Gold(theta.sqrt(), 0.5 / theta.sqrt() - torch.where(theta == 0, torch.inf, 0.0), theta[:, 0])
+
+    at_theta = torch.tensor([True, False, True])
+    found = simulate(Edge(), torch.ones(3, 1), theta_ref=torch.zeros(1), from_theta=at_theta)
+    assert found.joint_score[:, 0].tolist() == [0.5, 0.0, 0.5]
 
 
 def test_rows_at_a_reference_need_one():

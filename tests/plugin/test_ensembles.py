@@ -209,3 +209,6 @@ def test_a_posterior_of_nothing_or_with_odd_weights_is_refused(trainer):
     estimators = train_ensemble(trainer, 1, **QUICK)
     with pytest.raises(ValueError, match=r"`weights` should be 1 positive numbers, one each; got \[1, 2\]"):
         ensemble_posterior(trainer, estimators, weights=[1, 2])
+    for weights in ([1.0, float("nan")], [1.0, float("inf")]):
+        with pytest.raises(ValueError, match="`weights` should be 2 positive numbers, one each"):
+            ensemble_posterior(trainer, estimators * 2, weights=weights)

@@ -8,7 +8,7 @@ from sbi.inference import (
     VIPosterior,
 )
 from sbi.inference.posteriors.posterior_parameters import MCMCPosteriorParameters, VIPosteriorParameters
-from torch.distributions import Exponential, Independent
+from torch.distributions import Exponential, Independent, Uniform
 
 from mfsbi import AF, ManifoldNLE, MFlow, alternating, sequential
 from mfsbi.flows import SplineCouplings
@@ -80,7 +80,7 @@ def test_a_collapsed_chart_is_started_again_and_counted(problem):
     assert sum("The chart has collapsed" in message for message in messages) == 2
     assert "after 3 starts" in messages[-1]
     assert "larger `manifold_dim`" in messages[-1]
-    assert len(made.history.collapses) == 3
+    assert len(made.history.collapses) == len(made.estimator.training_record["collapses"]) == 3
     assert made.history.losses == ["reconstruction", "latent_nll"]
 
 
@@ -104,6 +104,20 @@ def test_an_interrupt_leaves_a_usable_estimator(problem):
     assert made.history.interrupted
     assert estimator is made.estimator
     assert torch.isfinite(estimator.log_prob(problem[2][:5], problem[1][:5])).all()
+
+
+def test_an_interrupt_before_anything_was_learned_keeps_the_earlier_estimator(problem):
+    def interrupting(model, batch):
+        raise KeyboardInterrupt
+
+    made = trainer(problem, AF(SMALL))
+    earlier = made.train(**FEW)
+    schedule = [Phase(interrupting, ("chart", "latent"), 50)]
+    with pytest.warns(UserWarning, match=r"(the earlier estimator is kept|Training was interrupted)"):
+        estimator = made.train(schedule=schedule, retrain_from_scratch=True)
+    assert estimator is earlier is made.estimator
+    assert made.history.interrupted
+    assert not earlier.training_record["interrupted"]
 
 
 def test_training_goes_on_from_where_it_was_unless_told(trained):
@@ -164,6 +178,15 @@ def test_batched_sampling_keeps_observations_apart(trained, problem):
     assert draws.shape == (10, 4, 1)
 
 
+def test_of_small_rounds_one_row_is_held_out_though_others_are_discarded(problem):
+    surface, theta, x = problem
+    made = trainer(problem, AF(SMALL))
+    for first in range(0, 20, 4):
+        made.append_simulations(theta[first : first + 4], x[first : first + 4], from_round=1)
+    training, validation = made.simulations.split(0.1, 0, discard_prior_samples=True)
+    assert (training.size, validation.size) == (19, 1)
+
+
 def test_rounds_can_be_discarded(problem):
     surface, theta, x = problem
     made = trainer(problem, AF(SMALL)).append_simulations(theta[:50], x[:50], from_round=1)
@@ -193,6 +216,26 @@ def test_float64_simulations_are_converted(problem):
     made = ManifoldNLE(surface.prior, AF(SMALL), show_progress_bars=False)
     estimator = made.append_simulations(theta.double(), x.double()).train(**FEW)
     assert next(estimator.parameters()).dtype == torch.float32
+
+
+def test_weights_of_another_type_than_simulations_are_refused(problem):
+    made = trainer(problem, AF(SMALL))
+    made.train(**FEW)
+    torch.set_default_dtype(torch.float64)
+    try:
+        made.append_simulations(*problem[1:])
+        made.simulations.rounds[:1] = []
+        with pytest.raises(ValueError, match=r"weights of torch\.float32, and simulations .* torch\.float64"):
+            made.train(**FEW)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_theta_may_be_rounded_over_the_edge_of_the_prior(problem):
+    bounds = torch.tensor([0.1], dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
+    theta = torch.full((30, 1), 0.3, dtype=torch.float64)
+    assert float(theta.float()[0]) > 0.3
+    ManifoldNLE(Independent(Uniform(*bounds), 1), SPEC).append_simulations(theta, problem[2][:30])
 
 
 def test_a_training_that_fails_at_once_leaves_no_estimator(problem):

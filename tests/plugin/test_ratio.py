@@ -359,3 +359,11 @@ def test_features_that_never_vary_are_no_trouble():
 def test_a_trainer_says_what_it_is(trained):
     assert repr(trained) == "ALICES(width, depth=(32, 2), seed=0, simulations=2,000, trained=True)"
     assert repr(trained.estimator).startswith("GoldenRatio(RatioModel(data=2, theta=2, weights=")
+
+
+@pytest.mark.parametrize("settings", [{"training_batch_size": 1}, {"validation_fraction": 0.01}])
+def test_a_row_alone_makes_no_pair(settings):
+    theta, gold = scattered(60)
+    made = ALICES(PRIOR, **SMALL).append_simulations(theta, gold["x"])
+    with pytest.raises(ValueError, match="Pairs are made of two rows: `training_batch_size` should be at least 2"):
+        made.train(**(FEW | settings))

@@ -42,7 +42,7 @@ def surface_rows():
     torch.manual_seed(0)
     theta = surface.prior.sample((500,))
     x, score, _ = surface.simulate_with_gold(theta, seed=0)
-    return split([Batch(theta, x, joint_score=score)], 0.2, Generator().manual_seed(0))[0]
+    return split([Batch(theta, x, joint_score=score)], 0.2, Generator().manual_seed(0))
 
 
 def weights(module):

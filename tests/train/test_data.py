@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Generator
 
-from mfsbi.train.data import Batch, in_chunks, joined, split
+from mfsbi.train.data import Batch, in_chunks, split
 
 
 def numbered(rows):
@@ -10,7 +10,7 @@ def numbered(rows):
 
 
 def test_split_keeps_rows_together_and_loses_none():
-    ((training, validation),) = split([numbered(100)], 0.1, Generator().manual_seed(0))
+    training, validation = split([numbered(100)], 0.1, Generator().manual_seed(0))
     assert (training.size, validation.size) == (90, 10)
     everything = torch.cat([training.theta, validation.theta])[:, 0]
     assert sorted(everything.tolist()) == list(range(100))
@@ -18,20 +18,30 @@ def test_split_keeps_rows_together_and_loses_none():
 
 
 def test_rows_keep_their_fate_when_parts_are_added():
-    first = split([numbered(40)], 0.2, Generator().manual_seed(0))[0]
+    first = split([numbered(40)], 0.2, Generator().manual_seed(0))
     longer = split([numbered(40), numbered(10)], 0.2, Generator().manual_seed(0))
-    assert all((a.theta == b.theta).all() for a, b in zip(first, longer[0], strict=True))
-    assert [pair[1].size for pair in longer] == [8, 2]
-    assert joined([pair[0] for pair in longer]).size == 40
+    assert [part.size for part in longer] == [40, 10]
+    assert (longer[0].theta[:32] == first[0].theta).all()
+    assert (longer[1].theta[:8] == first[1].theta).all()
 
 
-def test_parts_of_single_rows_hold_one_out():
-    pairs = split([numbered(1)] * 3 + [numbered(2)], 0.1, Generator().manual_seed(0))
-    assert [pair[1].size for pair in pairs] == [0, 0, 0, 1]
+def test_rows_keep_their_fate_when_parts_are_left_out():
+    both = split([numbered(40), numbered(10)], 0.2, Generator().manual_seed(0))
+    second = split([numbered(40), numbered(10)], 0.2, Generator().manual_seed(0), [False, True])
+    assert [part.size for part in second] == [8, 2]
+    assert (second[0].theta == both[0].theta[32:]).all()
+    assert (second[1].theta == both[1].theta[8:]).all()
+
+
+@pytest.mark.parametrize("kept", [None, [False, True, True, True]])
+def test_parts_of_few_rows_hold_one_out(kept):
+    parts = [numbered(40 if kept else 1), numbered(1), numbered(1), numbered(2)]
+    training, validation = split(parts, 0.1, Generator().manual_seed(0), kept)
+    assert (training.size, validation.size) == (3 if kept else 4, 1)
 
 
 def test_one_seed_gives_one_split():
-    first, second = (split([numbered(50)], 0.2, Generator().manual_seed(3))[0][1] for _ in range(2))
+    first, second = (split([numbered(50)], 0.2, Generator().manual_seed(3))[1] for _ in range(2))
     assert (first.theta == second.theta).all()
 
 

@@ -78,6 +78,15 @@ def test_a_gradient_is_shortened_to_three_usual_ones(max_norm, allowed):
     assert clipped(1.5) == pytest.approx(1.5)
 
 
+def test_a_first_gradient_of_zero_is_not_the_usual_one():
+    layer = nn.Linear(1, 1, bias=False)
+    optimizer = PartsOptimizer(layer, 0.01, 0.0, steps=10)
+    for norm in (0.0, 0.0, 5.0):
+        layer.weight.grad = torch.full_like(layer.weight, norm)
+        optimizer.clip(None)
+    assert float(layer.weight.grad) == pytest.approx(5.0)
+
+
 def test_the_usual_gradient_follows_what_lasts():
     layer = nn.Linear(1, 1, bias=False)
     optimizer = PartsOptimizer(layer, 0.01, 0.0, steps=10)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
 from mfsbi.train.losses import DOUBT, Alices
 from tests.train.test_score_losses import ROWS, golden, network
@@ -150,3 +151,11 @@ def test_the_reference_of_pairs_is_the_distribution_of_all_x():
     for wrong in (Evidence(shift=0.2), Evidence(shift=-0.2), Evidence(tilt=0.15), Evidence(tilt=-0.15)):
         more = Alices()(wrong, batch) - least
         assert more.mean() > 3 * more.std() / len(more) ** 0.5
+
+
+def test_a_share_of_one_row_has_the_pair_of_the_whole_batch():
+    torch.manual_seed(0)
+    model = RatioModel(torch.zeros(2), torch.ones(2), torch.zeros(2), torch.ones(2), 8, 1)
+    batch = Batch(torch.randn(5, 2), torch.randn(5, 2))
+    shares = torch.cat([Alices()(model, batch.paired.rows(slice(row, row + 1))) for row in range(5)])
+    torch.testing.assert_close(shares, Alices()(model, batch))

@@ -3,8 +3,9 @@
 from contextlib import nullcontext
 
 import pytest
+import torch
 
-from mfsbi import ALICES, ManifoldNLE, MFlow, load_trainer, save, sequential
+from mfsbi import ALICES, FOM, ManifoldNLE, MFlow, load_trainer, save, sequential
 from mfsbi.train.losses import Scandal, reconstruction
 from mfsbi.train.schedules import Phase
 from simulators.polynomial import PolynomialSurface
@@ -42,6 +43,19 @@ def test_a_trainer_that_was_killed_goes_on(kind, kills_at, data, tmp_path, monke
     assert (weights(resumed) == weights(whole)).all()
     with pytest.raises(ValueError, match="another training: schedule"):
         appended(kind, data).train(**settings | {"max_num_epochs": 6}, **keeping, resume_training=True)
+
+
+def test_a_training_of_another_given_chart_is_not_resumed(data, tmp_path):
+    def begun(power, *, resume):
+        spec = FOM(lambda u: torch.cat([u, u**power], -1), lambda x: x[:, :1], latent=SMALL)
+        trainer = ManifoldNLE(PolynomialSurface().prior, spec, show_progress_bars=False)
+        trainer.append_simulations(data[0].theta, data[0].x[:, :2])
+        return trainer.train(max_num_epochs=1, checkpoint=tmp_path, resume_training=resume)
+
+    first = begun(2, resume=False)
+    assert (weights(begun(2, resume=True)) == weights(first)).all()
+    with pytest.raises(ValueError, match="another training: spec"):
+        begun(3, resume=True)
 
 
 @pytest.mark.filterwarnings("ignore:The chart")

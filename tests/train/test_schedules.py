@@ -1,7 +1,12 @@
 import pytest
 
-from mfsbi.train.losses import joint_nll, latent_nll, nll, reconstruction
-from mfsbi.train.schedules import Phase, alternating, ambient, density_only, sequential, simultaneous
+from mfsbi.train.losses import Scandal, joint_nll, latent_nll, nll, reconstruction
+from mfsbi.train.schedules import Phase, alternating, ambient, density_only, sequential, simultaneous, with_score
+
+
+def test_scores_do_not_join_a_reconstruction():
+    schedule = [Phase(reconstruction, ("chart", "latent"), 1), Phase(latent_nll, ("latent",), 1)]
+    assert [phase.loss for phase in with_score(schedule)] == [reconstruction, Scandal(base=latent_nll)]
 
 
 def test_sequential_gives_half_the_epochs_to_the_chart():
