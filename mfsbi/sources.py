@@ -3,7 +3,7 @@
 | word | stands for |
 |---|---|
 | `polynomial` | a registered simulator (see `mfsbi.registry`) |
-| `mymodule:Surface` | a simulator, an object with `prior` and `simulate(theta, seed=...)`, or a class of such |
+| `mymodule:surface` | a simulator: `prior`, `parameter_names`, `simulate(theta, seed=...)`; or a class of such |
 | `mymodule:simulate` | a function theta -> x, rows to rows; its prior comes as bounds |
 | `sims.npz` | arrays by name |
 | `theta.npy x.npy` | one array each |
@@ -34,7 +34,7 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.store import Store
 from mfsbi.types import HasGold, Prior, Simulator
 
-__all__ = ["Source", "read_arrays", "simulator", "source_of"]
+__all__ = ["Source", "prior_of", "prior_of_store", "read_arrays", "simulator", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,16 @@ class Source:
     store: Store | None = None
     manifold_dim: int | None = None
 
-    def for_likelihood(self, count: int, *, seed: int, gold: bool = True) -> Rows:
+    def for_likelihood(self, count: int, *, seed: int, gold: bool = True, events: int = 1) -> Rows:
         """Return the rows drawn at theta, with the joint score if it is known.
 
         Arguments:
             count: rows to draw from a simulator
             seed: of the draws
             gold: whether to take the joint score along
+            events: rows of each of them that share one theta
         """
-        rows = self._drawn(count, seed, gold=gold) if self.rows is None else self.rows.at_theta()
+        rows = self._drawn(count, seed, gold=gold, events=events) if self.rows is None else self.rows.at_theta()
         return rows._replace(joint_log_ratio=None) if gold else rows.without_gold()
 
     def for_ratio(self, count: int, *, seed: int, gold: bool = True) -> Rows:
@@ -83,13 +84,22 @@ class Source:
             return self._drawn(count, seed, gold=gold, to_reference=True)
         return self.rows if gold else self.rows.without_gold()
 
-    def _drawn(self, count: int, seed: int, *, gold: bool, to_reference: bool = False) -> Rows:
-        assert self.simulator is not None
+    def _drawn(self, count: int, seed: int, *, gold: bool, to_reference: bool = False, events: int = 1) -> Rows:
         with seeded(derived(seed, 0)):
-            theta = self.prior.sample((count,))
+            theta = self.prior.sample((count,)).repeat_interleave(events, 0)
+        try:
+            return self._simulated(theta, seed, gold=gold, to_reference=to_reference)
+        except Exception as error:
+            raise RuntimeError(
+                f"The simulator failed: {type(error).__name__}: {error}. `mfsbi simulate` notes what fails, goes on, "
+                "and leaves a store that can be learned from."
+            ) from error
+
+    def _simulated(self, theta: Tensor, seed: int, *, gold: bool, to_reference: bool) -> Rows:
+        assert self.simulator is not None
         if not (gold and isinstance(self.simulator, HasGold)):
             return Rows(theta, self.simulator.simulate(theta, seed=derived(seed, 1)))
-        at_theta = torch.arange(count) % 2 == 0 if to_reference else None
+        at_theta = torch.arange(len(theta)) % 2 == 0 if to_reference else None
         reference = theta.mean(0) if to_reference else None
         found = simulate(self.simulator, theta, theta_ref=reference, from_theta=at_theta, seed=derived(seed, 1))
         return Rows(theta, *found, at_theta)
@@ -133,7 +143,7 @@ def source_of(
 
     Arguments:
         words: a simulator, or files of theta and x
-        bounds: of the prior, `low:high` of each parameter, unless a simulator has one
+        bounds: of the prior, `low:high` of each parameter; those of a simulator or store if there are none
         madminer: a folder of MadMiner's instead of words
         sample: the name of the sample in it
 
@@ -155,7 +165,22 @@ def source_of(
             f"Expected one simulator, or files of arrays, or --madminer FOLDER alone; got {got or 'nothing'}."
         )
     known = simulator(words[0], bounds)
-    return Source(known.prior, list(known.parameter_names), simulator=known, manifold_dim=_dim_of(known))
+    return Source(prior_of(known, bounds), list(known.parameter_names), simulator=known, manifold_dim=_dim_of(known))
+
+
+def prior_of(known: Simulator, bounds: Sequence[str]) -> Prior:
+    """Return the uniform prior between bounds, or the simulator's own if there are none.
+
+    Raises:
+        ValueError: if bounds are not as many as the simulator has parameters
+    """
+    if not bounds:
+        return known.prior
+    if len(bounds) != len(known.parameter_names):
+        raise ValueError(
+            f"There should be a --prior for each of {', '.join(known.parameter_names)}, or none; got {len(bounds)}."
+        )
+    return box(bounds)
 
 
 def _stored(store: Store, bounds: Sequence[str]) -> Source:
@@ -163,13 +188,23 @@ def _stored(store: Store, bounds: Sequence[str]) -> Source:
     known = None
     with suppress(Exception):  # it is needed for what it knows alone
         known = simulator(store.attributes["simulator"], bounds)
+    prior = prior_of_store(store, known, bounds)
+    return Source(prior, store.attributes["parameter_names"], store=store, manifold_dim=_dim_of(known))
+
+
+def prior_of_store(store: Store, known: Simulator | None, bounds: Sequence[str] = ()) -> Prior:
+    """Return the uniform prior between bounds, or the one that a store was made with.
+
+    Raises:
+        ValueError: if there are no bounds, and the store has a prior that is neither uniform nor the simulator's
+    """
     prior = box(bounds) if bounds else prior_of_record(store.attributes, None if known is None else known.prior)
     if prior is None:
         raise ValueError(
-            f"The prior of {store.path} is {store.attributes['prior']}, which cannot be made again from that. Train in "
+            f"The prior of {store.path} is {store.attributes['prior']}, which cannot be made again from that. Do it in "
             "Python, with that prior, or say one --prior LOW:HIGH for each parameter."
         )
-    return Source(prior, store.attributes["parameter_names"], store=store, manifold_dim=_dim_of(known))
+    return prior
 
 
 def _dim_of(known: Simulator | None) -> int | None:
@@ -192,21 +227,35 @@ def simulator(word: str, prior: Sequence[str] = ()) -> Simulator:
     module, colon, attribute = word.partition(":")
     if not colon:
         return named(word)
+    found = _imported(module, attribute)
+    if isinstance(found, Simulator):
+        return found
+    if not callable(found) or hasattr(found, "simulate"):
+        missing = [name for name in ("prior", "parameter_names", "simulate") if not hasattr(found, name)]
+        raise TypeError(
+            f"{word!r} should be a simulator or a function theta -> x; it is {type(found).__name__}, which has no "
+            f"{' and no '.join(missing)} as a simulator has."
+        )
+    if not prior:
+        raise ValueError(f"{word!r} is a function: say its prior by one --prior LOW:HIGH for each parameter.")
+    return _Function(found, box(prior), [f"theta_{i}" for i in range(len(prior))])
+
+
+def _imported(module: str, attribute: str) -> Any:  # noqa: ANN401 - whatever is there
+    """Return what a module within reach has by that name, or an object of it if that is a class."""
+    word = f"{module}:{attribute}"
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"Cannot find {word!r}: {error}. Say MODULE:NAME of something Python can import.") from error
-    if isinstance(found, type):
-        found = found()
-    if isinstance(found, Simulator):
+    if not isinstance(found, type):
         return found
-    if not callable(found):
-        raise TypeError(f"{word!r} should be a simulator or a function theta -> x; it is {type(found).__name__}.")
-    if not prior:
-        raise ValueError(f"{word!r} is a function: say its prior by one --prior LOW:HIGH for each parameter.")
-    return _Function(found, box(prior), [f"theta_{i}" for i in range(len(prior))])
+    try:
+        return found()
+    except TypeError as error:
+        raise TypeError(f"{word!r} cannot be made without arguments: {error}. Name an object of it.") from error
 
 
 def read_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[Tensor]:

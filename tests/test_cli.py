@@ -1,4 +1,5 @@
 import json
+import sys
 from functools import partial
 
 import arviz
@@ -157,8 +158,11 @@ def test_what_was_interrupted_goes_on_as_well(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "write", interrupted)
         result = run(*line)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 130, result.output
     assert f"stays in {kept}" in result.output
+    np.save(tmp_path / "x_o.npy", np.zeros((2, 2)))
+    with pytest.warns(UserWarning, match="training of .* was interrupted"):
+        run("sample", out, tmp_path / "x_o.npy", "--prior", "-1:1", "--out", tmp_path / "nowhere.nc", "--draws", 4)
     assert len(load(out).training_record["epochs"]) == 3
     result = run(*line)
     assert result.exit_code == 0, result.output
@@ -167,7 +171,7 @@ def test_what_was_interrupted_goes_on_as_well(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", ["nc", "zarr"])
-@pytest.mark.filterwarnings("ignore:The chains have not converged")
+@pytest.mark.filterwarnings("ignore:There are few independent draws")
 def test_sampling_leaves_an_arviz_file(trained, tmp_path, ending):
     out = tmp_path / f"posterior.{ending}"
     settings = ["--sampler", "grid", "--draws", 50, "--quiet", "--simulator", "polynomial"]
@@ -178,6 +182,49 @@ def test_sampling_leaves_an_arviz_file(trained, tmp_path, ending):
     assert data["posterior"]["theta"].shape == (4, 50)
     assert data["observed_data"]["x"].shape == (5, 3)
     assert f"{float(data['posterior']['theta'].mean()):.3f}" in result.output
+
+
+def test_bounds_replace_the_prior_of_a_simulator(trained, tmp_path):
+    out = tmp_path / "model.safetensors"
+    line = "train", "polynomial", "--model", "AF", "--simulations", 60, "--epochs", 1, "--quiet", "--out", out
+    assert run(*line, "--prior", "0:0.5").exit_code == 0
+    theta = load_trainer(out, box(["0:0.5"])).simulations[0].theta
+    assert 0 <= float(theta.min()) < float(theta.max()) <= 0.5
+    result = run(*line, "--prior", "0:1", "--prior", "0:1")
+    assert result.exit_code == 2
+    assert "There should be a --prior for each of theta, or none; got 2" in result.output
+    out = tmp_path / "posterior.nc"
+    settings = ["--sampler", "grid", "--draws", 200, "--simulator", "polynomial", "--prior", "0:0.5", "--out", out]
+    assert run("sample", trained / "model.safetensors", trained / "x_o.npy", *settings).exit_code == 0
+    assert 0 <= float(read(out)["posterior"]["theta"].min()) < float(read(out)["posterior"]["theta"].max()) <= 0.5
+
+
+def test_draws_go_where_their_ending_can_be_read(trained, tmp_path):
+    out = tmp_path / "posterior.txt"
+    result = run("sample", trained / "model.safetensors", trained / "x_o.npy", "--prior", "-1:1", "--out", out)
+    assert result.exit_code == 2
+    assert "`--out` should end in .nc or .zarr" in result.output
+
+
+ROWS_ONLY = """
+from simulators.polynomial import PolynomialSurface
+
+class Surface(PolynomialSurface):
+    def simulate(self, theta, *, seed=None):
+        if theta.ndim != 2:
+            raise IndexError("theta should have two axes, as is promised")
+        return super().simulate(theta, seed=seed)
+"""
+
+
+def test_a_simulator_to_be_calibrated_with_sees_rows(trained, tmp_path, monkeypatch, short_chains):
+    (tmp_path / "of_rows.py").write_text(ROWS_ONLY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    settings = ["--sets", 4, "--events", 3, "--draws", 20]
+    result = run("calibrate", trained / "model.safetensors", "of_rows:Surface", *settings)
+    assert result.exit_code in (0, 1), result.output
+    assert "calibrated in 4 data sets" in result.output or "No fault found" in result.output
 
 
 def test_calibration_leaves_a_figure_and_a_verdict(trained, tmp_path, short_chains):
@@ -296,7 +343,7 @@ def ratio(tmp_path_factory):
     return out
 
 
-@pytest.mark.filterwarnings("ignore:The chains have not converged")
+@pytest.mark.filterwarnings("ignore:There are few independent draws")
 def test_a_ratio_is_sampled_like_a_likelihood(trained, ratio, tmp_path):
     out = tmp_path / "posterior.nc"
     settings = ["--sampler", "grid", "--draws", 50, "--quiet", "--simulator", "polynomial"]

@@ -24,6 +24,19 @@ def double(theta):
 
 def wrong(theta):
     return theta[:1]
+
+def failing(theta):
+    raise ArithmeticError("did not converge")
+
+class Nameless:
+    prior = surface.prior
+
+    def simulate(self, theta, seed=None):
+        return theta
+
+class Needy(PolynomialSurface):
+    def __init__(self, k):
+        self.k = k
 """
 
 
@@ -67,6 +80,8 @@ def test_a_function_is_a_simulator_once_its_prior_is_known(module):
         ("my_simulators:absent", [], ValueError, "Cannot find 'my_simulators:absent'"),
         ("my_simulators:double", [], ValueError, "is a function: say its prior by one --prior LOW:HIGH"),
         ("my_simulators:number", [], TypeError, "should be a simulator or a function theta -> x; it is int"),
+        ("my_simulators:Nameless", [], TypeError, "it is Nameless, which has no parameter_names as a simulator has"),
+        ("my_simulators:Needy", [], TypeError, "cannot be made without arguments: .*'k'. Name an object of it"),
         ("my_simulators:double", ["1:-1"], ValueError, "LOW:HIGH with numbers LOW < HIGH.*got '1:-1'"),
         ("my_simulators:double", ["one"], ValueError, "LOW:HIGH with numbers LOW < HIGH.*got 'one'"),
         ("my_simulators:double", ["0:inf"], ValueError, "got '0:inf'"),
@@ -156,3 +171,9 @@ def test_an_unbounded_prior_of_a_simulator_is_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr("mfsbi.sources.simulator", lambda word, bounds: noisy)
     path = simulate_to_store(Plan(noisy, rows=5, name="noisy"), tmp_path / "store").path
     assert source_of([str(path)]).prior is noisy.prior
+
+
+def test_a_simulator_that_fails_is_told_where_failures_are_noted(module):
+    source = source_of([f"{module}:failing"], ["-1:1"])
+    with pytest.raises(RuntimeError, match="ArithmeticError: did not converge. `mfsbi simulate` notes"):
+        source.for_likelihood(10, seed=0)

@@ -1,5 +1,6 @@
 """Commands that learn: train, sample, calibrate."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import rmtree
@@ -20,13 +21,12 @@ from mfsbi.plugin.calibrating import calibrate as run_calibration
 from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.ratio import ALICES
 from mfsbi.plugin.sampling import SAMPLERS, sample_chains
-from mfsbi.plugin.saving import SPECS, Trainer, load, save, trainer_for
+from mfsbi.plugin.saving import SPECS, Estimator, Trainer, load, save, trainer_for
 from mfsbi.plugin.specs import AF, FOM, Spec
 from mfsbi.priors import bounds_of, box
-from mfsbi.seeds import derived, seeded
-from mfsbi.sources import Source, read_arrays, simulator, source_of
+from mfsbi.seeds import derived
+from mfsbi.sources import Source, prior_of, read_arrays, simulator, source_of
 from mfsbi.train.ranks import Ranks
-from mfsbi.types import Simulator
 
 __all__ = ["calibrate", "sample", "train"]
 
@@ -93,6 +93,8 @@ def train(  # noqa: PLR0913 - options of a command
         fail(error)
     say(str(trainer.history))
     say(f"The model is in {out}")
+    if trainer.history.interrupted:
+        raise typer.Exit(130)
 
 
 def sample(  # noqa: PLR0913 - options of a command
@@ -112,14 +114,15 @@ def sample(  # noqa: PLR0913 - options of a command
     mfsbi sample model.safetensors x.npy --simulator polynomial --sampler nuts
     """
     try:
-        require_place(out)
+        require_place(out, ".nc", ".zarr")
         known = simulator(simulator_name, prior) if simulator_name else None
-        distribution = box(prior) if known is None else known.prior
+        distribution = box(prior) if known is None else prior_of(known, prior)
         (observed,) = read_arrays([x], ["x"])
-        posterior = trainer_for(load(model), distribution).build_posterior()
+        posterior = trainer_for(_loaded(model), distribution).build_posterior()
         settings = {"bounds": bounds_of(distribution)} if sampler == "grid" else {}
+        bars = not quiet and Console(stderr=True).is_terminal
         chains = sample_chains(
-            posterior, observed, draws, sampler=sampler, seed=seed, show_progress_bars=not quiet, **settings
+            posterior, observed, draws, sampler=sampler, seed=seed, show_progress_bars=bars, **settings
         )
         names = list(known.parameter_names) if known is not None else [f"theta_{i}" for i in range(len(prior))]
         write(to_arviz(chains, names, x=observed), out)
@@ -157,12 +160,11 @@ def calibrate(  # noqa: PLR0913 - options of a command
         if origin.rows is not None:
             theta, x = origin.rows.theta, origin.rows.x
         else:
-            with seeded(derived(seed, 0)):
-                theta = origin.prior.sample((sets,))
-            x = cast(Simulator, origin.simulator).simulate(theta[:, None].expand(-1, events, -1), seed=derived(seed, 1))
+            rows = origin.for_likelihood(sets, seed=seed, gold=False, events=events)
+            theta, x = rows.theta[::events], rows.x.view(sets, events, -1)
         names = origin.parameter_names
         require_features("theta", theta, len(names), "the prior")
-        posterior = trainer_for(load(model), origin.prior).build_posterior()
+        posterior = trainer_for(_loaded(model), origin.prior).build_posterior()
         bars = Console(stderr=True).is_terminal
         result = run_calibration(posterior, theta, x, draws, seed=derived(seed, 2), show_progress_bars=bars)
         regions = {"highest density": result.levels, "around a random point": result.closeness}
@@ -177,6 +179,14 @@ def calibrate(  # noqa: PLR0913 - options of a command
     say(f"The figure is in {out}")
     if not result.passed:
         raise typer.Exit(1)
+
+
+def _loaded(path: Path) -> Estimator:
+    """Return the estimator of a file, with a warning if it did not learn all that it should."""
+    estimator = load(path)
+    if estimator.training_record.get("interrupted"):
+        warnings.warn(f"The training of {path} was interrupted: what it says may be far off.", stacklevel=2)
+    return estimator
 
 
 def _append(trainer: Trainer, origin: Source, simulations: int, *, seed: int, gold: bool) -> None:

@@ -13,9 +13,8 @@ from zipfile import ZipFile
 import typer
 
 from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, fail, require_folder, say
-from mfsbi.priors import box
 from mfsbi.simulating import Plan, check, simulate_to_store, workers
-from mfsbi.sources import simulator
+from mfsbi.sources import prior_of, prior_of_store, simulator
 from mfsbi.store import Store
 
 __all__ = ["simulate", "store"]
@@ -97,7 +96,7 @@ def info(path: StoreArgument) -> None:
     except MISTAKES as error:
         fail(error)
     say(_summary(found))
-    hidden = {"format", "prior_draws", "prior_log_probs", "prior_bounds"}
+    hidden = {"format", "prior_draws", "prior_log_probs", "prior" if found.attributes.get("prior_bounds") else ""}
     for name, value in found.attributes.items():
         if name not in hidden:
             say(f"{name.replace('_', ' ')}: {value}")
@@ -131,14 +130,15 @@ def check_store(
 def _plan(word: str, prior: list[str], *, rows: int, seed: int, shard_rows: int | None, gold: bool) -> Plan:
     """Return the plan that words stand for; bounds replace the prior of a simulator that has one."""
     known = simulator(word, prior)
-    chosen = box(prior) if prior else None
-    return Plan(known, rows, prior=chosen, seed=seed, shard_rows=shard_rows, gold=gold, name=word)
+    return Plan(known, rows, prior=prior_of(known, prior), seed=seed, shard_rows=shard_rows, gold=gold, name=word)
 
 
 def _plan_of(found: Store, word: str, prior: list[str]) -> Plan:
     stored = found.attributes
-    known = {name: stored[name] for name in ("rows", "seed", "shard_rows", "gold")}
-    return _plan(word or stored["simulator"], prior, **known)
+    ends = prior or [f"{low}:{high}" for low, high in stored.get("prior_bounds") or ()]  # which a function needs
+    known = simulator(word or stored["simulator"], ends)
+    settings = {name: stored[name] for name in ("rows", "seed", "shard_rows", "gold")}
+    return Plan(known, prior=prior_of_store(found, known, prior), name=word or stored["simulator"], **settings)
 
 
 @contextmanager

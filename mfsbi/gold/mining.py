@@ -213,6 +213,15 @@ class _Ledger(Messenger):
                 raise ProgramError(self._differs(name, f"is not passed {self.where}, or in another order"))
 
 
+ADVICE = {
+    f"Shape mismatch inside plate({ROWS!r})": "`model` runs once for all rows: theta has shape (rows, parameter), "
+    "and a site one value for each row. Write `theta[..., 0]` for a parameter, and `.to_event(1)` for a vector.",
+    "Boolean value of Tensor": "`model` runs once for all rows, which may not take different branches: write "
+    "`torch.where` for `if`, or mine row by row.",
+}
+"""What to do about the errors of torch and Pyro that programs for one row at a time end in."""
+
+
 def _run(
     model: Callable[[Tensor], Tensor],
     theta: Tensor,
@@ -228,6 +237,8 @@ def _run(
             x = model(theta.clone())
         ledger.close()
     except Exception as error:
+        if advice := next((advice for words, advice in ADVICE.items() if words in str(error)), None):
+            raise ProgramError(f"{advice} The program stopped with: {error}") from error
         last = next(reversed(ledger.sites), None)
         error.add_note(
             f"`mine` was running the program {where}, {len(theta)} rows at once under a plate at dim=-1; "

@@ -14,6 +14,8 @@ __all__ = ["Gold", "simulate"]
 class Gold(NamedTuple):
     """Simulations with what their simulator knows of them, as `append_simulations(theta, **gold._asdict())` takes them.
 
+    Where some rows were drawn at a reference, `from_theta` has to be passed along.
+
     Arguments:
         x: shape `(rows, data)`
         joint_score: t(x, z|theta), shape `(rows, parameter)`; None if it is not known

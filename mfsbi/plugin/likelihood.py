@@ -14,16 +14,19 @@ import re
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
-from mfsbi.checks import require_whole
+from mfsbi.checks import require_matching_rows, require_tensor, require_whole
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import NeuralPosterior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.potential import ManifoldPotential
+from mfsbi.plugin.simulations import require_labels
 from mfsbi.plugin.specs import Spec
 from mfsbi.plugin.trainer import AbstractTrainer, Training
+from mfsbi.rows import Rows
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.store import Store
@@ -86,6 +89,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         *,
         joint_score: Tensor | None = None,
         joint_log_ratio: Tensor | None = None,
+        from_theta: Tensor | None = None,
         exclude_invalid_x: bool = False,
         from_round: int = 0,
     ) -> "ManifoldNLE":
@@ -99,6 +103,8 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
                 it training minimises the SCANDAL loss (see `mfsbi.train.losses`)
             joint_log_ratio: log r(x, z|theta, theta_ref) of each run, shape `(rows,)`; kept with the simulations, but a
                 likelihood does not learn from it: `ALICES` does
+            from_theta: whether x was drawn at theta, or else at a reference, shape `(rows,)`; all at theta if None. A
+                likelihood learns from rows drawn at theta, and others are left out
             exclude_invalid_x: drop rows whose x holds NaN or infinity, with their gold and a warning, instead of
                 refusing them; the likelihood is then that of the valid data
             from_round: the round they were drawn in; 0 for the prior
@@ -107,7 +113,12 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             ValueError: if rows do not match, feature counts differ from the prior's or from earlier simulations,
                 a value is NaN or infinite, theta lies outside the prior, or the joint score does not average to zero
         """
-        gold = {"joint_score": joint_score, "joint_log_ratio": joint_log_ratio}
+        if from_theta is not None and isinstance(theta, Tensor) and x is not None:
+            theta, x, joint_score, joint_log_ratio, _ = _at_theta(
+                Rows(theta, x, joint_score, joint_log_ratio, from_theta)
+            )
+            from_theta = None
+        gold = {"joint_score": joint_score, "joint_log_ratio": joint_log_ratio, "from_theta": from_theta}
         self._append(theta, x, gold, from_round, exclude_invalid_x=exclude_invalid_x)
         return self
 
@@ -249,6 +260,17 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             stacklevel=3,
         )
         return estimator
+
+
+def _at_theta(rows: Rows) -> Rows:
+    """Return the rows that were drawn at theta."""
+    labels = cast(Tensor, rows.from_theta)
+    require_tensor("from_theta", labels)
+    for name, value in rows.fields.items():
+        require_tensor(name, value)
+        require_matching_rows("from_theta", labels, name, value)
+    require_labels(labels)
+    return rows.at_theta()
 
 
 def _spec_told(spec: Spec) -> list[str]:

@@ -61,6 +61,9 @@ CHAINS = 4
 VI_SETTINGS = {"max_num_iters": 500, "n_particles": 64, "learning_rate": 1e-2}
 """A tenth of the work of sbi's defaults; what the fit misses is made up for by weights."""
 
+GRID_POINTS = {1: 1000, 2: 300, 3: 60}
+"""Along each of so many parameters."""
+
 LEAST_SHARE = 0.01
 """Of steps accepted by a Markov chain; with fewer it stands still."""
 
@@ -93,7 +96,7 @@ def sample_chains(
         ValueError: if there is no such sampler, no observation, one that is not finite, draws is no positive integer,
             or the sampler refuses its settings
         TypeError: if x is no tensor, or the posterior not one of a `ManifoldNLE` or of `ALICES`, or for `slice` not
-            sampled by MCMC
+            sampled by MCMC, or the sampler has no such setting
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"`sampler` should be one of {sorted(SAMPLERS)}; got {sampler!r}.")
@@ -257,14 +260,18 @@ def sample_grid(
     draws: int = 250,
     *,
     bounds: Sequence[tuple[float, float]],
-    points: int = 1000,
+    points: int | None = None,
     seed: int = 0,
     show_progress_bars: bool = False,  # noqa: ARG001
 ) -> Chains:
-    """Draw cells of a grid, `points` along each parameter within its bounds, and a point within each."""
+    """Draw cells of a grid, `points` along each parameter within its bounds, and a point within each.
+
+    By default 1,000 points of one parameter, 300 of each of two, or 60 of each of three.
+    """
     potential, start = _potential(posterior, x, draws, seed), time.perf_counter()
-    require_positive_integer("points", points)
     parameters = potential.prior.event_shape[0]
+    points = GRID_POINTS.get(parameters, 1) if points is None else points
+    require_positive_integer("points", points)
     if len(bounds) != parameters or not all(len(pair) == 2 and -inf < pair[0] < pair[1] < inf for pair in bounds):
         raise ValueError(
             f"`bounds` should be {parameters} finite pairs (low, high) with low < high, one for each parameter; "
@@ -342,7 +349,12 @@ def _checked(chains: Chains) -> Chains:
     count, draws, _ = chains.draws.shape
     if count > 1 and draws >= 4:
         diagnostics = diagnose(chains)
-        if not diagnostics.converged:
+        if not diagnostics.converged and "warmup_steps" not in chains.info:
+            warnings.warn(
+                f"There are few independent draws: {diagnostics}. Take more, or another sampler, such as slice.",
+                stacklevel=4,
+            )
+        elif not diagnostics.converged:
             warnings.warn(
                 f"The chains have not converged: {diagnostics}. Take more draws or a longer warm-up "
                 "(MCMCPosteriorParameters(warmup_steps=...) for slice, `warmup=` for others), and look at the trace "

@@ -18,7 +18,7 @@ from mfsbi.store import Store
 from mfsbi.train.data import Batch, require_fraction, split, spreads
 from mfsbi.train.stream import Stream, TrainingData, rows_of_sample
 
-__all__ = ["Round", "Simulations"]
+__all__ = ["Round", "Simulations", "require_labels"]
 
 MINIMUM_ROWS = 20
 IN_MEMORY = 2**28
@@ -192,6 +192,9 @@ class Simulations:
 LARGEST_SCORE = 1e12
 """Of standardised theta, in nats; no run tells that much."""
 
+MOST_WITHOUT_SCORE = 0.1
+"""Of rows that have a ratio."""
+
 INFINITE_GOLD = {
     "joint_score": "A derivative at the edge of what theta may be, or a root of zero? Mend it in the simulator.",
     "joint_log_ratio": "A run that is impossible at the reference? Choose one at which all runs are possible: without "
@@ -212,11 +215,8 @@ def _require_gold(batch: Batch) -> None:
         value = getattr(batch, name)
         if value is not None:
             require_finite(name, value, advice)
-    if labels is not None and not (set(labels.unique().tolist()) == {0, 1}):
-        raise ValueError(
-            "`from_theta` should say True for rows drawn at theta and False for rows drawn at the reference, and have "
-            f"some of either; it holds {labels.unique().tolist()[:5]}."
-        )
+    if labels is not None:
+        require_labels(labels)
     if batch.joint_score is not None and batch.joint_score.shape[1]:
         rows = slice(None) if labels is None else labels > 0
         largest = (batch.joint_score[rows].double() * spreads(batch.theta[rows].double())).abs().max()
@@ -226,8 +226,29 @@ def _require_gold(batch: Batch) -> None:
                 f"taken; it is up to {float(largest):.3g}. Is it in the units of theta, and the score of one run?"
             )
         require_centred_score(batch.theta[rows], batch.joint_score[rows])
+    if batch.joint_score is not None and batch.joint_log_ratio is not None and labels is None:
+        _require_no_reference(batch.joint_score, batch.joint_log_ratio)
     if batch.joint_log_ratio is not None and labels is not None:
         require_centred_labels(batch.theta, batch.joint_log_ratio, labels)
+
+
+def _require_no_reference(joint_score: Tensor, joint_log_ratio: Tensor) -> None:
+    """Raise ValueError if rows look like those of `simulate` that were drawn at the reference."""
+    elsewhere = (joint_score == 0).all(-1) & (joint_log_ratio != 0)
+    if joint_score.shape[1] and elsewhere.float().mean() > MOST_WITHOUT_SCORE:
+        raise ValueError(
+            f"`joint_score` is zero in {int(elsewhere.sum())} of {len(elsewhere)} rows whose joint log ratio is not. "
+            "Were they drawn at a reference? Pass `from_theta`, True for rows drawn at theta, or else leave ratios out."
+        )
+
+
+def require_labels(from_theta: Tensor) -> None:
+    """Raise ValueError unless labels are 0 and 1, and both are there."""
+    if from_theta.ndim != 1 or set(from_theta.unique().tolist()) != {0, 1}:
+        raise ValueError(
+            "`from_theta` should say True for rows drawn at theta and False for rows drawn at the reference, and have "
+            f"some of either; it holds {from_theta.unique().tolist()[:5]}."
+        )
 
 
 def _as_default_type(name: str, value: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ def test_a_store_of_a_function_is_shown_and_checked(module, tmp_path):
     shown = run("store", "info", out).output
     assert "simulator: my_simulators:simulate" in shown
     assert "parameter names: ['theta_0', 'theta_1']" in shown
-    result = run("store", "check", out, "--again", 2, *bounds)
+    assert "prior bounds: [[-1.0, 1.0], [0.0, 10.0]]" in shown
+    result = run("store", "check", out, "--again", 2)
     assert result.exit_code == 0, result.output
     assert "2 shards came out the same again" in result.output
 

@@ -7,6 +7,7 @@ from torch.distributions import Independent, Normal, Uniform
 from mfsbi import ALICES
 from mfsbi.gold import PyroSimulator, mine, simulate
 from mfsbi.simulating import Plan, simulate_to_store
+from mfsbi.types import ProgramError
 from tests.gold.programs import linear, linear_density, linear_score
 
 BOX = Independent(Uniform(-torch.ones(2), torch.ones(2)), 1)
@@ -64,3 +65,29 @@ def test_a_program_that_cannot_be_mined_says_why():
 
     with pytest.raises(ValueError, match=r"feature 0 of x depends on theta"):
         PyroSimulator(board, Independent(Normal(torch.zeros(1), 1.0), 1)).simulate(torch.rand(5, 1))
+
+
+def drawn_as_a_vector(theta):
+    return pyro.sample("z", dist.Normal(theta, 1.0))
+
+
+def drawn_once(theta):
+    return pyro.sample("z", dist.Normal(theta[0], 1.0))
+
+
+def branching(theta):
+    z = pyro.sample("z", dist.Normal(theta[..., 0], 1.0))
+    return z if z > 0 else -z
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (drawn_as_a_vector, r"Write `theta\[..., 0\]` for a parameter, .*Shape mismatch"),
+        (drawn_once, r"Write `theta\[..., 0\]` for a parameter"),
+        (branching, "may not take different branches: write `torch.where`"),
+    ],
+)
+def test_programs_for_one_row_are_told_how_to_take_many(model, message):
+    with pytest.raises(ProgramError, match=message):
+        mine(model, torch.rand(20, 2))

@@ -371,9 +371,9 @@ def test_a_wrong_reference_is_refused(theta_ref, theta):
 def test_an_error_of_the_program_says_how_far_it_came(theta):
     def model(theta):
         pyro.sample("good", dist.Normal(theta[..., 0], 1.0))
-        return pyro.sample("bad", dist.Normal(theta, 1.0))
+        raise ValueError("no solution")
 
-    with pytest.raises(ValueError, match="at site bad") as error:
+    with pytest.raises(ValueError, match="no solution") as error:
         mine(model, theta)
     assert error.value.__notes__ == [
         "`mine` was running the program where it was drawn, 20 rows at once under a plate at dim=-1; the last site "

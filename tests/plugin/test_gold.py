@@ -219,3 +219,17 @@ def test_the_gold_of_a_simulator_goes_in_as_it_comes():
     made.append_simulations(theta, **simulate(surface, theta, seed=1)._asdict()).train(max_num_epochs=1, **FEW)
     assert made.history.losses == ["scandal(nll)"]
     assert made.history.collapses == []
+
+
+def test_a_likelihood_learns_from_rows_drawn_at_theta_alone():
+    surface = PolynomialSurface()
+    theta, at_theta = surface.prior.sample((200,)), torch.arange(200) % 2 == 0
+    gold = simulate(surface, theta, theta_ref=torch.zeros(1), from_theta=at_theta, seed=1)
+    made = ManifoldNLE(surface.prior, SPECS["AF"])
+    with pytest.raises(ValueError, match="`joint_score` is zero in .* of 200 rows whose joint log ratio is not"):
+        made.append_simulations(theta, **gold._asdict())
+    made.append_simulations(theta, **gold._asdict(), from_theta=at_theta)
+    assert (made.simulations[0].theta == theta[at_theta]).all()
+    assert (made.simulations[0].batch.joint_score == gold.joint_score[at_theta]).all()
+    with pytest.raises(ValueError, match=r"`from_theta` should say True .* it holds \[1\]"):
+        made.append_simulations(theta, **gold._asdict(), from_theta=torch.ones(200, dtype=torch.int64))

@@ -88,7 +88,7 @@ def exact(posterior, x):
     return grid_posterior(lambda theta: posterior.potential_fn(theta, track_gradients=False), [-1], [1], 400)
 
 
-@pytest.mark.filterwarnings("ignore:The chains have not converged", "ignore:Only", "ignore:.*trajectories diverged")
+@pytest.mark.filterwarnings("ignore:The chains", "ignore:There are few", "ignore:Only", "ignore:.*diverged")
 @pytest.mark.parametrize("sampler", sorted(QUICK))
 def test_every_road_leads_to_one_posterior(sampler, posterior, x, exact):
     settings = {"draws": 250} | QUICK[sampler]
@@ -103,7 +103,7 @@ def test_every_road_leads_to_one_posterior(sampler, posterior, x, exact):
     assert 0 < chains.info.get("acceptance", 1) <= 1
 
 
-@pytest.mark.filterwarnings("ignore:The chains have not converged", "ignore:Only")
+@pytest.mark.filterwarnings("ignore:The chains have not converged", "ignore:There are few", "ignore:Only")
 @pytest.mark.parametrize("sampler", ["emcee", "importance", "grid", "rejection"])
 def test_one_seed_gives_one_result_on_every_road(sampler, posterior, x):
     settings = QUICK[sampler] | {"draws": 10} | ({"warmup": 10} if sampler == "emcee" else {})
