@@ -11,8 +11,17 @@ odds w of the two, the joint log ratio says the chance of y given the whole run,
 
 which unlike E[1/r] = 1 have no tails to wait for. Regions are the deciles of each parameter. A mean that is six
 standard errors off, or more of them where rows are few (Student), has a chance of 2e-9 if means are about normal. A
-wrong sign, a wrong normalisation or rows out of order are found, and so is a ratio upside down or doubled.
-What cannot be found is a factor on all of t, such as that of other units of theta.
+wrong normalisation of t is found, and a ratio upside down or doubled, or rows of it out of order.
+
+**Scores and x.** A mean of zero is that of -t and 10 t, too, and of t in any order. How x follows theta is what tells
+them apart: where theta was drawn from the prior p, and g(theta) is zero at its edges, then for any f(x)
+
+    E[(g t_i + d_i g + g d_i log p) f] = int dx dz f int dtheta d_i[g(theta) p(theta) p(x, z|theta)] = 0.
+
+Here g is 1 - u_i^2 on a box that u_i takes to [-1, 1], and 1 for priors without edges; f are the rank of each feature
+among all rows and its square, in units in which they lie between -1 and 1. The same with functions of theta for f has
+no t in it, and says whether theta was drawn from p. Scores are refused if that is likely, and a mean with them is six
+standard errors from zero and would not be if they were multiplied by something between 0.8 and 1.25.
 
 **Errors of rare outcomes.** A process of chance theta/10 has scores of 1/theta if it happens, and -1/10 otherwise. In a
 hundred rows it often does not happen, and their spread says nothing of what was missed. So the spread in a region is
@@ -24,11 +33,31 @@ from collections.abc import Iterator
 import torch
 from scipy import stats
 from torch import Tensor
+from torch.distributions import constraints
 
-__all__ = ["log_odds", "require_centred_labels", "require_centred_score", "require_constant_odds", "soft_labels"]
+from mfsbi.priors import bounds_of
+from mfsbi.types import Prior
+
+__all__ = [
+    "log_odds",
+    "require_centred_labels",
+    "require_centred_score",
+    "require_constant_odds",
+    "require_matching_score",
+    "soft_labels",
+]
 
 CHANCE = 1e-9
 """Of either sign, that true gold is refused: a z of six."""
+
+FACTOR = 1.25
+"""By which scores may be off: a prior may be not quite what theta was drawn from."""
+
+LARGEST_Z_OF_THETA = 4.0
+"""Of moments of theta that was drawn from the prior."""
+
+MOST_NUMBERS = 5_000_000
+"""Of x that scores are compared with."""
 
 BINS = 10
 LEAST_ROWS = 100
@@ -56,6 +85,91 @@ def require_centred_score(theta: Tensor, joint_score: Tensor) -> None:
                 "the gradient of log p(x, z|theta) with its normalisation, at the theta each x was drawn at? Were rows "
                 "left out by what their x became? If an outcome is so rare that none was drawn yet, add simulations."
             )
+
+
+def require_matching_score(theta: Tensor, x: Tensor, joint_score: Tensor, prior: Prior) -> None:
+    """Raise if x follows theta as the joint score says it does not; see above.
+
+    Arguments:
+        theta: shape `(rows, parameter)`, where x was drawn
+        x: shape `(rows, data)`
+        joint_score: shape `(rows, parameter)`
+        prior: that theta is drawn from, if it is
+
+    Raises:
+        ValueError: if it does; the message names component, feature, z-value and what the score should be multiplied by
+    """
+    step = 1 + x.numel() // MOST_NUMBERS
+    theta, x, joint_score = (each[::step].double() for each in (theta, x, joint_score))
+    weights = _weights(theta, prior)
+    if len(theta) < LEAST_ROWS or weights is None or not _drawn_from(theta, *weights):
+        return
+    g, slope = weights
+    rank = 2 * x.argsort(0).argsort(0) / len(x) - 1
+    f = torch.cat([rank, rank.square()], dim=1)
+    f = f - f.mean(0)
+    for i in range(theta.shape[1]):
+        by_score, by_theta = (g * joint_score)[:, i, None] * f, slope[:, i, None] * f
+        z = _z_values(by_score + by_theta, torch.zeros(()))
+        worst = int(z.abs().argmax())
+        factor = float(-by_theta[:, worst].mean() / by_score[:, worst].mean())
+        if z[worst].abs() > _largest_z(len(theta)) and not 1 / FACTOR < factor < FACTOR:
+            raise ValueError(
+                f"`joint_score` and x contradict each other. For parameter {i}, feature {worst % x.shape[1]} of x "
+                f"follows theta as if the score were {factor:.3g} times what it is, z = {z[worst]:.1f} in {len(theta)} "
+                "rows. Has it the sign and units of d/dtheta log p(x, z|theta), and its rows the order of x and theta?"
+            )
+
+
+def _weights(theta: Tensor, prior: Prior) -> tuple[Tensor, Tensor] | None:
+    """Return g and d_i g + g d_i log p, each of shape `(rows, parameter)`; None if the prior does not say.
+
+    For priors with a box for support or no edges at all, and a density that torch differentiates, or a constant one.
+    """
+    edges = _edges(prior, theta.shape[1])
+    if edges is None:
+        return None
+    low, high = edges
+    inside = low.isfinite()
+    u = torch.where(inside, 2 * (theta - low) / (high - low) - 1, 0.0)
+    g, d_g = 1 - u.square(), torch.where(inside, -4 * u / (high - low), 0.0)
+    at = theta.clone().to(torch.get_default_dtype()).requires_grad_()
+    try:
+        with torch.enable_grad():
+            log_p = torch.as_tensor(prior.log_prob(at))
+    except ValueError:  # rounding has moved a theta over an edge
+        return None
+    if log_p.requires_grad:
+        (d_log_p,) = torch.autograd.grad(log_p.sum(), at)
+        return g, d_g + g * d_log_p
+    return (g, d_g) if (log_p == log_p.flatten()[0]).all() else None
+
+
+def _edges(prior: Prior, parameters: int) -> tuple[Tensor, Tensor] | None:
+    """Return the lower and the upper ends of all parameters, infinite if they have none; None for other supports."""
+    support = getattr(prior, "support", None)
+    if getattr(support, "base_constraint", support) in (constraints.real, constraints.real_vector):
+        endless = torch.full((parameters,), torch.inf)
+        return -endless, endless
+    try:
+        low, high = torch.tensor(bounds_of(prior), dtype=torch.float64).unbind(-1)
+    except (ValueError, NotImplementedError):
+        return None
+    return (low, high) if len(low) == parameters and (low.isfinite() == high.isfinite()).all() else None
+
+
+def _drawn_from(theta: Tensor, g: Tensor, slope: Tensor) -> bool:
+    """Return whether theta may have been drawn from the prior, as far as moments up to the third say."""
+    unit, parameters = (theta - theta.mean(0)) / theta.std(0), range(theta.shape[1])
+    for i in parameters:
+        others = torch.stack([torch.ones_like(unit[:, 0]), *(unit[:, k] for k in parameters if k != i)], dim=1)
+        for power in range(3):
+            own = unit[:, i] ** power
+            its_slope = power * unit[:, i] ** max(power - 1, 0) / theta[:, i].std()
+            z = _z_values((g[:, i] * its_slope + slope[:, i] * own)[:, None] * others, torch.zeros(()))
+            if (z.abs() > LARGEST_Z_OF_THETA).any():
+                return False
+    return True
 
 
 def require_centred_labels(theta: Tensor, joint_log_ratio: Tensor, from_theta: Tensor) -> None:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from mfsbi.checks import require_features, require_finite, require_matching_rows, require_tensor, require_whole
-from mfsbi.gold.checks import require_centred_labels, require_centred_score
+from mfsbi.gold.checks import require_centred_labels, require_centred_score, require_matching_score
 from mfsbi.plugin.host import within_support
 from mfsbi.rows import Rows
 from mfsbi.store import Store
@@ -91,7 +91,7 @@ class Simulations:
         if exclude_invalid_x:
             batch = _without_invalid_x(batch)
         require_finite("x", batch.x, "Remove these rows with their theta, or pass exclude_invalid_x=True.")
-        _require_gold(batch)
+        _require_gold(batch, self.prior if number == 0 else None)
         self.rounds.append(Round(batch, number))
 
     def append_store(self, store: Store, number: int) -> None:
@@ -208,8 +208,8 @@ def _batch(rows: Rows) -> Batch:
     return Batch(rows.theta, rows.x, joint_score=rows.joint_score)
 
 
-def _require_gold(batch: Batch) -> None:
-    """Raise ValueError if gold is not finite or cannot be right."""
+def _require_gold(batch: Batch, prior: Distribution | None) -> None:
+    """Raise ValueError if gold is not finite or cannot be right, for theta from the prior if that is given."""
     labels = batch.from_theta
     for name, advice in INFINITE_GOLD.items():
         value = getattr(batch, name)
@@ -218,18 +218,25 @@ def _require_gold(batch: Batch) -> None:
     if labels is not None:
         require_labels(labels)
     if batch.joint_score is not None and batch.joint_score.shape[1]:
-        rows = slice(None) if labels is None else labels > 0
-        largest = (batch.joint_score[rows].double() * spreads(batch.theta[rows].double())).abs().max()
-        if largest > LARGEST_SCORE:
-            raise ValueError(
-                f"`joint_score` times the spread of theta should be below {LARGEST_SCORE:.0e}, so that squares can be "
-                f"taken; it is up to {float(largest):.3g}. Is it in the units of theta, and the score of one run?"
-            )
-        require_centred_score(batch.theta[rows], batch.joint_score[rows])
+        _require_score(batch.rows(slice(None) if labels is None else labels > 0), prior)
     if batch.joint_score is not None and batch.joint_log_ratio is not None and labels is None:
         _require_no_reference(batch.joint_score, batch.joint_log_ratio)
     if batch.joint_log_ratio is not None and labels is not None:
         require_centred_labels(batch.theta, batch.joint_log_ratio, labels)
+
+
+def _require_score(batch: Batch, prior: Distribution | None) -> None:
+    """Raise ValueError if joint scores of rows drawn at theta cannot be right, for theta from a prior if given."""
+    theta, joint_score = batch.theta, cast(Tensor, batch.joint_score)
+    largest = float((joint_score.double() * spreads(theta.double())).abs().max())
+    if largest > LARGEST_SCORE:
+        raise ValueError(
+            f"`joint_score` times the spread of theta should be below {LARGEST_SCORE:.0e}, so that it can be squared; "
+            f"it is up to {largest:.3g}. Is it in the units of theta, and the score of one run?"
+        )
+    require_centred_score(theta, joint_score)
+    if prior is not None:
+        require_matching_score(theta, batch.x, joint_score, prior)
 
 
 def _require_no_reference(joint_score: Tensor, joint_log_ratio: Tensor) -> None:

@@ -1,15 +1,19 @@
 import pytest
 import torch
+from torch.distributions import Independent, MultivariateNormal, Normal, Uniform
 
-from mfsbi.gold import simulate
+from mfsbi.gold import PyroSimulator, simulate
 from mfsbi.gold.checks import (
     log_odds,
     require_centred_labels,
     require_centred_score,
     require_constant_odds,
+    require_matching_score,
     soft_labels,
 )
+from simulators.lhc.process import WBFHiggs
 from simulators.polynomial import PolynomialSurface
+from tests.gold.programs import linear
 
 SURFACE = PolynomialSurface()
 
@@ -123,3 +127,67 @@ def test_classes_whose_odds_depend_on_theta_are_refused(gold):
     label = (torch.rand(len(theta), generator=torch.Generator().manual_seed(3)) < 0.5 + 0.2 * theta[:, 0]).float()
     with pytest.raises(ValueError, match=r"It is True in 49\.\d% of all rows, and in 3\d\.\d% of 2000 over theta_0 in"):
         require_constant_odds(theta, label)
+
+
+PRIORS = {
+    "box": Independent(Uniform(-torch.ones(2), torch.tensor([1.0, 2.0])), 1),
+    "normal": Independent(Normal(torch.zeros(2), torch.tensor([1.0, 2.0])), 1),
+    "correlated": MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 2.0]])),
+}
+WRONG = {
+    "of the wrong sign": lambda score: -score,
+    "in other units": lambda score: 10 * score,
+    "twice as large": lambda score: 2 * score,
+    "in another order": lambda score: score.roll(1, 0),
+    "absent": lambda score: 0 * score,
+}
+
+
+def drawn(prior, rows=3000, seed=0):
+    torch.manual_seed(seed)
+    theta = prior.sample((rows,))
+    return theta, *simulate(PyroSimulator(linear, prior), theta, seed=seed)[:2]
+
+
+@pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_scores_that_x_does_not_follow_are_refused(prior, wrong):
+    theta, x, score = drawn(prior)
+    require_matching_score(theta, x, score, prior)
+    with pytest.raises(ValueError, match="`joint_score` and x contradict each other. For parameter 0"):
+        require_matching_score(theta, x, wrong(score), prior)
+
+
+def test_what_a_score_should_be_multiplied_by_is_told():
+    theta, x, score = drawn(PRIORS["normal"], 30_000)
+    with pytest.raises(ValueError, match="x contradict each other") as refusal:
+        require_matching_score(theta, x, score * torch.tensor([10.0, 1.0]), PRIORS["normal"])
+    factor = float(str(refusal.value).partition("as if the score were ")[2].split()[0])
+    assert factor == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("rows", [100, 1000])
+@pytest.mark.parametrize("simulator", [SURFACE, WBFHiggs(2)])
+def test_true_scores_match_x(simulator, rows):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        theta = simulator.prior.sample((rows,))
+        gold = simulate(simulator, theta, seed=seed)
+        require_matching_score(theta, gold.x, gold.joint_score, simulator.prior)
+
+
+@pytest.mark.parametrize("power", [0.5, 2.0])
+def test_theta_that_was_not_drawn_from_the_prior_says_nothing(power):
+    prior = PRIORS["box"]
+    theta, x, score = drawn(prior)
+    wider = Independent(Uniform(-3 * torch.ones(2), 3 * torch.ones(2)), 1)
+    require_matching_score(theta, x, -score, wider)
+    bent = 1 - 2 * torch.rand(3000, 2) ** power
+    gold = simulate(PyroSimulator(linear, prior), bent, seed=0)
+    require_matching_score(bent, gold.x, gold.joint_score, Independent(Uniform(-torch.ones(2), torch.ones(2)), 1))
+
+
+def test_a_prior_with_another_support_says_nothing():
+    prior = torch.distributions.Independent(torch.distributions.Exponential(torch.ones(2)), 1)
+    theta, x, score = drawn(prior)
+    require_matching_score(theta, x, -score, prior)

@@ -13,7 +13,7 @@ SMALL = SplineCouplings(layers=2, width=16)
 
 
 def divided(theta, x):
-    return split([Batch(theta, x)], 0.2, Generator().manual_seed(0))[0]
+    return split([Batch(theta, x)], 0.2, Generator().manual_seed(0))
 
 
 def test_an_untrained_chart_is_as_good_as_principal_components_and_collapsed():

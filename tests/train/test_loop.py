@@ -24,7 +24,7 @@ QUICK = Settings(training_batch_size=100, show_progress_bars=False)
 @pytest.fixture
 def data():
     _, theta, x = surface_data(600)
-    return split([Batch(theta, x)], 0.2, Generator().manual_seed(0))[0]
+    return split([Batch(theta, x)], 0.2, Generator().manual_seed(0))
 
 
 @pytest.fixture
