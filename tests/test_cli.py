@@ -199,6 +199,12 @@ def test_bounds_replace_the_prior_of_a_simulator(trained, tmp_path):
     assert 0 <= float(read(out)["posterior"]["theta"].min()) < float(read(out)["posterior"]["theta"].max()) <= 0.5
 
 
+def test_a_prior_wider_than_what_was_learned_is_said(trained, tmp_path):
+    settings = ["--sampler", "grid", "--draws", 200, "--quiet", "--out", tmp_path / "posterior.nc"]
+    with pytest.warns(UserWarning, match=r"parameter 0 is .* \+- 1.* in it, and was .* \+- 0.* in training"):
+        run("sample", trained / "model.safetensors", trained / "x_o.npy", "--prior", "-3:3", *settings)
+
+
 def test_draws_go_where_their_ending_can_be_read(trained, tmp_path):
     out = tmp_path / "posterior.txt"
     result = run("sample", trained / "model.safetensors", trained / "x_o.npy", "--prior", "-1:1", "--out", out)

@@ -253,7 +253,10 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             collapses.append(str(guard.verdict))
             self.history.collapses = estimator.training_record["collapses"] = list(collapses)
             if left:
-                warnings.warn(f"The chart has collapsed: {guard.verdict}. Starting again; {left} left.", stacklevel=3)
+                warnings.warn(
+                    f"The chart is not clearly better than a hyperplane: {guard.verdict}. Starting again; {left} left.",
+                    stacklevel=3,
+                )
         warnings.warn(
             f"The chart is not clearly better than a hyperplane after {restarts + 1} starts: {collapses[-1]}. "
             "Train longer, or take a larger `manifold_dim`: the data may have more dimensions than that.",

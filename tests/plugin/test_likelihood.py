@@ -77,7 +77,7 @@ def test_a_collapsed_chart_is_started_again_and_counted(problem):
     with pytest.warns(UserWarning) as caught:
         made.train(max_num_epochs=2, restarts=2)
     messages = [str(warning.message) for warning in caught]
-    assert sum("The chart has collapsed" in message for message in messages) == 2
+    assert sum("Starting again" in message for message in messages) == 2
     assert "after 3 starts" in messages[-1]
     assert "larger `manifold_dim`" in messages[-1]
     assert len(made.history.collapses) == len(made.estimator.training_record["collapses"]) == 3

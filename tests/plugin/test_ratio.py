@@ -160,7 +160,7 @@ def moments_of_grid(grid):
         ("grid", {"bounds": [(-1, 1), (-1, 1)], "points": 50}),
     ],
 )
-@pytest.mark.filterwarnings("ignore:The chains have not converged")
+@pytest.mark.filterwarnings("ignore:The chains have not converged", "ignore:There are few")
 def test_every_road_leads_to_the_posterior(posterior, sampler, settings):
     x = observed()
     chains = sample_chains(posterior, x, **({"draws": 250, "sampler": sampler} | settings))
@@ -178,13 +178,13 @@ def test_iid_observations_narrow_the_posterior(trained):
     assert all(later < earlier for earlier, later in pairwise(spreads))
 
 
-@pytest.mark.filterwarnings("ignore:The chains have not converged")
+@pytest.mark.filterwarnings("ignore:The chains have not converged", "ignore:There are few")
 def test_nuts_follows_the_gradient_of_the_ratio(posterior):
     chains = sample_chains(posterior, observed(), 5, sampler="nuts", chains=2, warmup=3)
     assert chains.draws.shape == (2, 5, 2)
 
 
-@pytest.mark.filterwarnings("ignore:The chains have not converged")
+@pytest.mark.filterwarnings("ignore:The chains have not converged", "ignore:There are few")
 def test_a_trained_ratio_passes_the_exam_of_calibration(posterior):
     theta, gold = scattered(100, seed=11, share=1.1)
     result = calibrate(posterior, theta, gold["x"], draws=40, sampler="importance")
