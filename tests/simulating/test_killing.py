@@ -29,11 +29,11 @@ def whole(tmp_path_factory):
     return contents(path)
 
 
-def start(path, *options):
+def start(path, *options, **pipes):
     """Run the command in a process group of its own."""
     numbers = ["-n", str(ROWS), "--shard-rows", str(SHARD_ROWS), "--seed", "7", "--out", str(path)]
     words = ["-c", "from mfsbi.cli import app; app()", "simulate", "polynomial", *numbers, "--quiet", *options]
-    return subprocess.Popen([sys.executable, *words], start_new_session=True, stdout=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, *words], start_new_session=True, **{"stdout": subprocess.DEVNULL} | pipes)
 
 
 def tell(line):
@@ -81,6 +81,21 @@ def test_kills_at_twenty_random_moments_cost_nothing(whole, tmp_path):
     assert contents(path) == whole
     assert check(Store(path), PLAN, again=20) == []
     tell(f"kills that left files aside: {asides}, torn shards: {torn}, of 20")
+
+
+def test_ctrl_c_with_workers_is_one_line_and_the_next_run_goes_on(whole, tmp_path):
+    """As a terminal sends it, to all processes of the group."""
+    path = tmp_path / "store"
+    process = start(path, "--workers", "2", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(marks(path)) < 3:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == "Interrupted. Finished shards are safe; the same line again goes on.\n"
+    assert err == ""
+    assert start(path, "--workers", "2").wait() == 0
+    assert contents(path) == whole
 
 
 def test_two_processes_share_a_store_by_parts_whatever_kills_them(whole, tmp_path):
