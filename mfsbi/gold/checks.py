@@ -105,7 +105,7 @@ def require_matching_score(theta: Tensor, x: Tensor, joint_score: Tensor, prior:
     if len(theta) < LEAST_ROWS or weights is None or not _drawn_from(theta, *weights):
         return
     g, slope = weights
-    rank = 2 * x.argsort(0).argsort(0) / len(x) - 1
+    rank = _ranks(x)
     f = torch.cat([rank, rank.square()], dim=1)
     f = f - f.mean(0)
     for i in range(theta.shape[1]):
@@ -137,21 +137,29 @@ def _weights(theta: Tensor, prior: Prior) -> tuple[Tensor, Tensor] | None:
     try:
         with torch.enable_grad():
             log_p = torch.as_tensor(prior.log_prob(at))
-    except ValueError:  # rounding has moved a theta over an edge
+            slopes = torch.autograd.grad(log_p.sum(), at) if log_p.requires_grad else None
+    except (ValueError, RuntimeError):  # rounding has moved a theta over an edge, or it is of another type
         return None
-    if log_p.requires_grad:
-        (d_log_p,) = torch.autograd.grad(log_p.sum(), at)
-        return g, d_g + g * d_log_p
+    if slopes is not None:
+        return g, d_g + g * slopes[0]
     return (g, d_g) if (log_p == log_p.flatten()[0]).all() else None
+
+
+def _ranks(x: Tensor) -> Tensor:
+    """Return the rank of each row in each column, from -1 to 1; equal values have the same."""
+    columns = x.T.contiguous()
+    ordered = columns.sort(1).values
+    below, up_to = (torch.searchsorted(ordered, columns, right=right) for right in (False, True))
+    return ((below + up_to) / len(x) - 1).T
 
 
 def _edges(prior: Prior, parameters: int) -> tuple[Tensor, Tensor] | None:
     """Return the lower and the upper ends of all parameters, infinite if they have none; None for other supports."""
-    support = getattr(prior, "support", None)
-    if getattr(support, "base_constraint", support) in (constraints.real, constraints.real_vector):
-        endless = torch.full((parameters,), torch.inf)
-        return -endless, endless
     try:
+        support = getattr(prior, "support", None)
+        if getattr(support, "base_constraint", support) in (constraints.real, constraints.real_vector):
+            endless = torch.full((parameters,), torch.inf)
+            return -endless, endless
         low, high = torch.tensor(bounds_of(prior), dtype=torch.float64).unbind(-1)
     except (ValueError, NotImplementedError):
         return None
@@ -167,7 +175,7 @@ def _drawn_from(theta: Tensor, g: Tensor, slope: Tensor) -> bool:
             own = unit[:, i] ** power
             its_slope = power * unit[:, i] ** max(power - 1, 0) / theta[:, i].std()
             z = _z_values((g[:, i] * its_slope + slope[:, i] * own)[:, None] * others, torch.zeros(()))
-            if (z.abs() > LARGEST_Z_OF_THETA).any():
+            if not (z.abs() <= LARGEST_Z_OF_THETA).all():  # nor if theta is always the same
                 return False
     return True
 

@@ -278,5 +278,7 @@ def _at_theta(rows: Rows) -> Rows:
 
 def _spec_told(spec: Spec) -> list[str]:
     """Return what a spec says of itself, and hashes of the functions in it, the same in every process."""
-    own = [value for value in vars(spec).values() if callable(value) and "mfsbi" not in type(value).__module__]
+    own = [
+        value for value in vars(spec).values() if callable(value) and not type(value).__module__.startswith("mfsbi.")
+    ]
     return [re.sub(r" at 0x[0-9a-f]+", "", repr(spec)), *map(fingerprint, own)]

@@ -1,3 +1,5 @@
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal, Uniform
@@ -190,4 +192,45 @@ def test_theta_that_was_not_drawn_from_the_prior_says_nothing(power):
 def test_a_prior_with_another_support_says_nothing():
     prior = torch.distributions.Independent(torch.distributions.Exponential(torch.ones(2)), 1)
     theta, x, score = drawn(prior)
+    require_matching_score(theta, x, -score, prior)
+
+
+def coin(theta):
+    return pyro.sample("seen", dist.Bernoulli(theta[..., 0]))
+
+
+def test_equal_values_have_one_rank_whatever_the_order_of_rows():
+    prior = Independent(Uniform(torch.zeros(1), torch.ones(1)), 1)
+    torch.manual_seed(0)
+    theta = prior.sample((2000,)).sort(0).values
+    x, score, _ = simulate(PyroSimulator(coin, prior), theta, seed=0)
+    require_matching_score(theta, x, score, prior)
+    with pytest.raises(ValueError, match="x contradict each other"):
+        require_matching_score(theta, x, -score, prior)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5])
+def test_theta_that_is_always_the_same_says_nothing(at):
+    prior = Independent(Uniform(-torch.ones(2), torch.ones(2)), 1)
+    theta = torch.full((2000, 2), at)
+    x, score, _ = simulate(PyroSimulator(linear, prior), theta, seed=0)
+    require_matching_score(theta, x, score, prior)
+
+
+class Unsupported(torch.distributions.Distribution):
+    """A prior that does not say where it is, and whose density torch does not follow."""
+
+    def sample(self, shape=()):
+        return PRIORS["normal"].sample(shape)
+
+    def log_prob(self, theta):
+        return PRIORS["normal"].log_prob(theta).detach()
+
+
+WIDE = torch.eye(2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("prior", [Unsupported(validate_args=False), MultivariateNormal(torch.zeros(2).double(), WIDE)])
+def test_a_prior_that_does_not_say_enough_says_nothing(prior):
+    theta, x, score = drawn(PRIORS["normal"])
     require_matching_score(theta, x, -score, prior)
