@@ -5,6 +5,7 @@ cell returns. Truth is drawn in dark grey and dashed, the model in colour.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -355,7 +356,7 @@ def scaling(plain: Mapping[str, Mapping[int, float]], golden: Mapping[str, Mappi
     figure = Figure(figsize=(5.6, 4), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys([*golden, *plain]))
-    colours = dict(zip(names, (MODEL, OFF, TRUTH, "#868e96", "C4", "C2"), strict=False))
+    colours = dict(zip(names, cycle((MODEL, OFF, TRUTH, "#868e96", "C4", "C2")), strict=False))
     for lines, style, what in ((golden, "o-", ", joint scores"), (plain, "o--", "")):
         for name, values in lines.items():
             axes.plot(*zip(*sorted(values.items()), strict=True), style, color=colours[name], label=f"{name}{what}")

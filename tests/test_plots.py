@@ -64,6 +64,11 @@ def test_a_course_is_drawn_where_there_is_one():
     assert [list(values) for values in others[0].get_data()] == [[1], [2.0]]
 
 
+def test_any_number_of_models_is_drawn():
+    lines = plots.scaling({name: {10: 1.0, 100: 2.0} for name in "abcdefgh"}, {}, "KL").axes[0].get_lines()
+    assert len(lines) == 8
+
+
 def test_values_are_drawn_in_the_order_of_simulations():
     lines = FIGURES["scaling"]().axes[0].get_lines()
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in lines] == [

@@ -107,6 +107,8 @@ def by_simulations(
 ) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
     """Return the median of a column by model and number of simulations, without joint scores and with them.
 
+    Of models that were measured with several numbers.
+
     Arguments:
         table: its name; all its presets are read that say by their name how many simulations they have, and `paper`
         folder: where results lie
@@ -122,7 +124,8 @@ def by_simulations(
                 points = values[golden].setdefault(name, {})
                 points.setdefault(found["experiment"]["simulations"], []).append(result[key])
     plain, scored = (
-        {name: {n: median(runs) for n, runs in points.items()} for name, points in lines.items()} for lines in values
+        {name: {n: median(runs) for n, runs in points.items()} for name, points in lines.items() if len(points) > 1}
+        for lines in values
     )
     return plain, scored
 
