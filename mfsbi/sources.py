@@ -120,20 +120,19 @@ class _Function:
         return str(getattr(self.function, "version", getattr(module, "__version__", "")))
 
     def simulate(self, theta: Tensor, *, seed: int | None = None) -> Tensor:
-        """Return x of each row of theta; further axes of theta before its last are kept."""
-        rows = theta.reshape(-1, theta.shape[-1])
+        """Return x of each row of theta."""
         if seed is None:
-            x = self.function(rows)
+            x = self.function(theta)
         else:
             with seeded(seed):
-                x = self.function(rows)
+                x = self.function(theta)
         x = torch.as_tensor(x, dtype=torch.get_default_dtype())
-        if x.ndim != 2 or len(x) != len(rows):
+        if x.ndim != 2 or len(x) != len(theta):
             raise ValueError(
-                f"A simulator's x should have shape (rows, features), one row for each of the {len(rows)} rows of "
+                f"A simulator's x should have shape (rows, features), one row for each of the {len(theta)} rows of "
                 f"theta; got {tuple(x.shape)}."
             )
-        return x.view(*theta.shape[:-1], -1)
+        return x
 
 
 def source_of(

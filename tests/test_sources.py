@@ -69,7 +69,6 @@ def test_a_function_is_a_simulator_once_its_prior_is_known(module):
     assert x.shape == (5, 3 + 1)
     assert (source.simulate(theta, seed=1) == x).all()
     assert (source.simulate(theta, seed=2) != x).any()
-    assert source.simulate(theta[:, None].expand(-1, 7, -1), seed=1).shape == (5, 7, 4)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,8 @@ def _executor(count: int, dask: str) -> Iterator[Executor | None]:
 
 def _modules_here() -> list[Path]:
     """Return the files of modules and packages imported from the working folder, which workers elsewhere do not see."""
-    tops = [module for name, module in sys.modules.items() if "." not in name and name not in ("mfsbi", "simulators")]
+    modules = list(sys.modules.items())  # other threads may import
+    tops = [module for name, module in modules if "." not in name and name not in ("mfsbi", "simulators")]
     places = {Path(place) for top in tops for place in getattr(top, "__path__", [getattr(top, "__file__", None) or ""])}
     here = sorted(place for place in places if place.parent == Path.cwd())
     return [file for place in here for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
