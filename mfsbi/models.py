@@ -175,7 +175,8 @@ class AbstractModel(nn.Module, ABC):
         return self.chart_at(theta).encode(x)
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
-        """Draw one x for each row of theta, shape `(*, data)`."""
+        """Draw one x for each row of theta, shape `(*, data)`, where the weights are."""
+        theta = theta.to(self.latent.theta_mean.device)
         return self.chart_at(theta).decode(self.latent.sample(theta, generator))
 
     def project(self, x: Data, theta: Parameters | None = None) -> Data:

@@ -72,7 +72,7 @@ def grid_posterior(
     middles = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
     theta = torch.cartesian_prod(*middles).reshape(-1, len(low))
     with torch.no_grad():
-        log_prob = potential(theta.to(torch.get_default_dtype())).double()
+        log_prob = potential(theta.to(torch.get_default_dtype())).double().cpu()
     if torch.isnan(log_prob).any() or not torch.isfinite(log_prob).any():
         raise ValueError(
             "`potential` should be a number at every theta and above -inf at some; it was not on this grid."

@@ -73,7 +73,7 @@ def run_emcee(
 
     def vectorised(theta: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return np.asarray(log_prob(torch.from_numpy(theta).to(kind)).double().cpu())
+            return np.asarray(log_prob(torch.from_numpy(theta).to(starts)).double().cpu())
 
     first = vectorised(np.asarray(starts.double().cpu()))
     if not np.isfinite(first).all():

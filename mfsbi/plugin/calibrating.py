@@ -80,12 +80,13 @@ def calibrate(  # noqa: PLR0913 - what an exam must be told
     else:
         bar = enumerate(tqdm(x, disable=not show_progress_bars, desc="data sets"))
         theta_drawn = torch.stack([_one_set(posterior, one, draws, sampler, derived(seed, i)) for i, one in bar])
-    theta = theta.to(theta_drawn)
+    theta, theta_drawn = theta.to(theta_drawn.dtype).cpu(), theta_drawn.cpu()
     potential, values = posterior.potential_fn, []
     with torch.no_grad():
         for one, truth, drawn in zip(x, theta, theta_drawn, strict=True):
             potential.set_x(one if one.ndim > 1 else one[None])
-            values.append(potential(torch.cat([truth[None], drawn]), track_gradients=False))
+            rows = torch.cat([truth[None], drawn]).to(potential.device)
+            values.append(potential(rows, track_gradients=False).cpu())
     log_prob = torch.stack(values)
     return Calibration(
         draws=theta_drawn,

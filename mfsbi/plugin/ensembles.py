@@ -126,7 +126,10 @@ def ensemble_posterior(
         )
     posteriors = [cast(Any, trainer).build_posterior(estimator, **building) for estimator in estimators]
     transform = posteriors[0].theta_transform
-    return EnsemblePosterior(posteriors, None if weights is None else list(weights), transform, trainer.device)
+    ensemble = EnsemblePosterior(posteriors, None if weights is None else list(weights), transform, trainer.device)
+    ensemble.potential_fn.device = trainer.device  # sbi 0.27 says "cpu", and leaves the weights there
+    ensemble._weights = ensemble.potential_fn._weights = ensemble._weights.to(trainer.device)
+    return ensemble
 
 
 def _seeds(trainer: Trainer, members: int | Sequence[int]) -> list[int]:

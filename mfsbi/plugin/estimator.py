@@ -116,7 +116,7 @@ class ManifoldEstimator(ConditionalDensityEstimator):
                 f"`condition` should have shape (batch, {self.condition_shape[0]}); got {tuple(condition.shape)}."
             )
         shape = _require_shape("sample_shape", sample_shape)
-        theta = condition.to(self.model.latent.theta_mean.dtype)
+        theta = condition.to(self.model.latent.theta_mean)
         rows = theta.expand(*shape, *theta.shape).flatten(0, -2)
         with torch.no_grad():
             x = torch.cat([self.model.sample(chunk) for chunk in rows.split(MAX_ROWS)])
@@ -131,8 +131,8 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         return x, self.log_prob(rows, condition).view(x.shape[:-1])
 
     def _with_sample_axes(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both with axes (sample, batch, features), in the type of the weights."""
-        kind = self.model.latent.theta_mean.dtype
+        """Return both with axes (sample, batch, features), in the type of the weights and where they are."""
+        kind = self.model.latent.theta_mean
         return (
             _with_sample_axis("input", x, self.input_shape[0]).to(kind),
             _with_sample_axis("condition", theta, self.condition_shape[0]).to(kind),

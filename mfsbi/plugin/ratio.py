@@ -83,7 +83,7 @@ class GoldenRatio(RatioEstimator):
         self._check_theta_shape_suffix(theta)
         self._check_x_shape_suffix(x)
         self._get_shape_prefix(theta, x)
-        kind = self.model.theta_mean.dtype
+        kind = self.model.theta_mean  # where the weights are, and in their type
         return self.model.log_ratio(x.to(kind), theta.to(kind))
 
 

@@ -18,6 +18,7 @@ for VI: that of its draws weighed by the posterior). Markov chains begin at draw
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -278,7 +279,7 @@ def sample_grid(
             f"got {bounds}."
         )
     low, high = zip(*bounds, strict=True)
-    grid = grid_posterior(lambda theta: potential(theta, track_gradients=False), low, high, points)
+    grid = grid_posterior(lambda theta: potential(theta.to(potential.device), track_gradients=False), low, high, points)
     width = (torch.tensor(high, dtype=torch.float64) - torch.tensor(low, dtype=torch.float64)) / points
     with seeded(seed):
         cells = grid.theta[torch.multinomial(grid.probability, CHAINS * draws, replacement=True)]
@@ -336,16 +337,18 @@ def _starts(potential: BasePotential, count: int, seed: int) -> Tensor:
     return possible[:count]
 
 
-def _chains(theta: Tensor, potential: Callable[..., Tensor], info: dict[str, Any], start: float) -> Chains:
+def _chains(theta: Tensor, potential: BasePotential, info: dict[str, Any], start: float) -> Chains:
     """Return chains with their log posterior and how long they took, checked."""
     seconds = time.perf_counter() - start
     with torch.no_grad():
-        log_prob = potential(theta.flatten(0, 1), track_gradients=False).view(theta.shape[:2])
+        rows = theta.flatten(0, 1).to(potential.device)
+        log_prob = potential(rows, track_gradients=False).view(theta.shape[:2])
     return _checked(Chains(theta, log_prob, info | {"seconds": seconds}))
 
 
 def _checked(chains: Chains) -> Chains:
-    """Return the chains, with a warning if something speaks against them."""
+    """Return the chains, on the processor wherever they were drawn, with a warning if something speaks against them."""
+    chains = replace(chains, draws=chains.draws.cpu(), log_prob=chains.log_prob.cpu())
     count, draws, _ = chains.draws.shape
     if count > 1 and draws >= 4:
         diagnostics = diagnose(chains)

@@ -85,7 +85,7 @@ class Simulations:
             require_tensor(name, value)
         self._require_shapes(batch)
         require_finite("theta", batch.theta, "A simulator's parameters are known: look for the cause.")
-        given = batch.theta
+        given = batch.theta.cpu()
         batch = batch._replace(**{name: _as_default_type(name, value) for name, value in fields.items()})
         self._require_inside_prior(batch.theta, given)
         if exclude_invalid_x:
@@ -259,8 +259,13 @@ def require_labels(from_theta: Tensor) -> None:
 
 
 def _as_default_type(name: str, value: Tensor) -> Tensor:
-    """Return a tensor in torch's default type, which the weights have, or raise ValueError if numbers are too large."""
-    converted = value.detach().to(torch.get_default_dtype())
+    """Return a tensor in torch's default type, which the weights have, on the processor.
+
+    Raises:
+        ValueError: if numbers are too large
+    """
+    value = value.detach().cpu()
+    converted = value.to(torch.get_default_dtype())
     if (converted.isinf() & ~value.isinf()).any():
         largest, kind = float(value[~value.isinf()].abs().max()), str(converted.dtype).removeprefix("torch.")
         raise ValueError(f"`{name}` holds {largest:.3g}, more than {kind} can: choose other units.")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from mfsbi.checks import require_kind, require_not_negative, require_positive, require_seed
 from mfsbi.plugin.estimator import ManifoldEstimator
-from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, process_prior
+from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, move_distribution_to_device, process_prior
 from mfsbi.plugin.posteriors import PosteriorParameters
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.seeds import derived, seeded
@@ -139,13 +139,15 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         self.simulations.append(Batch(theta, x, **gold), number, exclude_invalid_x=exclude_invalid_x)
 
     def _processed(self, prior: Prior | None) -> tuple[Distribution | None, int]:
-        """Return a prior as sbi wants it, a copy, and how many parameters it has."""
+        """Return a prior as sbi wants it, a copy on the processor, and how many parameters it has."""
         if prior is None:
             return None, 0
         if isinstance(prior, str) or not isinstance(prior, Sequence):  # sbi puts a list of distributions together
             require_kind("prior", prior, Prior, "a distribution with `sample` and `log_prob`, such as torch's")
         with seeded(self.seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
             processed, parameter_dim, _ = process_prior(deepcopy(prior))
+            if not processed.sample().is_cpu:
+                processed = move_distribution_to_device(processed, "cpu")
         return processed, parameter_dim
 
     def _trained(self, estimator: EstimatorT | None) -> EstimatorT:

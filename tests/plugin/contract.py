@@ -38,12 +38,13 @@ def assert_exact(draws, x, effective):
     assert ((draws.std(0) - std).abs() < (0.2 + 3 / (2 * effective) ** 0.5) * std).all()
 
 
-def train():
-    """Return a trainer that knows the plane."""
+def train(device="cpu"):
+    """Return a trainer that knows the plane, trained there."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theta = PRIOR.sample((2000,))
-        trainer = ManifoldNLE(PRIOR, SPEC, show_progress_bars=False).append_simulations(theta, simulate(theta))
+        trainer = ManifoldNLE(PRIOR, SPEC, device=device, show_progress_bars=False)
+        trainer.append_simulations(theta, simulate(theta))
     trainer.train(schedule=density_only(20), weight_decay=0.0, **TRAINING)
     return trainer
 

@@ -35,7 +35,7 @@ COMMAND = ["-m", "mfsbi", "train", "polynomial", "--no-gold", "--simulations", "
 
 
 def start(command, folder):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}  # one GPU would not do for two
     return subprocess.Popen([str(word) for word in command], cwd=folder, env=environment, start_new_session=True)
 
 

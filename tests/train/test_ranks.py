@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     known = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    known["CUDA_VISIBLE_DEVICES"] = ""  # one GPU would not do for two
     command = [sys.executable, "-m", "tests.train.together", str(folder)]
     processes = [
         subprocess.Popen(command, env={**os.environ, **known, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
