@@ -41,7 +41,12 @@ class Diagnostics(NamedTuple):
     @property
     def converged(self) -> bool:
         """Whether R-hat is at most 1.01 and both sample sizes at least 400 for every parameter."""
-        return max(self.r_hat) <= 1.01 and min(self.ess_bulk + self.ess_tail) >= 400
+        return max(self.r_hat) <= 1.01 and self.enough
+
+    @property
+    def enough(self) -> bool:
+        """Whether both sample sizes are at least 400 for every parameter: all there is to ask of independent draws."""
+        return min(self.ess_bulk + self.ess_tail) >= 400
 
     def __str__(self) -> str:
         return (

@@ -352,11 +352,12 @@ def _checked(chains: Chains) -> Chains:
     count, draws, _ = chains.draws.shape
     if count > 1 and draws >= 4:
         diagnostics = diagnose(chains)
-        if not diagnostics.converged and "warmup_steps" not in chains.info:
-            warnings.warn(
-                f"There are few independent draws: {diagnostics}. Take more, or another sampler, such as slice.",
-                stacklevel=4,
-            )
+        if "warmup_steps" not in chains.info:
+            if not diagnostics.enough:
+                warnings.warn(
+                    f"There are few independent draws: {diagnostics}. Take more, or another sampler, such as slice.",
+                    stacklevel=4,
+                )
         elif not diagnostics.converged:
             warnings.warn(
                 f"The chains have not converged: {diagnostics}. Take more draws or a longer warm-up "

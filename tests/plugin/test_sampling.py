@@ -132,6 +132,18 @@ def test_draws_that_say_little_are_a_warning(info, message):
         _checked(Chains(draws, draws[..., 0], info))
 
 
+def test_independent_draws_need_not_agree_by_the_hands_they_were_dealt_into():
+    """R-hat is of chains; of 1,000 independent draws it was 1.013 once in some thousand times."""
+    draws = torch.randn(4, 250, 1, generator=torch.Generator().manual_seed(0))
+    draws[0] += 0.4
+    assert max(diagnose(Chains(draws, draws[..., 0])).r_hat) > 1.012
+    _checked(Chains(draws, draws[..., 0], {"sampler": "importance"}))
+    with pytest.warns(UserWarning, match="have not converged"):
+        _checked(Chains(draws, draws[..., 0], {"sampler": "slice", "warmup_steps": 9}))
+    with pytest.warns(UserWarning, match="few independent draws"):
+        _checked(Chains(draws[:, :50], draws[:, :50, 0], {"sampler": "importance"}))
+
+
 def test_draws_of_few_candidates_are_a_warning(posterior, x):
     with pytest.warns(UserWarning, match="Only .* of 8 candidates make 8 draws of the posterior. Raise `oversampling`"):
         sample_chains(posterior, x, 2, sampler="importance", oversampling=1)
