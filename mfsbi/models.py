@@ -81,7 +81,7 @@ class Latent(nn.Module):
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, manifold)`."""
         standardized = self.standardize(theta)
-        base = _normal(theta, self.flow.features, generator)
+        base = _normal(standardized, self.flow.features, generator)
         y = self.u_std * self.flow.inverse(base, standardized)
         rows = y.reshape(-1, self.flow.features)
         u = torch.linalg.solve_triangular(self.u_shear, rows, upper=True, left=False, unitriangular=True)
@@ -110,13 +110,13 @@ class Latent(nn.Module):
         return (u - self.u_mean) @ self.u_shear / self.u_std
 
     def standardize(self, theta: Tensor) -> Tensor:
-        """Return (theta - mean) / std, shape `(*, parameter)`.
+        """Return (theta - mean) / std, shape `(*, parameter)`, where the weights are.
 
         Raises:
             ValueError: if theta has another number of parameters
         """
         require_last_axis("theta", theta, len(self.theta_mean), "theta in training")
-        return (theta - self.theta_mean) / self.theta_std
+        return (theta.to(self.theta_mean.device) - self.theta_mean) / self.theta_std
 
 
 def _is_narrow(u: Tensor) -> bool:
@@ -143,7 +143,7 @@ class Placed(NamedTuple):
 
 
 class AbstractModel(nn.Module, ABC):
-    """A manifold and the density on it.
+    """A manifold and the density on it, called with tensors of any device; results are where the weights are.
 
     Arguments:
         chart: where the manifold lies
@@ -172,11 +172,10 @@ class AbstractModel(nn.Module, ABC):
 
     def encode(self, x: Data, theta: Parameters | None = None) -> Coordinates:
         """Return the coordinates of the point that x is projected to, shape `(*, manifold)`."""
-        return self.chart_at(theta).encode(x)
+        return self.chart_at(theta).encode(self._here(x))
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
-        """Draw one x for each row of theta, shape `(*, data)`, where the weights are."""
-        theta = theta.to(self.latent.theta_mean.device)
+        """Draw one x for each row of theta, shape `(*, data)`; a generator has to be one of the weights' device."""
         return self.chart_at(theta).decode(self.latent.sample(theta, generator))
 
     def project(self, x: Data, theta: Parameters | None = None) -> Data:
@@ -189,7 +188,7 @@ class AbstractModel(nn.Module, ABC):
         Raises:
             ValueError: if it is needed and did not come
         """
-        return self.chart_at(theta).project(x)
+        return self.chart_at(theta).project(self._here(x))
 
     def distance(self, x: Data, theta: Parameters | None = None) -> Scalars:
         """Return |x - project(x)|, the reconstruction distance, in the units of x, shape `(*)`.
@@ -201,7 +200,12 @@ class AbstractModel(nn.Module, ABC):
         Raises:
             ValueError: if it is needed and did not come
         """
+        x = self._here(x)
         return (x - self.project(x, theta)).norm(dim=-1)
+
+    def _here(self, value: Tensor) -> Tensor:
+        """Return a tensor where the weights are."""
+        return value.to(self.latent.theta_mean.device)
 
 
 class DensityModel(AbstractModel):
@@ -222,7 +226,7 @@ class DensityModel(AbstractModel):
         Raises:
             ArithmeticError: if the chart is singular at a point
         """
-        placed = self.place(x, theta)
+        placed = self.place(self._here(x), theta)
         return self.latent.log_prob(placed.u, theta) + placed.log_factor
 
 
@@ -259,7 +263,7 @@ class AmbientModel(DensityModel):
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one x for each row of theta, shape `(*, data)`, off the manifold by eps."""
         u = self.latent.sample(theta, generator)
-        v = self.epsilon * _normal(theta, self.chart.data_dim - self.chart.manifold_dim, generator)
+        v = self.epsilon * _normal(u, self.chart.data_dim - self.chart.manifold_dim, generator)
         return self._split_at(theta).merge(u, v)
 
     def _split_at(self, theta: Tensor | None) -> FlowChart | Standardized:
@@ -270,9 +274,9 @@ class LatentModel(AbstractModel):
     """A model without a density of x: an autoencoder with a density of its coordinates."""
 
 
-def _normal(theta: Tensor, features: int, generator: Generator | None) -> Tensor:
-    """Draw standard normal numbers, `features` for each row of theta."""
-    return torch.randn(*theta.shape[:-1], features, generator=generator, dtype=theta.dtype, device=theta.device)
+def _normal(like: Tensor, features: int, generator: Generator | None) -> Tensor:
+    """Draw standard normal numbers, `features` for each row of a tensor, where it is and in its type."""
+    return torch.randn(*like.shape[:-1], features, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def _log_normal(base: Tensor) -> Tensor:

@@ -84,7 +84,8 @@ def prior_of_record(record: Mapping[str, Any], known: Prior | None = None) -> Pr
         if prior is None:
             continue
         try:
-            found = torch.as_tensor(prior.log_prob(draws)).reshape(len(draws), -1).sum(-1)
+            there = draws.to(prior.sample(()).device)
+            found = torch.as_tensor(prior.log_prob(there)).reshape(len(draws), -1).sum(-1).cpu()
         except (ValueError, RuntimeError):  # another number of parameters, or outside
             continue
         if np.allclose(found.numpy(), log_probs, rtol=1e-4, atol=1e-6):

@@ -42,7 +42,9 @@ class Rows(NamedTuple):
         if self.from_theta is None:
             return self
         kept = self.from_theta > 0
-        return self._replace(**{name: value[kept] for name, value in self.fields.items()})._replace(from_theta=None)
+        return self._replace(**{name: value[kept.to(value.device)] for name, value in self.fields.items()})._replace(
+            from_theta=None
+        )
 
     def without_gold(self) -> "Rows":
         """Return the rows without what a simulator knows besides theta and x."""

@@ -44,15 +44,19 @@ def seeded(seed: int) -> Iterator[None]:
         True
     """
     state, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002 - sbi's slice sampler draws from numpy's
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        np.random.seed([seed % 2**32, seed >> 32] if seed >= 2**32 else seed % 2**32)  # noqa: NPY002
-        random.seed(seed)
-        try:
+    gpus = range(torch.cuda.device_count())
+    used = torch.cuda.is_initialized()  # those that are not stay so: they would take memory, and forbid to fork
+    try:
+        with torch.random.fork_rng(devices=gpus if used else []):
+            torch.manual_seed(seed)
+            np.random.seed([seed % 2**32, seed >> 32] if seed >= 2**32 else seed % 2**32)  # noqa: NPY002
+            random.seed(seed)
             yield
-        finally:
-            np.random.set_state(state)  # noqa: NPY002
-            random.setstate(pythons)
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+        random.setstate(pythons)
+        if gpus and not used:
+            torch.cuda.manual_seed_all(torch.initial_seed())  # what they begin with once they are used
 
 
 def derived(seed: int, *keys: int) -> int:

@@ -25,7 +25,7 @@ def posterior_predictive(
     Arguments:
         chains: draws of the posterior
         simulate: theta of shape `(rows, parameter)` -> one x for each row, `(rows, data)`: `estimator.model.sample`
-            for the model's own, or the simulator
+            for the model's own, or the simulator; theta is where the chains are, the processor after `sample_chains`
         observations: of each data set, which share its theta; as many as were observed to compare with these
         thin: every how many draws of a chain
         seed: of what draws from torch's or numpy's global generators

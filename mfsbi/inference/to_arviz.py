@@ -49,10 +49,12 @@ class Diagnostics(NamedTuple):
         return min(self.ess_bulk + self.ess_tail) >= 400
 
     def __str__(self) -> str:
-        return (
-            f"largest R-hat {max(self.r_hat):.3f}, smallest effective sample size "
-            f"{min(self.ess_bulk):.0f} (bulk) and {min(self.ess_tail):.0f} (tails)"
-        )
+        return f"largest R-hat {max(self.r_hat):.3f}, {self.sizes}"
+
+    @property
+    def sizes(self) -> str:
+        """The smallest sample sizes, in words."""
+        return f"smallest effective sample size {min(self.ess_bulk):.0f} (bulk) and {min(self.ess_tail):.0f} (tails)"
 
 
 def diagnose(chains: Chains) -> Diagnostics:

@@ -115,7 +115,7 @@ def dimension_scan(
     require_finite("x", x, "Remove these rows first.")
     if len(x) < LEAST_ROWS:
         raise ValueError(f"`x` should have at least {LEAST_ROWS} rows, a tenth to judge by; got {len(x)}.")
-    x = x.to(torch.get_default_dtype())
+    x = x.to(torch.get_default_dtype()).cpu()
     wanted = range(1, x.shape[1]) if dims is None else dims
     require_kind("dims", wanted, Sequence, "whole numbers in a list")
     dims = tuple(wanted)

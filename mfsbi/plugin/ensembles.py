@@ -126,10 +126,16 @@ def ensemble_posterior(
         )
     posteriors = [cast(Any, trainer).build_posterior(estimator, **building) for estimator in estimators]
     transform = posteriors[0].theta_transform
-    ensemble = EnsemblePosterior(posteriors, None if weights is None else list(weights), transform, trainer.device)
-    ensemble.potential_fn.device = trainer.device  # sbi 0.27 says "cpu", and leaves the weights there
-    ensemble._weights = ensemble.potential_fn._weights = ensemble._weights.to(trainer.device)
-    return ensemble
+    return _Ensemble(posteriors, None if weights is None else list(weights), transform, trainer.device)
+
+
+class _Ensemble(EnsemblePosterior):
+    """sbi's ensemble, whose weights and potential are where its members are; sbi 0.27 leaves both on the processor."""
+
+    def _build_potential_fns(self) -> None:
+        self._weights: torch.Tensor = self._weights.to(self.device)
+        super()._build_potential_fns()
+        self.potential_fn.device = self.device
 
 
 def _seeds(trainer: Trainer, members: int | Sequence[int]) -> list[int]:

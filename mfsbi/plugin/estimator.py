@@ -134,7 +134,7 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         """Return both with axes (sample, batch, features), in the type of the weights and where they are."""
         kind = self.model.latent.theta_mean
         return (
-            _with_sample_axis("input", x, self.input_shape[0]).to(kind),
+            _converted(_with_sample_axis("input", x, self.input_shape[0]), kind),
             _with_sample_axis("condition", theta, self.condition_shape[0]).to(kind),
         )
 
@@ -147,6 +147,11 @@ def _with_sample_axis(name: str, value: Tensor, features: int) -> Tensor:
             f"`{name}` should have shape (batch, {features}) or (sample, batch, {features}); got {tuple(value.shape)}."
         )
     return value if value.ndim == 3 else value[None]
+
+
+def _converted(x: Tensor, kind: Tensor) -> Tensor:
+    """Return x in the type of another tensor and where that is, expanded as it was."""
+    return _without_repeats(x).to(kind).expand_as(x)
 
 
 def _without_repeats(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import TypeAlias
 
+import torch
 from torch.distributions import Distribution
 
 from mfsbi.plugin.host import (
@@ -65,7 +66,8 @@ def posterior_of(
         raise ValueError(f"`sample_with` should be one of {sorted(DEFAULTS)}; got {sample_with!r}.")
     if prior is None:
         raise ValueError("A posterior needs a `prior`; this trainer was made without one, for data without parameters.")
-    own = move_distribution_to_device(deepcopy(prior), device)
+    with seeded(0):
+        own = moved_prior(deepcopy(prior), device)
     parameters = DEFAULTS[sample_with]() if parameters is None else parameters
     shared = {"potential_fn": potential_with(own), "device": device}
     with seeded(0):  # sbi draws from the prior to measure its spread
@@ -84,3 +86,21 @@ def posterior_of(
         "`posterior_parameters` should be MCMC-, Rejection-, VI- or ImportanceSamplingPosteriorParameters of sbi; "
         f"got {type(parameters).__name__}."
     )
+
+
+def moved_prior(prior: Distribution, device: str) -> Distribution:
+    """Return a prior that draws on a device: itself, or moved there by sbi.
+
+    Raises:
+        ValueError: if it draws elsewhere and cannot be moved
+    """
+    found, wanted = prior.sample().device, torch.empty(0, device=device).device
+    if found == wanted:
+        return prior
+    try:
+        return move_distribution_to_device(prior, device)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"`prior` draws on {found} and should on {wanted}, but sbi cannot move a {type(prior).__name__}: {error} "
+            "Pass one of torch's distributions, or one that has a method `to`."
+        ) from error

@@ -34,7 +34,7 @@ from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimat
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.trainer import AbstractTrainer, Training
 from mfsbi.ratio import RatioModel
-from mfsbi.seeds import derived
+from mfsbi.seeds import derived, seeded
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.data import Batch, joined, spreads
@@ -288,7 +288,6 @@ class ALICES(AbstractTrainer[GoldenRatio]):
     def _untrained(self, training: Batch) -> GoldenRatio:
         """Return an estimator with new weights, for data like these."""
         frames = [(value.mean(0), spreads(value)) for value in (training.x, training.theta)]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived(self.seed, 3))
+        with seeded(derived(self.seed, 3)):
             model = RatioModel(*frames[0], *frames[1], *self.size)
         return GoldenRatio(model.to(training.x)).to(self.device)

@@ -10,9 +10,10 @@
 | `vi` | sbi, by a density fitted to the posterior, then resampled | a posterior much narrower than the prior |
 | `grid` | `mfsbi.inference.grid` | one to three parameters: exact but for the spacing |
 
-All return `Chains`. Independent draws come as four chains, so that the same diagnostics watch over every road: R-hat,
-effective sample sizes, and the share of proposals accepted (for resampling: the effective share of the candidates,
-for VI: that of its draws weighed by the posterior). Markov chains begin at draws of the prior.
+All return `Chains`, on the processor. Independent draws come as four chains, so that one report serves every road:
+effective sample sizes, R-hat for those that are chains, and the share of proposals accepted (for resampling: the
+effective share of the candidates, for VI: that of its draws weighed by the posterior). Markov chains begin at draws of
+the prior.
 """
 
 import time
@@ -81,8 +82,8 @@ def sample_chains(
 ) -> Chains:
     """Sample theta given observations that share one theta, by any road; the draws depend on `seed` alone.
 
-    `posterior.sample` pools its chains and says nothing about them; here they stay apart, R-hat and effective
-    sample sizes are computed, and chains that have not converged are a warning with these numbers.
+    `posterior.sample` pools its chains and says nothing about them; here they stay apart, and chains that have not
+    converged by R-hat and effective sample sizes, or too few independent draws, are a warning with these numbers.
 
     Arguments:
         posterior: as `build_posterior()` returns it
@@ -355,7 +356,7 @@ def _checked(chains: Chains) -> Chains:
         if "warmup_steps" not in chains.info:
             if not diagnostics.enough:
                 warnings.warn(
-                    f"There are few independent draws: {diagnostics}. Take more, or another sampler, such as slice.",
+                    f"There are few independent draws: {diagnostics.sizes}. Take more, or another sampler, as slice.",
                     stacklevel=4,
                 )
         elif not diagnostics.converged:

@@ -55,13 +55,13 @@ class Kind(NamedTuple):
         of: its class
         describe: what builds an estimator, for the description
         build: an estimator with other weights, from the path for messages, the description and the spec of the user
-        trainer: its trainer, untrained, from the estimator, the prior and the seed
+        trainer: its trainer, untrained, from the estimator, the prior and further arguments
     """
 
     of: type
     describe: Callable[[Any], Description]
     build: Callable[[Path, Description, Spec | None], Estimator]
-    trainer: Callable[[Any, Prior | None, int], Trainer]
+    trainer: Callable[[Any, Prior | None, dict[str, Any]], Trainer]
 
 
 def save(trained: Estimator | Trainer, path: str | Path) -> None:
@@ -115,17 +115,19 @@ def load(path: str | Path, spec: Spec | None = None) -> Estimator:
     return _estimator(Path(path), *files.read(Path(path)), spec)
 
 
-def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None) -> Trainer:
+def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None, *, device: str = "cpu") -> Trainer:
     """Return the trainer that `save` wrote: it builds posteriors, takes more simulations and trains on.
 
     Arguments:
         path: the file
         prior: of theta, as the trainer had it
         spec: as for `load`
+        device: where to train on
 
     Raises:
         FileNotFoundError: if there is no such file
-        ValueError: as `load`; if the file holds an estimator alone; if the prior is not one of these simulations
+        ValueError: as `load`; if the file holds an estimator alone; if the prior is not one of these simulations; if
+            there is no such device
     """
     _require_spec(spec)
     tensors, description = files.read(Path(path))
@@ -139,26 +141,27 @@ def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None
         raise ValueError(
             f"{path} should hold a trainer; it lacks {error}. For an estimator alone there is `load`."
         ) from error
-    trainer = trainer_for(estimator, prior, seed=seed)
+    trainer = trainer_for(estimator, prior, seed=seed, device=device)
     for part, number in zip(parts, about["rounds"], strict=True):
         trainer.simulations.append(part, number)
     trainer.history = history
     return trainer
 
 
-def trainer_for(estimator: Estimator, prior: Prior | None, *, seed: int = 0) -> Trainer:
+def trainer_for(estimator: Estimator, prior: Prior | None, *, seed: int = 0, device: str = "cpu") -> Trainer:
     """Return a trainer without simulations that has this estimator.
 
     Arguments:
         estimator: trained
         prior: of theta
         seed: of the trainer
+        device: where it trains, and evaluates posteriors
 
     Raises:
-        ValueError: if the prior has other parameters than the estimator
+        ValueError: if the prior has other parameters than the estimator, or there is no such device
     """
     kind = next(kind for kind in KINDS.values() if isinstance(estimator, kind.of))
-    trainer = kind.trainer(estimator, prior, seed)
+    trainer = kind.trainer(estimator, prior, {"seed": seed, "device": device})
     parameters = kind.describe(estimator)["parameter_dim"]
     if trainer.parameter_dim != parameters:
         raise ValueError(f"The prior has {trainer.parameter_dim} parameters, the estimator {parameters}.")
@@ -236,12 +239,12 @@ def _built_ratio(path: Path, description: Description, spec: Spec | None) -> Gol
         raise ValueError(f"{path} describes its ratio in a way this version does not know: {error}.") from error
 
 
-def _trainer_of_likelihood(estimator: ManifoldEstimator, prior: Prior | None, seed: int) -> ManifoldNLE:
-    return ManifoldNLE(prior, cast(Spec, estimator.spec), seed=seed)
+def _trainer_of_likelihood(estimator: ManifoldEstimator, prior: Prior | None, others: dict[str, Any]) -> ManifoldNLE:
+    return ManifoldNLE(prior, cast(Spec, estimator.spec), **others)
 
 
-def _trainer_of_ratio(estimator: GoldenRatio, prior: Prior | None, seed: int) -> ALICES:
-    return ALICES(cast(Prior, prior), width=estimator.model.width, depth=estimator.model.depth, seed=seed)
+def _trainer_of_ratio(estimator: GoldenRatio, prior: Prior | None, others: dict[str, Any]) -> ALICES:
+    return ALICES(cast(Prior, prior), width=estimator.model.width, depth=estimator.model.depth, **others)
 
 
 KINDS = {

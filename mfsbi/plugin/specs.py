@@ -80,7 +80,7 @@ class Spec(ABC):
         Raises:
             ValueError: if rows do not match, are fewer than two, hold NaN or infinity, or a feature is constant
         """
-        return ManifoldEstimator(self.build(theta, x).to(x.dtype), spec=self)
+        return ManifoldEstimator(self.build(theta, x).to(x), spec=self)
 
 
 @dataclass(frozen=True)

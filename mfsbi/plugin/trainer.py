@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from mfsbi.checks import require_kind, require_not_negative, require_positive, require_seed
 from mfsbi.plugin.estimator import ManifoldEstimator
-from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, move_distribution_to_device, process_prior
-from mfsbi.plugin.posteriors import PosteriorParameters
+from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, process_prior
+from mfsbi.plugin.posteriors import PosteriorParameters, moved_prior
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
@@ -146,8 +146,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             require_kind("prior", prior, Prior, "a distribution with `sample` and `log_prob`, such as torch's")
         with seeded(self.seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
             processed, parameter_dim, _ = process_prior(deepcopy(prior))
-            if not processed.sample().is_cpu:
-                processed = move_distribution_to_device(processed, "cpu")
+            processed = moved_prior(processed, "cpu")
         return processed, parameter_dim
 
     def _trained(self, estimator: EstimatorT | None) -> EstimatorT:
@@ -231,6 +230,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """
         require_phases(plan.schedule, estimator.model)  # before the history of an earlier training is given up
         _require_type(estimator, plan.rows[0].sample.x.dtype)
+        estimator.to(self.device)
         self.history = history
         try:
             fit(

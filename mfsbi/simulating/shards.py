@@ -58,7 +58,7 @@ def draw(plan: Plan, layout: Layout, shard: int, *, max_failures: float = 1.0) -
         theta = _theta(plan, rows, distinct(plan.seed, 2 * shard))
         making = _Making(plan, theta, seed_of_x(plan.seed, shard), allowed_failures(max_failures, rows), first)
         arrays = {name: np.full((rows, *shape), np.nan, np.float32) for name, shape in layout.shapes.items()}
-        arrays["theta"][:] = theta.numpy()
+        arrays["theta"][:] = theta.cpu().numpy()
         for start, end, found in making.pieces(0, rows):
             for name, values in found.items():
                 expected = (end - start, *layout.shapes[name])

@@ -248,8 +248,8 @@ def _require_rows(
 
 
 def _cuda_states() -> list[Tensor]:
-    """Return the states of the generators of all devices, if there are any."""
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    """Return the states of the generators of all GPUs, if they are used."""
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 def _interruption(run: _Run) -> str:

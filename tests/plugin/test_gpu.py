@@ -3,6 +3,11 @@
 What `sample_chains` draws is on the processor again; estimators move their inputs to themselves.
 """
 
+import os
+import subprocess
+import sys
+from tempfile import TemporaryDirectory
+
 import pytest
 import torch
 from sbi.inference.posteriors.posterior_parameters import MCMCPosteriorParameters
@@ -10,6 +15,7 @@ from sbi.utils import BoxUniform
 
 from mfsbi import (
     ALICES,
+    Chains,
     ManifoldNLE,
     Plan,
     Store,
@@ -17,6 +23,7 @@ from mfsbi import (
     ensemble_posterior,
     interpolate,
     load,
+    load_trainer,
     outlier_p_value,
     posterior_predictive,
     sample_chains,
@@ -77,6 +84,9 @@ def test_every_model_trains_there_and_has_the_density_of_its_twin_here(name):
     estimator = trainer.train(**QUICK)
     assert_at("cuda", estimator)
     theta, x, _ = gold()
+    assert estimator.model.distance(x[:5]).shape == (5,) if not estimator.model.chart.conditional else True
+    drawn = Chains(theta[None, :6], theta[None, :6, 0])
+    assert posterior_predictive(drawn, estimator.model.sample, 2).shape == (1, 6, 2, x.shape[1])
     with seeded(0):
         twin = SPECS[name](theta, x).double()
     twin.load_state_dict(estimator.state_dict())
@@ -118,8 +128,6 @@ def test_calibration_prediction_and_geometry(trained):
     theta = PRIOR.sample((6,))
     x = simulate(theta[:, None].expand(-1, 3, -1).reshape(-1, 2)).view(6, 3, 3)
     assert calibrate(chains(trained), theta, x, draws=20).draws.shape == (6, 20, 2)
-    drawn = sample_chains(chains(trained), observed(4), 20)
-    assert posterior_predictive(drawn, trained.estimator.model.sample, 3).shape[2:] == (3, 3)
     model = trained.estimator.model
     assert interpolate(model, observed(2), observed(2)).shape == (2, 10, 3)
     assert outlier_p_value(model, observed(5), observed(50)).shape == (5,)
@@ -167,6 +175,11 @@ def test_models_are_kept_and_come_back_here(tmp_path):
     again = load(tmp_path / "model.safetensors")
     assert_at("cpu", again)
     assert all((value.cpu() == again.state_dict()[name]).all() for name, value in estimator.state_dict().items())
+    save(trainer, tmp_path / "trainer.safetensors")
+    resumed = load_trainer(tmp_path / "trainer.safetensors", SURFACE.prior, device=GPU)
+    assert_at("cuda", resumed.train(**QUICK))
+    resumed.train(**QUICK).cpu()
+    assert_at("cuda", resumed.train(**QUICK))
 
 
 def test_stores_are_streamed_there(tmp_path, monkeypatch):
@@ -180,3 +193,30 @@ def test_stores_are_streamed_there(tmp_path, monkeypatch):
         trainer.append_simulations(Store(tmp_path / "store"))
         assert_at("cuda", trainer.train(**QUICK))
         assert len(trainer.history.epochs) == 2
+
+
+def test_nothing_of_the_processor_alone_wakes_the_gpus():
+    """Those that sleep take no memory, and a process that never used them can be forked."""
+    program = """
+import torch
+from mfsbi import AF, ManifoldNLE, Plan, SplineCouplings, simulate_to_store
+from mfsbi.seeds import seeded
+from simulators.polynomial import PolynomialSurface
+import sys
+torch.manual_seed(5)
+surface = PolynomialSurface()
+store = simulate_to_store(Plan(surface, rows=400, shard_rows=100, seed=1), sys.argv[1], show_progress_bar=False)
+trainer = ManifoldNLE(surface.prior, AF(SplineCouplings(1, 8)), show_progress_bars=False).append_simulations(store)
+trainer.train(max_num_epochs=1, checkpoint=sys.argv[2])
+assert not torch.cuda.is_initialized()
+here = torch.rand(2, device="cuda")
+torch.manual_seed(5)
+assert (here == torch.rand(2, device="cuda")).all()
+with seeded(3):
+    first = torch.rand(2, device="cuda")
+with seeded(3):
+    assert (torch.rand(2, device="cuda") == first).all()
+"""
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", program, f"{folder}/store", f"{folder}/kept"]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
