@@ -52,7 +52,7 @@ class Experiment:
             "simulations": self.budget.simulations,
             "seed": self.seed,
             "version": VERSION,
-        }
+        } | ({} if self.budget.sets == Budget.sets else {"sets": self.budget.sets})
 
     @property
     def name(self) -> str:

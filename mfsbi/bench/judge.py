@@ -1,7 +1,7 @@
 """Judging what was trained by the truth of its simulator.
 
 Definitions do not vary between rows. For the polynomial surface they are those of the paper (Brehmer & Cranmer,
-arXiv:2003.13913, §4.2): everything at theta = 0, 10,000 points, 10 sets of 20 observations, posteriors on a grid.
+arXiv:2003.13913, §4.2): everything at theta = 0, 10,000 points, sets of 20 observations, posteriors on a grid.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from mfsbi.types import KnownTruth
 
 __all__ = ["CIRCLE_THETA", "Candidate", "Ours", "Ratio", "Stock", "judge_circle", "judge_posteriors"]
 
-POINTS, SETS, EVENTS, CELLS = 10_000, 10, 20, 400
+POINTS, EVENTS, CELLS = 10_000, 20, 400
 TRUTH_SEED = 41  # settings were chosen on the sets of seed 20
 """The observed sets and the points that judge are the same for all rows and seeds."""
 
@@ -133,7 +133,7 @@ class Ratio:
         return None
 
 
-def judge_circle(candidate: Candidate, circle: KnownTruth) -> dict[str, Any]:
+def judge_circle(candidate: Candidate, circle: KnownTruth, sets: int) -> dict[str, Any]:  # noqa: ARG001
     """Return the columns of the circle's table; KL(truth || model) for what has its density on the same circle."""
     theta = torch.tensor([CIRCLE_THETA]).expand(POINTS, -1)
     result = _judge_manifold(candidate, circle, theta)
@@ -144,18 +144,18 @@ def judge_circle(candidate: Candidate, circle: KnownTruth) -> dict[str, Any]:
     return result
 
 
-def judge_posteriors(candidate: Candidate, surface: KnownTruth) -> dict[str, Any]:
+def judge_posteriors(candidate: Candidate, surface: KnownTruth, sets: int) -> dict[str, Any]:
     """Return the columns of the polynomial table: means over points, and over sets with each set's value."""
     result = _judge_manifold(candidate, surface, torch.zeros(POINTS, len(surface.parameter_names)))
-    sets = list(_posteriors(candidate, surface))
+    found = list(_posteriors(candidate, surface, sets))
     names = ("tv", "kl", "mmd2")
-    result |= {f"{name}s": values for name, values in zip(names, map(list, zip(*sets, strict=True)), strict=True)}
-    return result | {name: sum(result[f"{name}s"]) / SETS for name in names}
+    result |= {f"{name}s": values for name, values in zip(names, map(list, zip(*found, strict=True)), strict=True)}
+    return result | {name: sum(result[f"{name}s"]) / sets for name in names}
 
 
-def _posteriors(candidate: Candidate, surface: KnownTruth) -> Iterator[tuple[float, float, float]]:
+def _posteriors(candidate: Candidate, surface: KnownTruth, sets: int) -> Iterator[tuple[float, float, float]]:
     """Yield TV, KL(exact || model) and MMD^2 of the posterior of each set."""
-    for number in range(SETS):
+    for number in range(sets):
         x = surface.simulate(torch.zeros(EVENTS, 1), seed=derived(TRUTH_SEED, 2, number))
         exact = grid_posterior(_exact(surface, x), [-1], [1], CELLS)
         model = grid_posterior(candidate.potential(x), [-1], [1], CELLS)

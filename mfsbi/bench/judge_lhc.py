@@ -1,6 +1,6 @@
 """Judging what was learned of the LHC process by its exact posterior.
 
-Three true theta, those of the paper, and at each ten sets of 20 events. Posteriors are on a grid of two parameters:
+Three true theta, those of the paper, and at each some sets of 20 events. Posteriors are on a grid of two parameters:
 fine cells over the box that holds all but a millionth of the exact posterior, and coarse ones over the rest of the
 prior, so that what a model puts elsewhere counts against it. Sample closure is the published one: 26 weighted
 constraints, each clipped to [0, 10], averaged; reconstruction errors are in standardised units.
@@ -21,7 +21,7 @@ from mfsbi.types import HasQuickLikelihood, LikelihoodOfEvents, Simulator
 __all__ = ["LHC_POINTS", "judge_lhc"]
 
 LHC_POINTS = ((0.0, 0.0), (0.5, 0.0), (-1.0, -1.0))
-SETS, EVENTS, POINTS = 10, 20, 10_000
+EVENTS, POINTS = 20, 10_000
 TRUTH_SEED = 43
 WIDTH = 4.5  # of the prior's standard deviations, on either side
 EXACT_CELLS, COARSE_CELLS, FINE_CELLS = 900, 60, 70
@@ -55,7 +55,7 @@ class _Set(NamedTuple):
     log_density_at_truth: float
 
 
-def judge_lhc(candidate: Candidate, process: Any) -> dict[str, Any]:  # noqa: ANN401 - checked when it was made
+def judge_lhc(candidate: Candidate, process: Any, sets: int) -> dict[str, Any]:  # noqa: ANN401 - checked when it was made
     """Return the columns of the LHC table, with the values of each set of events."""
     with seeded(derived(TRUTH_SEED, 0)):
         theta = process.prior.sample((POINTS,))
@@ -72,7 +72,7 @@ def judge_lhc(candidate: Candidate, process: Any) -> dict[str, Any]:  # noqa: AN
         result["reconstruction"] = float(distance.mean())
     columns = {name: [] for name in ("kl", "tv", "log_posterior", "exact_log_posterior")}  # type: dict[str, list[float]]
     for point in LHC_POINTS:
-        for number in range(SETS):
+        for number in range(sets):
             for name, value in _compare(candidate, _exact(process, point, number)).items():
                 columns[name].append(value)
     return result | {f"{name}s": v for name, v in columns.items()} | {n: sum(v) / len(v) for n, v in columns.items()}
@@ -96,7 +96,7 @@ def _compare(candidate: Candidate, events: _Set) -> dict[str, float]:
     }
 
 
-@lru_cache(maxsize=SETS * len(LHC_POINTS))
+@lru_cache(maxsize=30)
 def _exact(process: _Process, point: tuple[float, ...], number: int) -> _Set:
     """Return a set of events with its exact posterior, which takes a second and is the same for all rows."""
     truth = torch.tensor(point, dtype=torch.float64)

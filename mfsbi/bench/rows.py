@@ -49,6 +49,7 @@ class Budget:
         peer_seconds: CPU time of a peer
         seeds: how often each row is run
         many_seeds: how often the rows that matter most are
+        sets: of events at each truth whose posteriors are judged
     """
 
     simulations: int
@@ -58,6 +59,7 @@ class Budget:
     peer_seconds: float
     seeds: int
     many_seeds: int
+    sets: int = 10
 
 
 PRESETS = {
@@ -110,7 +112,7 @@ class Table:
     Arguments:
         simulator: its name
         rows: for a budget
-        judge: what is measured, as columns
+        judge: what is measured, as columns, by so many sets of events
         theta: where simulations are made; at draws of the prior if not given
         options: the simulator is made with these
         presets: budgets by name
@@ -118,7 +120,7 @@ class Table:
 
     simulator: str
     rows: Callable[[Budget], list[Row]]
-    judge: Callable[[Candidate, Any], dict[str, Any]]
+    judge: Callable[[Candidate, Any, int], dict[str, Any]]
     theta: tuple[float, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     presets: dict[str, Budget] = field(default_factory=lambda: PRESETS)

@@ -104,7 +104,7 @@ def _run(experiment: Experiment, show_progress_bars: bool | None) -> dict[str, A
     notes |= {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - began}
     notes["warnings"] = sorted({str(warning.message) for warning in caught if warning.category is UserWarning})
     with torch.no_grad(), seeded(derived(seed, 2)):
-        return table.judge(candidate, simulator) | notes
+        return table.judge(candidate, simulator, experiment.budget.sets) | notes
 
 
 @lru_cache(maxsize=1)

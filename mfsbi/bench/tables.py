@@ -26,8 +26,8 @@ from mfsbi.train.schedules import Schedule, with_score
 __all__ = ["LHC_PRESETS", "TABLES"]
 
 LHC_PRESETS = {
-    "smoke": Budget(2_000, 40, 10, 10, 2.0, 1, 1),
-    "quick": Budget(100_000, 700, 400, 150, 60.0, 1, 1),
+    "smoke": Budget(2_000, 40, 10, 10, 2.0, 1, 1, sets=2),
+    "quick": Budget(100_000, 700, 400, 150, 60.0, 1, 1, sets=4),
     "paper": Budget(1_000_000, 6_000, 8_000, 3_000, 600.0, 3, 3),
     "1e3": Budget(1_000, 1_500, 500, 300, 60.0, 1, 1),
     "1e4": Budget(10_000, 3_000, 2_000, 1_000, 200.0, 1, 1),

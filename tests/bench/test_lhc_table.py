@@ -14,9 +14,9 @@ from mfsbi.bench.tables import LHC_PRESETS, TABLES
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """One set of events for each point, and few cells."""
-    for name, value in {"SETS": 1, "POINTS": 100, "EXACT_CELLS": 300, "FINE_CELLS": 30}.items():
+    for name, value in {"POINTS": 100, "EXACT_CELLS": 300, "FINE_CELLS": 30}.items():
         monkeypatch.setattr(judge_lhc, name, value)
-    budget = replace(LHC_PRESETS["smoke"], simulations=300, chart_steps=5, density_steps=3, ambient_steps=2)
+    budget = replace(LHC_PRESETS["smoke"], simulations=300, chart_steps=5, density_steps=3, ambient_steps=2, sets=1)
     monkeypatch.setitem(LHC_PRESETS, "smoke", budget)
 
 
@@ -42,12 +42,12 @@ class Exact:
 
 def test_the_judge_finds_nothing_wrong_with_the_truth_and_much_with_a_shift():
     process = TABLES["lhc"].truth
-    result = judge_lhc.judge_lhc(Exact(process), process)
+    result = judge_lhc.judge_lhc(Exact(process), process, sets=1)
     assert len(result["kls"]) == len(LHC_POINTS)
     assert max(result["kls"]) < 1e-6
     assert result["closure"] < 1e-9
     assert result["log_posterior"] == pytest.approx(result["exact_log_posterior"], abs=1e-4)
-    wrong = judge_lhc.judge_lhc(Exact(process, shift=0.1), process)
+    wrong = judge_lhc.judge_lhc(Exact(process, shift=0.1), process, sets=1)
     assert wrong["kls"][0] > 1.0  # where 20 events know theta to 0.03
     assert wrong["log_posterior"] < result["log_posterior"]
 

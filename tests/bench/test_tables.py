@@ -55,9 +55,8 @@ def test_a_result_is_named_by_all_that_decides_it():
 
 @pytest.fixture
 def few(monkeypatch):
-    """Fewer points and sets of events to judge by."""
+    """Fewer points to judge by."""
     monkeypatch.setattr("mfsbi.bench.judge.POINTS", 1000)
-    monkeypatch.setattr("mfsbi.bench.judge.SETS", 4)
 
 
 @pytest.mark.usefixtures("few")
@@ -65,7 +64,7 @@ def few(monkeypatch):
 @pytest.mark.parametrize("row", ["AF", "FOM", "PIE (original)", "PAE", "MFlow simultaneous", "sbi NLE, maf"])
 def test_a_row_is_run_judged_and_not_run_again(row, tmp_path, monkeypatch):
     said = []
-    budget = replace(PRESETS["smoke"], simulations=300, chart_steps=10, density_steps=3, ambient_steps=3)
+    budget = replace(PRESETS["smoke"], simulations=300, chart_steps=10, density_steps=3, ambient_steps=3, sets=4)
     monkeypatch.setitem(PRESETS, "smoke", replace(budget, peer_seconds=0.5))
     monkeypatch.setattr("mfsbi.bench.judge.CELLS", 100)
     for _ in range(2):
@@ -84,7 +83,7 @@ def test_a_row_is_run_judged_and_not_run_again(row, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:The chart")
 @pytest.mark.parametrize("row", ["AF", "FOM", "PIE", "PAE", "MFlow sequential"])
 def test_the_circle_is_run_and_judged(row, tmp_path, monkeypatch):
-    budget = replace(PRESETS["smoke"], simulations=300, chart_steps=10, density_steps=3, ambient_steps=3)
+    budget = replace(PRESETS["smoke"], simulations=300, chart_steps=10, density_steps=3, ambient_steps=3, sets=4)
     monkeypatch.setitem(PRESETS, "smoke", budget)
     run_table("circle", "smoke", tmp_path, only=row, show_progress_bars=False)
     (found,) = read_results(tmp_path, experiments("circle", "smoke"))
@@ -156,7 +155,7 @@ class Exact:
 
 @pytest.mark.usefixtures("few")
 def test_the_judge_finds_nothing_wrong_with_the_truth():
-    result = judge_posteriors(Exact(PolynomialSurface()), PolynomialSurface())
+    result = judge_posteriors(Exact(PolynomialSurface()), PolynomialSurface(), sets=4)
     assert result["distance"] < 1e-6
     assert result["reconstruction"] < 1e-6
     assert result["auc"] > 0.999
@@ -169,7 +168,7 @@ def test_the_judge_finds_the_prior_far_from_the_posterior():
         def potential(self, x):
             return lambda theta: torch.zeros(len(theta))
 
-    result = judge_posteriors(Prior(PolynomialSurface()), PolynomialSurface())
+    result = judge_posteriors(Prior(PolynomialSurface()), PolynomialSurface(), sets=4)
     assert 0.25 < result["tv"] < 0.55
     assert result["kl"] > 0.2
 
@@ -181,7 +180,7 @@ def test_what_cannot_tell_noise_gets_half_of_the_area():
         def distance(self, x, theta):
             return -self.simulator.log_prob(x / x.norm(dim=-1, keepdim=True), theta)
 
-    assert judge_circle(Along(Circle()), Circle())["auc"] == pytest.approx(0.5, abs=0.03)
+    assert judge_circle(Along(Circle()), Circle(), sets=4)["auc"] == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize(("seconds", "epochs"), [(0.0, 2), (1.0, 25)])
