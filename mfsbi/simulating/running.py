@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import closing, contextmanager
@@ -116,6 +117,8 @@ def simulate_to_store(
 def workers(count: int) -> Iterator[Executor | None]:
     """Lend an executor of so many processes on this machine; None, which is this process, for one.
 
+    Ctrl-C is for the caller alone, although a terminal sends it to all: what leaves the block by it ends the workers.
+
     Raises:
         ValueError: if count is not positive
     """
@@ -126,12 +129,30 @@ def workers(count: int) -> Iterator[Executor | None]:
     from loky import ProcessPoolExecutor  # noqa: PLC0415 - most processes do without
 
     pool = ProcessPoolExecutor(count, timeout=IDLE)
+    with _blocked_interrupts():  # all processes of the pool inherit it, also those that it starts later
+        pool.submit(int)
     try:
         yield pool
     except BaseException:
         pool.shutdown(wait=True, kill_workers=True)
         raise
     pool.shutdown(wait=True)
+
+
+@contextmanager
+def _blocked_interrupts() -> Iterator[None]:
+    """Let SIGINT wait, where signals can."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker  # noqa: PLC0415 - not everywhere
+
+    resource_tracker.ensure_running()  # which in Python 3.11 lets SIGINT through when it begins
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def make_shard(job: _Job, shard: int) -> Made:

@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+import signal
 import stat
 from collections import namedtuple
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -378,3 +379,14 @@ def test_in_an_interrupted_run_what_waits_is_cancelled(tmp_path):
         simulate_to_store(PLAN, tmp_path / "store", executor=pool)
     assert [future.cancelled() for future in pool.futures] == [False, *[True] * 4]
     assert np.array_equal(Store(tmp_path / "store").finished, [])
+
+
+def blocked():
+    """Return the signals that wait in this process."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_interrupts_reach_the_caller_alone():
+    with running.workers(2) as pool:
+        assert signal.SIGINT in pool.submit(blocked).result()
+        assert signal.SIGINT not in blocked()
