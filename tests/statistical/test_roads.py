@@ -18,7 +18,7 @@ BINS, FINE = 10, 6
 GAUSSIAN, EVENTS = LinearGaussian(3), 3
 SETTINGS = {
     "slice": {"draws": 250},
-    "nuts": {"draws": 1000},
+    "nuts": {"draws": 2000},
     "hmc": {"draws": 2000},
     "emcee": {"draws": 500, "thin": 20},
     "importance": {"draws": 1000, "oversampling": 100},
