@@ -72,6 +72,27 @@ def test_the_users_prior_is_left_as_it_was(problem):
         prior.log_prob(torch.tensor([-1.0]))
 
 
+class Plain:
+    """A prior on [-1, 1] with no more than what is asked of one."""
+
+    def sample(self, shape=()):
+        return 2 * torch.rand(*shape, 1) - 1
+
+    def log_prob(self, theta):
+        return torch.where(theta.abs().amax(-1) <= 1, -0.6931, -torch.inf)
+
+
+@pytest.mark.filterwarnings("ignore:No prior bounds", "ignore:Prior is lacking")
+def test_a_prior_needs_sample_and_log_prob_alone(problem):
+    _, theta, x = problem
+    trainer = ManifoldNLE(Plain(), AF(SplineCouplings(layers=1, width=8)), show_progress_bars=False)
+    trainer.append_simulations(theta, x).train(max_num_epochs=2)
+    settings = {"num_chains": 2, "warmup_steps": 2, "show_progress_bars": False}
+    draws = trainer.build_posterior().sample((4,), x=x[:2], **settings)
+    assert draws.shape == (4, 1)
+    assert (draws.abs() <= 1).all()
+
+
 def test_a_collapsed_chart_is_started_again_and_counted(problem):
     made = trainer(problem)
     with pytest.warns(UserWarning) as caught:
