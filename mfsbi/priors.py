@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution, Independent, Uniform
 
+from mfsbi.seeds import seeded
 from mfsbi.types import Prior
 
 __all__ = ["bounds_of", "box", "prior_of_record", "record_of"]
@@ -84,7 +85,8 @@ def prior_of_record(record: Mapping[str, Any], known: Prior | None = None) -> Pr
         if prior is None:
             continue
         try:
-            there = draws.to(prior.sample(()).device)
+            with seeded(0):
+                there = draws.to(prior.sample((1,)).device)
             found = torch.as_tensor(prior.log_prob(there)).reshape(len(draws), -1).sum(-1).cpu()
         except (ValueError, RuntimeError):  # another number of parameters, or outside
             continue
