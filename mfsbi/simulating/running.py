@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -128,9 +128,12 @@ def workers(count: int) -> Iterator[Executor | None]:
         return
     from loky import ProcessPoolExecutor  # noqa: PLC0415 - most processes do without
 
-    pool = ProcessPoolExecutor(count, timeout=IDLE)
-    with _blocked_interrupts():  # all processes of the pool inherit it, also those that it starts later
-        pool.submit(int)
+    class Pool(ProcessPoolExecutor):
+        def submit(self, *task: Any, **named: Any) -> Future[Any]:  # noqa: ANN401 - what loky's takes
+            with _blocked_interrupts():  # processes and the thread that are begun here inherit it
+                return super().submit(*task, **named)
+
+    pool = Pool(count, timeout=IDLE)
     try:
         yield pool
     except BaseException:
