@@ -207,7 +207,8 @@ def _made(job: _Job, todo: Sequence[int], executor: Executor | None) -> Generato
                 for future in done:
                     yield future.result()
     finally:
-        if not type(executor).__module__.startswith("loky"):  # whose shutdown ends them, and trips over cancelled ones
+        kinds = {kind.__module__.partition(".")[0] for kind in type(executor).__mro__}
+        if "loky" not in kinds:  # whose shutdown ends them, and trips over cancelled ones
             for future in pending:
                 future.cancel()
 
