@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is none
-        ValueError: if it is not a file of this library, or of a version this one does not know
+        ValueError: if it is not a file of this library, or of a version this one does not know, or has no description
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
@@ -72,8 +72,18 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} should be of format {FORMAT!r}; it says {header.get('format')!r}. If a newer mfsbi wrote it, "
             "update this one."
         )
+    return tensors, _description(path, header)
+
+
+def _description(path: Path, header: dict[str, str]) -> dict[str, Any]:
+    """Return the description in a header, or raise ValueError if it is none."""
     try:
         description = json.loads(header["description"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} has no description of what it holds.") from error
-    return tensors, description
+    except (KeyError, ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of too many digits
+        raise ValueError(f"{path} has no description of what it holds: {error}. Save it again.") from error
+    if not isinstance(description, dict):
+        raise ValueError(  # noqa: TRY004 - of the file, not of an argument
+            f"{path} has no description of what it holds: it should be a JSON object and is a "
+            f"{type(description).__name__}. Save it again."
+        )
+    return description

@@ -13,7 +13,7 @@ A `Source` is any of these, or a folder of MadMiner's, as something to learn fro
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -120,19 +120,66 @@ class _Function:
         return str(getattr(self.function, "version", getattr(module, "__version__", "")))
 
     def simulate(self, theta: Tensor, *, seed: int | None = None) -> Tensor:
-        """Return x of each row of theta."""
+        """Return x of each row of theta.
+
+        Raises:
+            TypeError: if the function returns what is no array of real numbers
+            ValueError: if it is of another shape
+        """
         if seed is None:
             x = self.function(theta)
         else:
             with seeded(seed):
                 x = self.function(theta)
-        x = torch.as_tensor(x, dtype=torch.get_default_dtype())
+        x = _tensor(x)
         if x.ndim != 2 or len(x) != len(theta):
             raise ValueError(
                 f"A simulator's x should have shape (rows, features), one row for each of the {len(theta)} rows of "
                 f"theta; got {tuple(x.shape)}."
             )
         return x
+
+
+def _tensor(x: object) -> Tensor:
+    """Return what a simulator returned as a tensor of torch's default type, or raise TypeError if it holds no numbers.
+
+    Lists of numbers or of tensors will do, and whatever numpy makes an array of numbers of, such as a data frame.
+    """
+    found: Any = x
+    if not isinstance(x, Tensor):
+        with suppress(TypeError, ValueError, RuntimeError):  # lists whose parts do not match, for example
+            found = np.asarray(x)
+    if not _is_real(found):
+        kind, remedy = _kind_and_remedy(x, found)
+        raise TypeError(
+            "A simulator's x should be an array or tensor of numbers, shape (rows, features), one row for each row of "
+            f"theta; got {kind}. {remedy}"
+        )
+    return torch.as_tensor(found, dtype=torch.get_default_dtype())
+
+
+def _is_real(found: object) -> bool:
+    """Return whether something is an array or tensor of real numbers."""
+    if isinstance(found, Tensor):
+        return not found.is_complex()
+    return getattr(getattr(found, "dtype", None), "kind", "O") in "fiub"
+
+
+def _kind_and_remedy(x: object, found: object) -> tuple[str, str]:
+    """Return what x is that holds no real numbers, and what to do about it."""
+    if isinstance(x, Mapping):
+        stack = "Return one array, e.g. by stacking its values: `torch.stack(list(x.values()), dim=-1)`."
+        return f"a {type(x).__name__} with keys {', '.join(map(repr, x))}", stack
+    if x is None:
+        return "None", "Let the function end with `return x`."
+    kind = f"a {type(x).__name__}"
+    if isinstance(x, Sequence) and not isinstance(x, str) and len(x):
+        kind += f" of {len(x)}, the first of them a {type(x[0]).__name__}"
+    dtype = getattr(found, "dtype", None)
+    if getattr(dtype, "kind", None) == "c" or getattr(dtype, "is_complex", False):
+        return f"{kind} of {dtype}", "Return real and imaginary parts as features of their own."
+    kind += f" of type {dtype}" if isinstance(x, np.ndarray) else ""
+    return kind, "Return one array of numbers, e.g. by `numpy.stack`."
 
 
 def source_of(

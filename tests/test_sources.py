@@ -1,4 +1,5 @@
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from torch.distributions import Independent, Normal
 
 from mfsbi.priors import bounds_of, box
 from mfsbi.simulating import Plan, simulate_to_store
-from mfsbi.sources import read_arrays, simulator, source_of
+from mfsbi.sources import _Function, read_arrays, simulator, source_of
 from mfsbi.types import Simulator
 from simulators.polynomial import PolynomialSurface
 from tests.simulating.problems import Noisy
@@ -95,6 +96,61 @@ def test_x_that_does_not_match_theta_is_refused(module):
     source = simulator(f"{module}:wrong", ["0:1"])
     with pytest.raises(ValueError, match=r"one row for each of the 4 rows of theta; got \(1, 1\)"):
         source.simulate(torch.zeros(4, 1))
+
+
+@dataclass
+class Frame:
+    """What numpy can make an array of, as of a data frame."""
+
+    values: np.ndarray
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype=dtype)
+
+
+def returning(x):
+    return _Function(lambda theta: x, box(["0:1"]), ["theta_0"]).simulate(torch.zeros(2, 1), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ({"a": torch.zeros(2), "b": torch.zeros(2)}, "got a dict with keys 'a', 'b'. .*by stacking its values"),
+        (None, "got None. Let the function end with `return x`"),
+        ("0 1", "got a str. Return one array"),
+        ([{"a": 1}, {"a": 2}], "got a list of 2, the first of them a dict"),
+        ([[1, 2], [3]], "got a list of 2, the first of them a list"),
+        (np.array([[1.0], [None]]), "got a ndarray of type object"),
+        (np.array([["a"], ["b"]]), "got a ndarray of type <U1"),
+        (np.ones((2, 1)) * 1j, "got a ndarray of complex128. Return real and imaginary parts"),
+        (torch.ones(2, 1) * 1j, "got a Tensor of torch.complex64. Return real and imaginary parts"),
+        (Frame(np.array([["a"], ["b"]])), "got a Frame"),
+        (len, "got a builtin_function_or_method"),
+    ],
+)
+def test_x_that_is_no_array_of_numbers_is_told_as_what_it_is(x, message):
+    with pytest.raises(TypeError, match=f"an array or tensor of numbers, shape .rows, features.*{message}"):
+        returning(x)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.ones((2, 3)),
+        np.ones((2, 3), dtype=int),
+        np.ones((2, 3), dtype=bool),
+        torch.ones(2, 3, dtype=torch.float64),
+        [[1, 1, 1], [1.0, 1.0, 1.0]],
+        [torch.ones(3), torch.ones(3)],
+        (np.ones(3), np.ones(3)),
+        Frame(np.ones((2, 3))),
+    ],
+    ids=repr,
+)
+def test_x_may_be_whatever_numpy_makes_numbers_of(x):
+    found = returning(x)
+    assert found.dtype == torch.get_default_dtype()
+    assert (found == torch.ones(2, 3)).all()
 
 
 def test_bounds_of_priors():

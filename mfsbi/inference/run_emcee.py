@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from emcee.moves import DEMove, KDEMove
 from torch import Tensor
+from torch.distributions import Transform, identity_transform
 
 from mfsbi.checks import require_positive_integer, require_whole
 from mfsbi.inference.chains import Chains
@@ -33,13 +34,14 @@ from mfsbi.inference.chains import Chains
 __all__ = ["run_emcee"]
 
 
-def run_emcee(
+def run_emcee(  # noqa: PLR0913, PLR0915 - what a sampler must be told
     log_prob: Callable[[Tensor], Tensor],
     starts: Tensor,
     draws: int = 250,
     *,
     warmup: int = 500,
     thin: int = 5,
+    transform: Transform = identity_transform,
     seed: int = 0,
     show_progress_bars: bool = False,
     **settings: Any,  # noqa: ANN401 - those of emcee's sampler
@@ -52,6 +54,7 @@ def run_emcee(
         draws: of each walker
         warmup: steps before these
         thin: steps for each draw
+        transform: theta -> unconstrained coordinates, in which the walkers move
         seed: of the moves
         show_progress_bars: show emcee's progress bar
         settings: of emcee's `EnsembleSampler`, such as `moves`, or `backend` for draws that are kept in a file
@@ -66,22 +69,33 @@ def run_emcee(
     require_positive_integer("draws", draws)
     require_positive_integer("thin", thin)
     require_whole("warmup", warmup)
-    walkers, parameters = starts.shape
-    if walkers < 2 * parameters:
-        raise ValueError(f"`starts` should be at least {2 * parameters} walkers, twice the parameters; got {walkers}.")
     kind = starts.dtype
 
-    def vectorised(theta: np.ndarray) -> np.ndarray:
+    def back(y: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return theta, and log |det dy/dtheta| in float64, of rows y."""
+        rows = torch.from_numpy(y.copy()).to(starts)
         with torch.no_grad():
-            return np.asarray(log_prob(torch.from_numpy(theta).to(starts)).double().cpu())
+            theta = transform.inv(rows)
+            volume = transform.log_abs_det_jacobian(theta, rows)
+        return theta, volume.reshape(len(y), -1).sum(-1).double().cpu()
 
-    first = vectorised(np.asarray(starts.double().cpu()))
+    def vectorised(y: np.ndarray) -> np.ndarray:
+        theta, volume = back(y)
+        with torch.no_grad():
+            value = log_prob(theta).double().cpu() - volume
+        return np.asarray(torch.where(volume.isfinite(), value, torch.full_like(value, -torch.inf)))
+
+    begin = np.asarray(transform(starts).double().cpu())
+    walkers, parameters = begin.shape
+    if walkers < 2 * parameters:
+        raise ValueError(f"`starts` should be at least {2 * parameters} walkers, twice the parameters; got {walkers}.")
+    first = vectorised(begin)
     if not np.isfinite(first).all():
         raise ValueError(f"`log_prob` should be finite at every start; it is {first[~np.isfinite(first)][0]} at one.")
     began = time.perf_counter()
     settings = {"moves": [(DEMove(), 0.5), (KDEMove(), 0.5)]} | settings
     sampler = emcee.EnsembleSampler(walkers, parameters, vectorised, vectorize=True, **settings)
-    state = emcee.State(np.asarray(starts.double().cpu()), random_state=np.random.RandomState(seed).get_state())
+    state = emcee.State(begin, random_state=np.random.RandomState(seed).get_state())
     before = sampler.iteration
     try:
         if warmup > 0:
@@ -93,7 +107,9 @@ def run_emcee(
             raise
         warnings.warn(f"Sampling was interrupted; {done} of {draws} draws of each walker are kept.", stacklevel=2)
     discard = before + warmup
-    chain = torch.from_numpy(sampler.get_chain(discard=discard).swapaxes(0, 1).copy()).to(kind)
+    chain = sampler.get_chain(discard=discard).swapaxes(0, 1)
+    theta, volume = back(chain.reshape(-1, parameters))
+    log_posterior = torch.from_numpy(sampler.get_log_prob(discard=discard).T.copy()) + volume.view(chain.shape[:2])
     info = {
         "sampler": "emcee",
         "warmup_steps": warmup,
@@ -102,4 +118,4 @@ def run_emcee(
         "seconds": time.perf_counter() - began,
         "acceptance": float(sampler.acceptance_fraction.mean()),
     }
-    return Chains(chain, torch.from_numpy(sampler.get_log_prob(discard=discard).T.copy()).to(kind), info)
+    return Chains(theta.to(kind).view(*chain.shape[:2], -1), log_posterior.to(kind), info)

@@ -25,7 +25,7 @@ with undisturbed():
     from sbi.neural_nets.ratio_estimators import RatioEstimator
     from sbi.samplers.importance.importance_sampling import importance_sample
     from sbi.samplers.rejection.rejection import rejection_sample
-    from sbi.utils import mcmc_transform, process_prior, within_support
+    from sbi.utils import within_support
     from sbi.utils.user_input_checks_utils import move_distribution_to_device
 
 __all__ = [
@@ -46,9 +46,7 @@ __all__ = [
     "VIPosterior",
     "VIPosteriorParameters",
     "importance_sample",
-    "mcmc_transform",
     "move_distribution_to_device",
-    "process_prior",
     "rejection_sample",
     "within_support",
 ]

@@ -31,12 +31,15 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Keeping
-from mfsbi.train.guard import ChartGuard
+from mfsbi.train.guard import ChartGuard, ChartVerdict
 from mfsbi.train.record import History, ScoreNoise
 from mfsbi.train.schedules import Schedule, require_schedule, with_score
 from mfsbi.types import Prior
 
 __all__ = ["ManifoldNLE"]
+
+DECAY = 0.1
+"""Weight decay unless one is given, times the factor of each phase."""
 
 
 class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
@@ -132,7 +135,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         stop_after_epochs: int | None = None,
         max_num_epochs: int = 50,
         clip_max_norm: float | None = 5.0,
-        weight_decay: float = 0.1,
+        weight_decay: float | None = None,
         score_weight: float | None = None,
         restarts: int = 2,
         retrain_from_scratch: bool = False,
@@ -156,10 +159,14 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
                 the learning rate falls to zero by its end and the last steps gain most
             max_num_epochs: passes over the data of the default schedule
             clip_max_norm: largest norm of the gradient; None for no such limit
-            weight_decay: of densities on a manifold, decoupled as in AdamW; phases that move a chart have none
+            weight_decay: decoupled, as in AdamW; 0.1 if None, for densities on a manifold, while an ambient flow and
+                phases that move a chart have none. A number holds, in the default schedule, for all phases that train
+                a density and move no chart that is learned, an ambient flow's too; a schedule of your own says by
+                `Phase.decay` which phases have it
             score_weight: where simulations have joint scores, nats per squared standardised score; measured from the
                 noise of the scores if None, and zero for likelihood alone. A `Scandal` in the schedule keeps its own
-            restarts: how often to start again if the chart collapsed (see `mfsbi.train.guard`)
+            restarts: how often to start again if the chart collapsed, unless there is nothing but noise that it could
+                have learned (see `mfsbi.train.guard`)
             retrain_from_scratch: start from new weights although the trainer has trained before
             discard_prior_samples: leave out round 0 once later rounds are there
             show_train_summary: print the summary at the end
@@ -172,8 +179,8 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
 
         Raises:
             RuntimeError: if no simulations were appended
-            ValueError: if there are too few of them, an argument is out of range, or what there is to resume is of
-                another training
+            ValueError: if there are too few of them, an argument is out of range, a weight decay is given and no phase
+                has any, or what there is to resume is of another training
             ArithmeticError: if the loss becomes NaN or infinite
             OSError: if no state can be written
             SystemExit: after SIGTERM, once the state is written, if there is a folder for it
@@ -184,14 +191,17 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             score_weight,
             training_batch_size=training_batch_size,
             learning_rate=learning_rate,
-            weight_decay=weight_decay,
+            weight_decay=DECAY if weight_decay is None else weight_decay,
             clip_max_norm=clip_max_norm,
             stop_after_epochs=stop_after_epochs,
         )
         rows = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
         some = rows[0].sample
-        schedule = self.spec.suited(some.x.shape[1]).schedule(max_num_epochs) if schedule is None else schedule
+        given, schedule = schedule, self._schedule(some.x.shape[1], max_num_epochs) if schedule is None else schedule
         require_schedule(schedule)
+        if weight_decay:
+            schedule = self._decaying(Training(rows, schedule, settings)) if given is None else schedule
+            _require_decay(schedule, weight_decay)
         about = {"spec": _spec_told(self.spec), "score_weight": score_weight, "restarts": restarts}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
         plan = self._kept(Training(rows, schedule, settings), keeping, about)
@@ -235,6 +245,21 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             potential_with, self._prior_of_posterior(prior), sample_with, posterior_parameters, self.device
         )
 
+    def _schedule(self, data_dim: int, epochs: int) -> Schedule:
+        """Return the default schedule for data with so many features."""
+        return self.spec.suited(data_dim).schedule(epochs)
+
+    def _decaying(self, plan: Training) -> Schedule:
+        """Return the schedule with weight decay in phases that train the density and move no chart that is learned."""
+        chart = self._built(plan, 0).model.chart
+        learned = {"chart"} if any(weight.requires_grad for weight in chart.parameters()) else set()
+        return [
+            phase
+            if phase.decay or "latent" not in phase.trains or learned & set(phase.trains)
+            else phase._replace(decay=1.0)
+            for phase in plan.schedule
+        ]
+
     def _built(self, plan: Training, number: int) -> ManifoldEstimator:
         """Return an estimator with new weights, other ones for each number."""
         theta, x = (value.cpu() for value in plan.rows[0].sample[:2])
@@ -250,6 +275,9 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             estimator = self._fit(estimator, plan, History(collapses=list(collapses), score_noise=noise), guard)
             if guard.verdict is None or not guard.verdict.collapsed:
                 return estimator
+            if guard.verdict.noise:
+                warnings.warn(_noise_told(guard.verdict, estimator.model.chart.manifold_dim), stacklevel=3)
+                return estimator
             collapses.append(str(guard.verdict))
             self.history.collapses = estimator.training_record["collapses"] = list(collapses)
             if left:
@@ -263,6 +291,25 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             stacklevel=3,
         )
         return estimator
+
+
+def _noise_told(verdict: ChartVerdict, dims: int) -> str:
+    """Return what to say of data that are noise about a hyperplane."""
+    return (
+        f"The chart is not clearly better than a hyperplane: {verdict}. What {dims} principal components leave looks "
+        "like noise, which no chart can reconstruct, so there is no new start; the posterior loses what the dropped "
+        "directions say about theta. Take a larger `manifold_dim`, or `AF`."
+    )
+
+
+def _require_decay(schedule: Schedule, weight_decay: float) -> None:
+    """Raise ValueError unless some phase of a schedule has weight decay."""
+    if not any(phase.decay for phase in schedule):
+        raise ValueError(
+            f"`weight_decay` should be zero or None, since no phase of this schedule has weight decay; got "
+            f"{weight_decay}. Pass a schedule that has, e.g. `[phase._replace(decay=1.0) for phase in schedule]`, "
+            "or leave `weight_decay` out."
+        )
 
 
 def _at_theta(rows: Rows) -> Rows:

@@ -5,9 +5,6 @@ from copy import deepcopy
 from dataclasses import asdict
 from typing import TypeAlias
 
-import torch
-from torch.distributions import Distribution
-
 from mfsbi.plugin.host import (
     BasePotential,
     ImportanceSamplingPosterior,
@@ -19,10 +16,8 @@ from mfsbi.plugin.host import (
     RejectionPosteriorParameters,
     VIPosterior,
     VIPosteriorParameters,
-    mcmc_transform,
-    move_distribution_to_device,
 )
-from mfsbi.seeds import seeded
+from mfsbi.plugin.parameter_prior import ParameterPrior
 
 __all__ = ["PosteriorParameters", "posterior_of"]
 
@@ -43,8 +38,8 @@ DEFAULTS: dict[str, Callable[[], PosteriorParameters]] = {
 
 
 def posterior_of(
-    potential_with: Callable[[Distribution], BasePotential],
-    prior: Distribution | None,
+    potential_with: Callable[[ParameterPrior], BasePotential],
+    prior: ParameterPrior | None,
     sample_with: str,
     parameters: PosteriorParameters | None,
     device: str,
@@ -53,7 +48,7 @@ def posterior_of(
 
     Arguments:
         potential_with: returns the potential with a prior, which is its own copy
-        prior: the prior, as `process_prior` returns it
+        prior: the prior, as `parameter_prior` returns it
         sample_with: "mcmc", "rejection", "vi" or "importance"; what parameters say if they are given
         parameters: settings of the sampler
         device: where to evaluate
@@ -66,12 +61,10 @@ def posterior_of(
         raise ValueError(f"`sample_with` should be one of {sorted(DEFAULTS)}; got {sample_with!r}.")
     if prior is None:
         raise ValueError("A posterior needs a `prior`; this trainer was made without one, for data without parameters.")
-    with seeded(0):
-        own = moved_prior(deepcopy(prior), device)
+    own = deepcopy(prior).to(device)
     parameters = DEFAULTS[sample_with]() if parameters is None else parameters
     shared = {"potential_fn": potential_with(own), "device": device}
-    with seeded(0):  # sbi draws from the prior to measure its spread
-        transform = mcmc_transform(own, device=device)
+    transform = own.unconstrained
     match parameters:
         case MCMCPosteriorParameters():
             return MCMCPosterior(proposal=own, theta_transform=transform, **shared, **asdict(parameters))
@@ -86,21 +79,3 @@ def posterior_of(
         "`posterior_parameters` should be MCMC-, Rejection-, VI- or ImportanceSamplingPosteriorParameters of sbi; "
         f"got {type(parameters).__name__}."
     )
-
-
-def moved_prior(prior: Distribution, device: str) -> Distribution:
-    """Return a prior that draws on a device: itself, or moved there by sbi.
-
-    Raises:
-        ValueError: if it draws elsewhere and cannot be moved
-    """
-    found, wanted = prior.sample().device, torch.empty(0, device=device).device
-    if found == wanted:
-        return prior
-    try:
-        return move_distribution_to_device(prior, device)
-    except (NotImplementedError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"`prior` draws on {found} and should on {wanted}, but sbi cannot move a {type(prior).__name__}: {error} "
-            "Pass one of torch's distributions, or one that has a method `to`."
-        ) from error

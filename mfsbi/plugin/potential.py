@@ -1,4 +1,4 @@
-"""`EncodedLikelihood` times a prior, as the potential that sbi's samplers ask for."""
+"""Likelihoods and ratios times a prior, as the potentials that sbi's samplers ask for; -inf outside the prior."""
 
 from copy import deepcopy
 
@@ -8,9 +8,10 @@ from torch.distributions import Distribution
 
 from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.plugin.estimator import ManifoldEstimator
-from mfsbi.plugin.host import LikelihoodBasedPotential
+from mfsbi.plugin.host import LikelihoodBasedPotential, RatioBasedPotential
+from mfsbi.plugin.parameter_prior import masked, parameter_prior
 
-__all__ = ["ManifoldPotential"]
+__all__ = ["ManifoldPotential", "RatioPotential"]
 
 
 class ManifoldPotential(LikelihoodBasedPotential):
@@ -20,7 +21,7 @@ class ManifoldPotential(LikelihoodBasedPotential):
 
     Arguments:
         estimator: the trained estimator
-        prior: the prior of theta, as `process_prior` returns it
+        prior: the prior of theta, any that `parameter_prior` takes
         x_o: observations, as `set_x` takes them; they can also be set later
         device: where to evaluate
     """
@@ -30,7 +31,7 @@ class ManifoldPotential(LikelihoodBasedPotential):
     ) -> None:
         # sbi's class sets `likelihood_estimator` too, but only after it has called `set_x`
         self.likelihood_estimator = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(device)
-        super().__init__(self.likelihood_estimator, prior, x_o, device)
+        super().__init__(self.likelihood_estimator, parameter_prior(prior), x_o, device)
 
     def set_x(self, x_o: Tensor | None, x_is_iid: bool | None = True) -> None:  # noqa: FBT001, FBT002 - sbi's signature
         """Set the observations and encode them.
@@ -44,7 +45,7 @@ class ManifoldPotential(LikelihoodBasedPotential):
         self._likelihood = None if self._x_o is None else EncodedLikelihood(self.likelihood_estimator.model, self._x_o)
 
     def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:  # noqa: FBT001, FBT002 - sbi's signature
-        """Return log p(x_o|theta) + log p(theta), shape `(rows,)`.
+        """Return log p(x_o|theta) + log p(theta), shape `(rows,)`; -inf outside the support of the prior.
 
         Arguments:
             theta: shape `(rows, parameter)`
@@ -63,11 +64,32 @@ class ManifoldPotential(LikelihoodBasedPotential):
                 f"do not share one; got {len(theta)} rows."
             )
         with torch.set_grad_enabled(track_gradients):
-            log_likelihood = likelihood.iid(theta) if self.x_is_iid else likelihood.rowwise(theta)
-            return log_likelihood + self.prior.log_prob(theta)
+            log_likelihood = likelihood.iid if self.x_is_iid else likelihood.rowwise
+            return masked(self.prior, theta, lambda rows: log_likelihood(rows) + self.prior.log_prob(rows))
 
     def to(self, device: str | torch.device) -> "ManifoldPotential":
         """Move the estimator, the prior and the encoded observations."""
         super().to(device)
         self.set_x(self._x_o, self._x_is_iid)
         return self
+
+
+class RatioPotential(RatioBasedPotential):
+    """theta -> log r(x_o|theta) + log p(theta), sbi's potential of a ratio, but -inf outside the support of the prior.
+
+    Arguments:
+        estimator: the trained ratio, frozen
+        prior: the prior of theta, any that `parameter_prior` takes
+        x_o: observations, as `set_x` takes them; they can also be set later
+        device: where to evaluate
+    """
+
+    def __init__(
+        self, estimator: torch.nn.Module, prior: Distribution, x_o: Tensor | None = None, device: str = "cpu"
+    ) -> None:
+        super().__init__(estimator, parameter_prior(prior), x_o, device)
+
+    def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:  # noqa: FBT001, FBT002 - sbi's signature
+        """Return log r(x_o|theta) + log p(theta), shape `(rows,)`; -inf outside the support of the prior."""
+        with torch.set_grad_enabled(track_gradients):
+            return masked(self.prior, theta, lambda rows: RatioBasedPotential.__call__(self, rows, track_gradients))

@@ -26,12 +26,13 @@ from typing import Any, cast
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution
 
 from mfsbi.checks import require_positive_integer, require_tensor
 from mfsbi.gold.checks import log_odds, require_constant_odds
-from mfsbi.plugin.host import NeuralPosterior, RatioBasedPotential, RatioEstimator
+from mfsbi.plugin.host import NeuralPosterior, RatioEstimator
+from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
+from mfsbi.plugin.potential import RatioPotential
 from mfsbi.plugin.trainer import AbstractTrainer, Training
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
@@ -278,8 +279,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         """
         frozen = deepcopy(self._trained(density_estimator)).requires_grad_(requires_grad=False).eval().to(self.device)
 
-        def potential_with(own: Distribution) -> RatioBasedPotential:
-            return RatioBasedPotential(frozen, own, device=self.device)
+        def potential_with(own: ParameterPrior) -> RatioPotential:
+            return RatioPotential(frozen, own, device=self.device)
 
         return posterior_of(
             potential_with, self._prior_of_posterior(prior), sample_with, posterior_parameters, self.device

@@ -249,6 +249,7 @@ def sample_emcee(
         lambda theta: potential(theta, track_gradients=False),
         starts,
         draws,
+        transform=posterior.theta_transform,
         seed=derived(seed, 1),
         show_progress_bars=show_progress_bars,
         **settings,
@@ -266,12 +267,11 @@ def sample_grid(
     seed: int = 0,
     show_progress_bars: bool = False,  # noqa: ARG001
 ) -> Chains:
-    """Draw cells of a grid, `points` along each parameter within its bounds, and a point within each.
-
-    By default 1,000 points of one parameter, 300 of each of two, or 60 of each of three.
-    """
+    """Draw cells of a grid, and a point within each: by default 1,000 of one parameter, 300^2 of two, 60^3 of three."""
     potential, start = _potential(posterior, x, draws, seed), time.perf_counter()
     parameters = potential.prior.event_shape[0]
+    if len(posterior.theta_transform(potential.prior.somewhere)[0]) < parameters:
+        raise ValueError("A grid cannot cover parameters that sum to one: take another sampler, such as slice.")
     points = GRID_POINTS.get(parameters, 1) if points is None else points
     require_positive_integer("points", points)
     if len(bounds) != parameters or not all(len(pair) == 2 and -inf < pair[0] < pair[1] < inf for pair in bounds):
@@ -285,6 +285,8 @@ def sample_grid(
     with seeded(seed):
         cells = grid.theta[torch.multinomial(grid.probability, CHAINS * draws, replacement=True)]
         theta = (cells + width * (torch.rand_like(cells) - 0.5)).to(torch.get_default_dtype())
+    inside = potential.prior.inside(theta.to(potential.device)).cpu()  # a cell may reach over the edge
+    theta = torch.where(inside[:, None], theta, cells.to(theta))
     return _chains(theta.view(CHAINS, draws, -1), potential, {"sampler": "grid", "seed": seed}, start)
 
 

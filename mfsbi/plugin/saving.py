@@ -14,7 +14,7 @@ file says what to execute: the functions of a `FOM` and the prior are in none, a
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mfsbi import files
-from mfsbi.checks import require_kind
+from mfsbi.checks import require_kind, require_positive_integer, require_seed, require_whole
 from mfsbi.flows import AffineCouplings, AutoregressiveSplines, Couplings, SplineCouplings
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.likelihood import ManifoldNLE
@@ -47,6 +47,12 @@ COUPLINGS: dict[str, type[Couplings]] = {
 SIMULATIONS = "simulations."
 """How the names of a trainer's simulations begin among the tensors."""
 
+SLACK = 2
+SMALL = 2**25
+"""What a file describes may be `SLACK` times what it holds; examples of data (`Spec.example`) of any size to SMALL."""
+UNREADABLE = KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError
+"""What is raised where a description is not as `save` writes it."""
+
 
 class Kind(NamedTuple):
     """How one kind of estimator is described and built again.
@@ -54,13 +60,13 @@ class Kind(NamedTuple):
     Arguments:
         of: its class
         describe: what builds an estimator, for the description
-        build: an estimator with other weights, from the path for messages, the description and the spec of the user
+        build: an estimator with other weights, from the path for messages, weights, description and the user's spec
         trainer: its trainer, untrained, from the estimator, the prior and further arguments
     """
 
     of: type
     describe: Callable[[Any], Description]
-    build: Callable[[Path, Description, Spec | None], Estimator]
+    build: Callable[[Path, dict[str, Tensor], Description, Spec | None], Estimator]
     trainer: Callable[[Any, Prior | None, dict[str, Any]], Trainer]
 
 
@@ -134,16 +140,24 @@ def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None
     estimator = _estimator(Path(path), tensors, description, spec)
     try:
         about, record = description["trainer"], estimator.training_record
-        parts = [_simulations(tensors, f"{SIMULATIONS}{number}.") for number in range(len(about["rounds"]))]
+        for number in about["rounds"]:
+            require_kind("rounds", number, int, "whole numbers")
+            require_whole("rounds", number)
+        parts = _simulations(tensors, len(about["rounds"]))
         history = History.of_record(record)
         seed = about["seed"]
-    except (KeyError, TypeError) as error:
+        require_kind("seed", seed, int, "a whole number")
+        require_seed(seed)
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} should hold a trainer; it lacks {error}. For an estimator alone there is `load`."
         ) from error
     trainer = trainer_for(estimator, prior, seed=seed, device=device)
-    for part, number in zip(parts, about["rounds"], strict=True):
-        trainer.simulations.append(part, number)
+    try:
+        for part, number in zip(parts, about["rounds"], strict=True):
+            trainer.simulations.append(part, number)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds simulations that do not fit: {error}") from error
     trainer.history = history
     return trainer
 
@@ -178,17 +192,71 @@ def _require_spec(spec: Spec | None) -> None:
 def _estimator(path: Path, tensors: dict[str, Tensor], description: Description, spec: Spec | None) -> Estimator:
     """Return the estimator of a file that was read."""
     kind = description.get("kind", "likelihood")
-    if kind not in KINDS:
+    if kind not in list(KINDS):  # a list, for what cannot be hashed
         raise ValueError(f"{path} holds the kind {kind!r}; this version knows {sorted(KINDS)}.")
-    estimator = KINDS[kind].build(path, description, spec)
+    training = description.get("training", {})
+    if not isinstance(training, dict):
+        raise ValueError(f"{path} should record its training as an object, not {training!r}.")  # noqa: TRY004
     weights = {name: value for name, value in tensors.items() if not name.startswith(SIMULATIONS)}
-    estimator.to(next((value.dtype for value in weights.values() if value.is_floating_point()), torch.float32))
+    dtype = next((value.dtype for value in weights.values() if value.is_floating_point()), torch.float32)
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"{path} should hold weights of 16 to 64 bits; they are {dtype}. Save it again.")
+    estimator = KINDS[kind].build(path, weights, description, spec).to(dtype)
     try:
         estimator.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit what it describes, {estimator!r}: {error}") from error
-    estimator.training_record = description.get("training", {})
+    estimator.training_record = training
     return estimator.eval()
+
+
+def _require_held(path: Path, weights: dict[str, Tensor], what: str, asked: tuple[int, int]) -> None:
+    """Raise ValueError if there are far fewer tensors and numbers in a file than what it describes has."""
+    held = len(weights), sum(value.numel() for value in weights.values())
+    for unit, wanted, there in zip(("tensors", "numbers"), asked, held, strict=True):
+        if wanted > SLACK * there:
+            raise ValueError(
+                f"{path} describes {what} of at least {min(wanted, 10**15):,} {unit}; it holds {there:,}. "
+                "Is it damaged? Take it from its source again."
+            )
+
+
+def _size_of_spec(spec: Spec, parameters: int, features: int) -> tuple[int, int]:
+    """Return how many tensors and numbers an estimator has at least, from a spec and the dimensions."""
+    settings: Any = spec.suited(features)
+    n = getattr(settings, "manifold_dim", 1 if isinstance(settings, FOM) else features)
+    sizes = [_size_of_flow(settings.latent, n, parameters)]
+    if hasattr(settings, "chart"):
+        sizes.append(_size_of_flow(settings.chart, features, 0))
+    if isinstance(settings, PAE):
+        sizes += [_size_of_residual(n + features, settings.width, settings.blocks)] * 2
+    if isinstance(settings, MeFlow):
+        sizes.append(_size_of_residual(n + features, settings.encoder_width, settings.encoder_blocks))
+    tensors, numbers = (sum(part) for part in zip(*sizes, strict=True))
+    example = 2 * max(parameters, features) ** 2
+    return tensors, max(numbers, example if example > SMALL else 0)
+
+
+def _size_of_flow(couplings: Couplings, features: int, parameters: int) -> tuple[int, int]:
+    """Return how many tensors and numbers a flow has at least."""
+    settings: Any = couplings
+    layers, depth, bins = settings.layers, settings.depth, getattr(settings, "bins", 1)
+    moved = layers // 2 * features + layers % 2  # of all layers: every second one moves what the one before keeps
+    linear = layers * features**2 if settings.lu else 0
+    if isinstance(settings, AutoregressiveSplines):
+        last = settings.theta_width if parameters else settings.width
+        inner = (layers - 1) * settings.width**2 + last**2
+        outer = ((layers - 1) * settings.width + last) * features * (1 + bins) + last * parameters
+        return layers * depth, linear + (depth - 1) * inner + outer
+    if features == 1 and parameters == 0:  # no network: nothing comes in
+        return layers, linear + layers * bins
+    numbers = settings.width * (moved * (1 + bins) * (features > 1) + layers * (bins * (features == 1) + parameters))
+    return layers * depth, linear + numbers + layers * (depth - 1) * settings.width**2
+
+
+def _size_of_residual(ends: int, width: int, blocks: int) -> tuple[int, int]:
+    """Return how many tensors and numbers a residual network has at least."""
+    return 2 * blocks, width * ends + 2 * blocks * width**2
 
 
 def _described_likelihood(estimator: ManifoldEstimator) -> Description:
@@ -200,24 +268,58 @@ def _described_likelihood(estimator: ManifoldEstimator) -> Description:
     return {"spec": type(spec).__name__, "fields": _fields(spec)} | dims
 
 
-def _built_likelihood(path: Path, description: Description, spec: Spec | None) -> ManifoldEstimator:
+def _built_likelihood(
+    path: Path, weights: dict[str, Tensor], description: Description, spec: Spec | None
+) -> ManifoldEstimator:
     """Return the estimator that the spec of a file, or the one given, builds."""
-    if description.get("spec") not in SPECS:
+    if description.get("spec") not in list(SPECS):
         raise ValueError(f"{path} names the spec {description.get('spec')!r}; this version knows {sorted(SPECS)}.")
     if spec is None and description["spec"] == FOM.__name__:
         raise ValueError(
             f"{path} holds a `FOM`, whose functions are not in the file: pass `spec=FOM(decode, encode, ...)`."
         )
+    written = description["spec"], description.get("fields")
+    if spec is not None and (type(spec).__name__, _fields(spec)) != written:
+        raise ValueError(f"{path} was written by {written[0]}({written[1]}), not by {spec!r}.")
     try:
-        if spec is None:
-            spec = SPECS[description["spec"]](**{name: _field(value) for name, value in description["fields"].items()})
-        elif (type(spec).__name__, _fields(spec)) != (description["spec"], description["fields"]):
-            raise ValueError(f"{path} was written by {description['spec']}({description['fields']}), not by {spec!r}.")
-        dims = description["parameter_dim"], description["data_dim"]
-    except (KeyError, TypeError) as error:
+        built = _spec(*written) if spec is None else spec
+        dims = _dims(description)
+        asked = _size_of_spec(built, *dims)
+    except UNREADABLE as error:
         raise ValueError(f"{path} describes its spec in a way this version does not know: {error}.") from error
-    with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
-        return spec(*spec.example(*dims))
+    _require_held(path, weights, "an estimator", asked)
+    try:
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
+            return built(*built.example(*dims))
+    except UNREADABLE as error:
+        raise ValueError(f"{path} describes what cannot be built: {error}") from error
+
+
+def _dims(description: Description) -> tuple[int, int]:
+    """Return the numbers of parameters and of features."""
+    parameters, features = description["parameter_dim"], description["data_dim"]
+    for number in (parameters, features):
+        require_kind("the dimensions", number, int, "whole numbers")
+    require_whole("parameter_dim", parameters)
+    require_positive_integer("data_dim", features)
+    return parameters, features
+
+
+def _spec(name: str, described: Any) -> Spec:  # noqa: ANN401
+    """Return the spec of a file."""
+    values = {key: _field(value) for key, value in described.items()}
+    _require_fields(SPECS[name], values)
+    return SPECS[name](**values)
+
+
+def _require_fields(kind: type, values: dict[str, Any]) -> None:
+    """Raise unless there is a value for each field of a dataclass, and True or False where that is asked for."""
+    wanted = {each.name: each.type for each in fields(kind)}
+    if set(values) != set(wanted):
+        raise ValueError(f"`{kind.__name__}` should have the fields {sorted(wanted)}; it has {sorted(values)}")
+    for name, value in values.items():
+        if wanted[name] is bool:
+            require_kind(name, value, bool, "true or false")
 
 
 def _described_ratio(estimator: GoldenRatio) -> Description:
@@ -227,16 +329,24 @@ def _described_ratio(estimator: GoldenRatio) -> Description:
     return {"fields": {"width": model.width, "depth": model.depth}} | dims
 
 
-def _built_ratio(path: Path, description: Description, spec: Spec | None) -> GoldenRatio:
+def _built_ratio(path: Path, weights: dict[str, Tensor], description: Description, spec: Spec | None) -> GoldenRatio:
     """Return an estimator with a network of the size that a file says."""
     if spec is not None:
         raise ValueError(f"{path} holds a ratio of `ALICES`, which no spec builds: leave `spec` out; got {spec!r}.")
     try:
-        x, theta = (torch.ones(description[name]) for name in ("data_dim", "parameter_dim"))
-        with torch.random.fork_rng(devices=[]):
-            return GoldenRatio(RatioModel(x, x.clone(), theta, theta.clone(), **description["fields"]))
-    except (KeyError, TypeError, RuntimeError) as error:
+        parameters, features = _dims(description)
+        if set(description["fields"]) != {"width", "depth"}:
+            raise ValueError(f"its fields should be width and depth, not {description['fields']}")
+        for name, value in description["fields"].items():
+            require_kind(name, value, int, "a whole number")
+            require_positive_integer(name, value)
+        width, depth = (description["fields"][name] for name in ("width", "depth"))
+    except UNREADABLE as error:
         raise ValueError(f"{path} describes its ratio in a way this version does not know: {error}.") from error
+    _require_held(path, weights, "a ratio", (2 * depth, width * (features + parameters) + (depth - 1) * width**2))
+    x, theta = torch.ones(features), torch.ones(parameters)
+    with torch.random.fork_rng(devices=[]):
+        return GoldenRatio(RatioModel(x, x.clone(), theta, theta.clone(), width, depth))
 
 
 def _trainer_of_likelihood(estimator: ManifoldEstimator, prior: Prior | None, others: dict[str, Any]) -> ManifoldNLE:
@@ -254,9 +364,16 @@ KINDS = {
 """What can be saved, by the word for it in a file."""
 
 
-def _simulations(tensors: dict[str, Tensor], prefix: str) -> Batch:
-    """Return the simulations whose tensors' names begin like this."""
-    return Batch(**{name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+def _simulations(tensors: dict[str, Tensor], rounds: int) -> list[Batch]:
+    """Return one batch for each round; raise ValueError if there are tensors of simulations that are in none."""
+    parts: list[dict[str, Tensor]] = [{} for _ in range(rounds)]
+    places = {f"{SIMULATIONS}{number}.{field}": (number, field) for number in range(rounds) for field in Batch._fields}
+    for name in (name for name in tensors if name.startswith(SIMULATIONS)):
+        if name not in places:
+            raise ValueError(f"a place for {name!r} among {rounds} rounds of {Batch._fields}")
+        number, field = places[name]
+        parts[number][field] = tensors[name]
+    return [Batch(**part) for part in parts]
 
 
 def _fields(spec: Spec) -> dict[str, Any]:
@@ -278,4 +395,6 @@ def _field(value: Any) -> Any:  # noqa: ANN401
     if not isinstance(value, dict):
         return tuple(value) if isinstance(value, list) else value
     settings = dict(value)
-    return COUPLINGS[settings.pop("kind")](**settings)
+    kind = COUPLINGS[settings.pop("kind")]
+    _require_fields(kind, settings)
+    return kind(**settings)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from mfsbi.checks import require_features, require_finite, require_matching_rows, require_tensor, require_whole
 from mfsbi.gold.checks import require_centred_labels, require_centred_score, require_matching_score
-from mfsbi.plugin.host import within_support
+from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.rows import Rows
 from mfsbi.store import Store
 from mfsbi.train.data import Batch, require_fraction, split, spreads
@@ -46,11 +46,11 @@ class Simulations:
     """Rounds of simulations, in order.
 
     Arguments:
-        prior: of theta, as `process_prior` returns it; None for data without parameters
+        prior: of theta, as `parameter_prior` returns it; None for data without parameters
         parameter_dim: features of theta
     """
 
-    def __init__(self, prior: Distribution | None, parameter_dim: int) -> None:
+    def __init__(self, prior: ParameterPrior | None, parameter_dim: int) -> None:
         self.prior, self.parameter_dim = prior, parameter_dim
         self.rounds: list[Round] = []
         self.store: Store | None = None
@@ -178,9 +178,9 @@ class Simulations:
     def _require_inside_prior(self, theta: Tensor, given: Tensor) -> None:
         if self.prior is None:
             return
-        outside = ~within_support(self.prior, theta)
+        outside = ~self.prior.inside(theta)
         if outside.any() and given.dtype != theta.dtype:  # rounding may have moved it over a bound
-            outside &= ~within_support(self.prior, given)
+            outside &= ~self.prior.inside(given)
         if outside.any():
             first = int(outside.nonzero()[0])
             raise ValueError(

@@ -2,21 +2,21 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from copy import copy, deepcopy
+from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
 from mfsbi.checks import require_kind, require_not_negative, require_positive, require_seed
 from mfsbi.plugin.estimator import ManifoldEstimator
-from mfsbi.plugin.host import NeuralPosterior, RatioEstimator, process_prior
-from mfsbi.plugin.posteriors import PosteriorParameters, moved_prior
+from mfsbi.plugin.host import NeuralPosterior, RatioEstimator
+from mfsbi.plugin.parameter_prior import ParameterPrior, parameter_prior
+from mfsbi.plugin.posteriors import PosteriorParameters
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
@@ -138,16 +138,12 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             raise ValueError("`x` is missing: pass theta and x, or a store alone.")
         self.simulations.append(Batch(theta, x, **gold), number, exclude_invalid_x=exclude_invalid_x)
 
-    def _processed(self, prior: Prior | None) -> tuple[Distribution | None, int]:
-        """Return a prior as sbi wants it, a copy on the processor, and how many parameters it has."""
+    def _processed(self, prior: Prior | None) -> tuple[ParameterPrior | None, int]:
+        """Return a prior as samplers want it, a copy on the processor, and how many parameters it has."""
         if prior is None:
             return None, 0
-        if isinstance(prior, str) or not isinstance(prior, Sequence):  # sbi puts a list of distributions together
-            require_kind("prior", prior, Prior, "a distribution with `sample` and `log_prob`, such as torch's")
-        with seeded(self.seed):  # sbi draws from the prior to learn its shape, and switches its argument checks off
-            processed, parameter_dim, _ = process_prior(deepcopy(prior))
-            processed = moved_prior(processed, "cpu")
-        return processed, parameter_dim
+        processed = parameter_prior(prior).to("cpu")
+        return processed, processed.event_shape[0]
 
     def _trained(self, estimator: EstimatorT | None) -> EstimatorT:
         """Return the estimator given, or else the trainer's."""
@@ -158,7 +154,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         require_kind("density_estimator", estimator, self.estimator_type, wanted)
         return estimator
 
-    def _prior_of_posterior(self, prior: Prior | None) -> Distribution | None:
+    def _prior_of_posterior(self, prior: Prior | None) -> ParameterPrior | None:
         """Return the trainer's prior, or another one of as many parameters, as sbi wants it."""
         if prior is None:
             return self.prior

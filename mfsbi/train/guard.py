@@ -9,12 +9,20 @@ root mean squares over held-out rows, in standardised units:
 Charts that only likelihood has moved are not judged: nobody promised that they reconstruct.
 
 The second condition spares data that lie on a hyperplane up to 5 % noise, where principal components are already right;
-with more noise on a flat manifold the verdict is true all the same, and new starts will not help.
+with more noise on a flat manifold the verdict is true all the same, and new starts will not help. So of a collapsed
+chart it is asked whether there is anything to find in r, the scores of a row on the components that n of them leave:
+
+    noise  <=>  u, the scores on the first n, explain at most 20 % of the variance of r, and of r^2,
+                and neighbours in the data do not lie near n-dimensional planes of their own.
+
+All three are measured by nearest neighbours among training rows, at held-out rows. A circle has E[r|u] = 0, but r^2
+follows from u. A curve that folds over u has neither, but is straight from near by.
 """
 
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from mfsbi.models import AbstractModel
 from mfsbi.train.data import Batch, in_chunks
@@ -27,12 +35,31 @@ __all__ = ["ChartGuard", "ChartVerdict", "judge_chart"]
 
 SMALL_ERROR = 0.05
 
+EXPLAINED = 0.2
+"""Share of a variance that nearest neighbours have to explain for it to be more than noise."""
+
+FLAT = 0.25
+"""Share of what round clouds of neighbours leave to n axes that is little enough for a manifold of n dimensions."""
+
+ROWS = 5000, 2000, 300
+"""Rows to find neighbours among, to judge by, and to lay planes at, at most."""
+
+FEWEST = 30
+"""Held-out rows below which nothing is called noise."""
+
 
 class ChartVerdict(NamedTuple):
-    """How well a chart reconstructs held-out rows, against as many principal components."""
+    """How well a chart reconstructs held-out rows, against as many principal components.
+
+    Arguments:
+        error: of the chart
+        principal_component_error: of as many principal components
+        noise: whether what these leave is noise, which no chart can reconstruct; only asked if the chart has collapsed
+    """
 
     error: float
     principal_component_error: float
+    noise: bool = False
 
     @property
     def collapsed(self) -> bool:
@@ -54,7 +81,7 @@ class ChartGuard:
         schedule: its phases
         training: rows the principal components are measured on
         validation: rows to judge by
-        may_stop: end the training when the chart has collapsed
+        may_stop: end the training when the chart has collapsed, and not because of noise
 
     Attributes:
         verdict: what was found, or None before that and if no phase trains a chart
@@ -80,7 +107,7 @@ class ChartGuard:
         if phase != self.last:
             return True
         self.verdict = Ranks.current().from_first(lambda: judge_chart(self.model, *self.data))
-        return not (self.verdict.collapsed and self.may_stop)
+        return not (self.verdict.collapsed and not self.verdict.noise and self.may_stop)
 
 
 def _without_score(loss: Loss) -> Loss:
@@ -93,6 +120,60 @@ def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch)
     x = training.sample.x.double()
     mean, std = x.mean(0), x.std(0)
     _, axes = torch.linalg.eigh(torch.cov(((x - mean) / std).T).reshape(len(std), len(std)))
-    dropped = axes[:, : model.chart.data_dim - model.chart.manifold_dim]
-    residual = ((validation.x.double() - mean) / std) @ dropped
-    return ChartVerdict(float(squared.sqrt()), float(residual.square().sum(-1).mean().sqrt()))
+    dropped = model.chart.data_dim - model.chart.manifold_dim
+    held_out = ((validation.x.double() - mean) / std) @ axes
+    error = held_out[:, :dropped].square().sum(-1).mean().sqrt()
+    verdict = ChartVerdict(float(squared.sqrt()), float(error))
+    if not verdict.collapsed:
+        return verdict
+    return verdict._replace(noise=_is_noise(_some((x - mean) / std, ROWS[0]) @ axes, held_out, dropped))
+
+
+def _is_noise(scores: Tensor, held_out: Tensor, dropped: int) -> bool:
+    """Return whether the first scores are noise about the others.
+
+    Arguments:
+        scores: of training rows on their principal axes, shape `(rows, data)`
+        held_out: of held-out rows
+        dropped: how many come first
+    """
+    held_out = _some(held_out, ROWS[1])
+    neighbours = max(5, min(20, len(scores) // 50))
+    if len(held_out) < FEWEST or len(scores) <= neighbours:
+        return False
+    nearest = _nearest(held_out[:, dropped:], scores[:, dropped:], neighbours)
+    for power in (1, 2):
+        known, true = scores[:, :dropped] ** power, held_out[:, :dropped] ** power
+        left = (true - known[nearest].mean(1)).square().sum()
+        if left < (1 - EXPLAINED) * (true - known.mean(0)).square().sum():
+            return False
+    return not _is_flat_nearby(scores, _some(held_out, ROWS[2]), dropped)
+
+
+def _is_flat_nearby(scores: Tensor, held_out: Tensor, dropped: int) -> bool:
+    """Return whether rows lie near the planes, of as many dimensions as scores are kept, through their neighbours."""
+    kept = scores.shape[1] - dropped
+    neighbours = 2 * kept + 8
+    if len(scores) <= neighbours:
+        return False
+    clouds = scores[_nearest(held_out, scores, neighbours)]
+    centres = clouds.mean(1, keepdim=True)
+    around, off = clouds - centres, held_out[:, None] - centres
+    squares, weights = torch.linalg.eigh(around @ around.mT)  # of few neighbours, however many features there are
+    squares, weights = squares[:, None, -kept:], weights[:, :, -kept:]
+    floor = 1e-12 * squares.amax(-1, keepdim=True) + 1e-30
+    on = ((off @ around.mT @ weights).square() / squares.clamp(min=floor)).sum()
+    total = off.square().sum()
+    little = total * FLAT * dropped / scores.shape[1]
+    known = EXPLAINED * held_out[:, :dropped].square().sum()
+    return bool(total - on < torch.minimum(little, known))
+
+
+def _nearest(rows: Tensor, among: Tensor, count: int) -> Tensor:
+    """Return the indices of the nearest neighbours of rows, shape `(rows, count)`."""
+    return torch.cdist(rows, among).topk(count, largest=False).indices
+
+
+def _some(rows: Tensor, count: int) -> Tensor:
+    """Return so many rows at most, evenly spaced."""
+    return rows[:: -(-len(rows) // count)]

@@ -8,6 +8,9 @@ from mfsbi.checks import require_not_negative, require_positive, require_positiv
 
 __all__ = ["EpochRecord", "History", "ScoreNoise", "Settings"]
 
+CLEAR_RISE = 1.0
+"""Nats of validation loss above the best that are worth a word."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -109,12 +112,21 @@ class History:
         return passes, [value for each in chosen for value in each]
 
     def __str__(self) -> str:
-        lines = [
-            f"{loss}: {len(self.of(loss)[1])} epochs, best validation loss {min(self.of(loss)[1]):.4g}"
-            for loss in self.losses
-        ]
+        lines = [self._told(loss) for loss in self.losses]
         gold = [] if self.score_noise is None else [str(self.score_noise)]
         return "\n".join(gold + lines + [f"collapsed start: {verdict}" for verdict in self.collapses])
+
+    def _told(self, loss: str) -> str:
+        """Return which epoch of a loss was best, and how far the last one is above it if that is clearly so."""
+        chosen = [epoch for epoch in self.epochs if epoch.loss == loss]
+        values = [epoch.validation_loss for epoch in chosen]
+        best, number = min(values), values.index(min(values)) + 1
+        text = f"{loss}: {len(values)} epochs, best validation loss {best:.4g} in epoch {number}"
+        if values[-1] <= (2 * best if "reconstruction" in loss else best + CLEAR_RISE):
+            return text
+        kept = self.anew and chosen[number - 1].phase == chosen[-1].phase  # a phase keeps its best, the first included
+        weights = f", and the weights of epoch {number} are kept" if kept else ""
+        return f"{text}; it rose by {values[-1] - best:.3g} since{weights}"
 
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> "History":

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Generator
 
-from mfsbi import AF, PIE, MFlow, ambient, density_only, sequential
+from mfsbi import AF, PIE, ManifoldNLE, MFlow, ambient, density_only, sequential
 from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
 from mfsbi.train.guard import ChartGuard, judge_chart
@@ -63,3 +63,69 @@ def test_the_verdict_says_both_errors():
     assert "held-out reconstruction error" in text
     assert "principal components" in text
     assert torch.get_default_dtype() is torch.float32
+
+
+def shape(name, rows=1500):
+    """Return rows about or on a manifold that principal components do not find, and its dimension."""
+    draw = Generator().manual_seed(1)
+    t = torch.rand(rows, 1, generator=draw) * 2 - 1
+    noise = torch.randn(rows, 3, generator=draw)
+    angle = torch.pi * t
+    return {
+        "plane, some noise": lambda: (plane(rows)[1] + 0.3 * noise, 2),
+        "plane, much noise": lambda: (plane(rows)[1] + noise, 2),
+        "nothing but noise": lambda: (noise, 1),
+        "circle": lambda: (torch.cat([angle.cos(), angle.sin()], 1), 1),
+        "thick circle": lambda: (torch.cat([angle.cos(), angle.sin()], 1) + 0.05 * noise[:, :2], 1),
+        "parabola": lambda: (torch.cat([t, t**2], 1), 1),
+        "parabola of a Gaussian": lambda: (torch.cat([noise[:, :1], noise[:, :1] ** 2], 1), 1),
+        "spiral": lambda: (torch.cat([t * (6 * t).cos(), t * (6 * t).sin()], 1), 1),
+        "sphere": lambda: (noise / noise.norm(dim=1, keepdim=True), 2),
+        "polynomial": lambda: (surface_data(rows)[2], 2),
+    }[name]()
+
+
+def verdict_on(name):
+    x, dims = shape(name)
+    training, validation = divided(torch.zeros(len(x), 1), x)
+    model = MFlow(dims, SMALL, SMALL).build(*training[:2])
+    return judge_chart(model, training, validation), ChartGuard(
+        model, sequential(4), training, validation, may_stop=True
+    )
+
+
+@pytest.mark.parametrize("name", ["plane, some noise", "plane, much noise", "nothing but noise"])
+def test_noise_about_a_plane_is_told_as_such_and_ends_no_training(name):
+    verdict, guard = verdict_on(name)
+    assert verdict.collapsed
+    assert verdict.noise
+    assert guard(0)
+
+
+@pytest.mark.parametrize(
+    "name", ["circle", "thick circle", "parabola", "parabola of a Gaussian", "spiral", "sphere", "polynomial"]
+)
+def test_a_manifold_that_a_chart_has_missed_is_no_noise(name):
+    verdict, guard = verdict_on(name)
+    assert verdict.collapsed
+    assert not verdict.noise
+    assert not guard(0)
+
+
+def test_of_few_held_out_rows_nothing_is_called_noise():
+    x, _ = shape("plane, much noise", rows=100)
+    training, validation = divided(torch.zeros(len(x), 1), x)
+    assert not judge_chart(MFlow(2, SMALL, SMALL).build(*training[:2]), training, validation).noise
+
+
+def test_a_trainer_says_once_that_there_is_noise_and_does_not_start_again():
+    theta, x = plane(600)
+    x = x + 0.5 * torch.randn(x.shape, generator=Generator().manual_seed(2))
+    trainer = ManifoldNLE(surface_data(10)[0].prior, MFlow(2, SMALL, SMALL), show_progress_bars=False)
+    with pytest.warns(UserWarning) as caught:
+        trainer.append_simulations(theta, x).train(max_num_epochs=2)
+    (message,) = [str(warning.message) for warning in caught]
+    assert "What 2 principal components leave looks like noise, which no chart can reconstruct" in message
+    assert "larger `manifold_dim`, or `AF`" in message
+    assert trainer.history.collapses == []
+    assert trainer.history.losses == ["reconstruction", "latent_nll"]

@@ -12,7 +12,7 @@ from mfsbi.train.data import Batch, split
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import latent_nll, reconstruction
 from mfsbi.train.phase import PhaseRun
-from mfsbi.train.record import History, Settings
+from mfsbi.train.record import EpochRecord, History, Settings
 from mfsbi.train.schedules import Phase
 from tests.problems import surface_data
 
@@ -353,3 +353,22 @@ def test_training_on_with_other_data_never_ends_worse_than_it_began():
         fit(model, corner, corner, [Phase(stop, ("latent",), 1)], QUICK)
     with torch.no_grad():
         assert latent_nll(model, corner).mean() <= before + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("loss", "values", "text"),
+    [
+        ("nll", [3.0, 1.0, 1.9], "nll: 3 epochs, best validation loss 1 in epoch 2"),
+        ("nll", [3.0, -1.0, 0.5], "in epoch 2; it rose by 1.5 since, and the weights of epoch 2 are kept"),
+        ("reconstruction", [0.3, 0.1, 0.15], "reconstruction: 3 epochs, best validation loss 0.1 in epoch 2"),
+        ("reconstruction", [0.3, 0.1, 0.25], "in epoch 2; it rose by 0.15 since, and the weights of epoch 2 are kept"),
+    ],
+)
+def test_a_history_says_which_epoch_was_best_and_whether_the_loss_rose_since(loss, values, text):
+    epochs = [EpochRecord(0, loss, number + 1, 0.0, value, 0.0, 0.0) for number, value in enumerate(values)]
+    assert str(History(epochs)).endswith(text)
+
+
+def test_a_history_promises_no_weights_of_an_earlier_phase():
+    epochs = [EpochRecord(phase, "latent_nll", 1, 0.0, value, 0.0, 0.0) for phase, value in ((1, 0.0), (3, 4.0))]
+    assert str(History(epochs)) == "latent_nll: 2 epochs, best validation loss 0 in epoch 1; it rose by 4 since"
