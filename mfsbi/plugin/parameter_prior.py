@@ -2,7 +2,8 @@ r"""Any prior as samplers want it: vectors of theta in one type, a density that 
 
 Users bring torch's distributions with or without a batch or an event axis, of float32 or float64, lists of them,
 frozen distributions of scipy, and objects of their own with `sample` and `log_prob` alone. A `ParameterPrior`
-makes of each 
+makes of each
+
 * draws of shape `(*, parameter)` in torch's default type,
 * log p(theta), shape `(*)`, which is -inf outside the support, whatever the distribution itself says there: torch's
   return a finite number or NaN where their checks are off, and raise where they are on,

@@ -14,7 +14,7 @@ file says what to execute: the functions of a `FOM` and the prior are in none, a
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -313,9 +313,10 @@ def _spec(name: str, described: Any) -> Spec:  # noqa: ANN401
 
 
 def _require_fields(kind: type, values: dict[str, Any]) -> None:
-    """Raise unless there is a value for each field of a dataclass, and True or False where that is asked for."""
+    """Raise unless values fit the fields of a dataclass, with all that have no default, and booleans are booleans."""
     wanted = {each.name: each.type for each in fields(kind)}
-    if set(values) != set(wanted):
+    needed = {each.name for each in fields(kind) if each.default is each.default_factory is MISSING}
+    if not needed <= set(values) <= set(wanted):
         raise ValueError(f"`{kind.__name__}` should have the fields {sorted(wanted)}; it has {sorted(values)}")
     for name, value in values.items():
         if wanted[name] is bool:
@@ -394,7 +395,6 @@ def _field(value: Any) -> Any:  # noqa: ANN401
     """Return a spec's field from JSON."""
     if not isinstance(value, dict):
         return tuple(value) if isinstance(value, list) else value
-    settings = dict(value)
-    kind = COUPLINGS[settings.pop("kind")]
-    _require_fields(kind, settings)
-    return kind(**settings)
+    settings = {name: each for name, each in value.items() if name != "kind"}
+    _require_fields(COUPLINGS[value["kind"]], settings)
+    return COUPLINGS[value["kind"]](**settings)
