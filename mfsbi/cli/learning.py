@@ -15,7 +15,7 @@ from rich.table import Table
 from mfsbi.checks import require_features
 from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, console, fail, require_place, say, together
 from mfsbi.inference.chains import Chains
-from mfsbi.inference.to_arviz import diagnose, to_arviz, write
+from mfsbi.inference.to_arviz import diagnose, require_names, to_arviz, write
 from mfsbi.plots import calibration
 from mfsbi.plugin.calibrating import calibrate as run_calibration
 from mfsbi.plugin.likelihood import ManifoldNLE
@@ -118,6 +118,8 @@ def sample(  # noqa: PLR0913 - options of a command
         require_place(out, ".nc", ".zarr")
         known = simulator(simulator_name, prior) if simulator_name else None
         distribution = box(prior) if known is None else prior_of(known, prior)
+        given = None if known is None else known.parameter_names
+        names = require_names(given, len(prior) if known is None else len(known.parameter_names))
         (observed,) = read_arrays([x], ["x"])
         posterior = trainer_for(_loaded(model, distribution), distribution).build_posterior()
         settings = {"bounds": bounds_of(distribution)} if sampler == "grid" else {}
@@ -125,7 +127,6 @@ def sample(  # noqa: PLR0913 - options of a command
         chains = sample_chains(
             posterior, observed, draws, sampler=sampler, seed=seed, show_progress_bars=bars, **settings
         )
-        names = list(known.parameter_names) if known is not None else [f"theta_{i}" for i in range(len(prior))]
         write(to_arviz(chains, names, x=observed), out)
     except MISTAKES as error:
         fail(error)

@@ -4,9 +4,10 @@ Everything that differs between the two is in this module; both write netCDF fil
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import numpy as np
 import xarray
@@ -20,7 +21,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.x at every import
     import arviz
 
-__all__ = ["Diagnostics", "diagnose", "plot_rank", "plot_trace", "read", "to_arviz", "write"]
+__all__ = ["Diagnostics", "diagnose", "plot_rank", "plot_trace", "read", "require_names", "to_arviz", "write"]
+
+RESERVED = "chain", "draw"
 
 MODERN = int(arviz.__version__.split(".")[0]) >= 1
 
@@ -94,7 +97,7 @@ def to_arviz(
         ValueError: if there are not as many names as parameters, two are the same, or draws do not fit the chains
     """
     require_kind("chains", chains, Chains, "`Chains`, as `sample_chains` returns them")
-    names = _names(parameter_names, chains.draws.shape[-1])
+    names = require_names(parameter_names, chains.draws.shape[-1])
     groups: dict[str, Mapping[str, Any]] = {
         "posterior": _by_name(names, chains.draws),
         "sample_stats": {"lp": np.asarray(chains.log_prob.cpu())},
@@ -121,29 +124,69 @@ def to_arviz(
 
 
 def write(data: Any, path: Path) -> None:  # noqa: ANN401
-    """Write what `to_arviz` returned: to a Zarr store if the path ends in .zarr, else to a netCDF file by h5netcdf."""
+    """Write what `to_arviz` returned: to a Zarr store if the path ends in .zarr, else to a netCDF file by h5netcdf.
+
+    Names that a file cannot hold, such as those with a slash or a backslash, are percent-encoded in it; `read` gives
+    them back. A folder that has vanished is made again, and the file is read once more before it is trusted.
+
+    Raises:
+        OSError: if the file cannot be written, or holds something else than what was to be written
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tree = _renamed(_tree(data), _encoded)
     if path.suffix == ".zarr":
-        _tree(data).to_zarr(str(path), mode="w", consolidated=False)
+        tree.to_zarr(str(path), mode="w", consolidated=False)
     else:
-        data.to_netcdf(str(path), engine="h5netcdf")
+        tree.to_netcdf(str(path), engine="h5netcdf")
+    wanted, found = _contents(_tree(data)), _contents(_tree(read(path)))
+    if wanted != found:
+        lost = ", ".join(f"{group}: {name}" for group, name in sorted(set(wanted) - set(found))) or "their shapes"
+        raise OSError(f"{path} does not hold what was written to it: {lost} differ. The draws are still in memory.")
 
 
 def read(path: Path) -> Any:  # noqa: ANN401
     """Return what `write` wrote, as ArviZ's InferenceData (0.23) or DataTree (1.x)."""
     if path.suffix == ".zarr":
         tree = xarray.open_datatree(str(path), engine="zarr", consolidated=False)
-    elif MODERN:
-        tree = xarray.open_datatree(str(path), engine="h5netcdf")
     else:
-        return arviz.from_netcdf(str(path))
+        tree = xarray.open_datatree(str(path), engine="h5netcdf")
     with tree:
-        tree = tree.load()
-    return tree if MODERN else arviz.InferenceData(**{name: node.to_dataset() for name, node in tree.children.items()})
+        tree = _renamed(tree.load(), unquote)
+    if MODERN:
+        return tree
+    groups = {name: node.to_dataset() for name, node in tree.children.items()}
+    return arviz.InferenceData(**groups, attrs=dict(tree.attrs))
 
 
 def _tree(data: Any) -> Any:  # noqa: ANN401
     """Return the groups as a DataTree: ArviZ 0.23 itself writes only the old version of Zarr."""
-    return data if MODERN else xarray.DataTree.from_dict({name: data[name] for name in data.groups()})
+    if MODERN:
+        return data
+    root = xarray.Dataset(attrs=data.attrs)
+    return xarray.DataTree.from_dict({"/": root, **{name: data[name] for name in data.groups()}})
+
+
+def _encoded(name: str) -> str:
+    """Return a name as files hold it: what is no plain letter, digit, space or one of _-~ is percent-encoded."""
+    return quote(name, safe=" ").replace(".", "%2E")
+
+
+def _renamed(tree: Any, new: Callable[[str], str]) -> Any:  # noqa: ANN401
+    """Return the groups with the variables' names changed by a function."""
+    groups = {}
+    for name, node in tree.children.items():
+        dataset = node.to_dataset()
+        groups[name] = dataset.rename({old: new(str(old)) for old in dataset.data_vars})
+    return xarray.DataTree.from_dict({"/": tree.to_dataset(), **groups})
+
+
+def _contents(tree: Any) -> dict[tuple[str, str], tuple[int, ...]]:  # noqa: ANN401
+    """Return the shape of each variable by its group and name."""
+    return {
+        (group, str(name)): variable.shape
+        for group, node in tree.children.items()
+        for name, variable in node.data_vars.items()
+    }
 
 
 def plot_trace(data: Any) -> Figure:  # noqa: ANN401
@@ -161,13 +204,23 @@ def _figure(plot: Any) -> Figure:  # noqa: ANN401
     return plot.viz["figure"].item() if MODERN else np.ravel(plot)[0].figure
 
 
-def _names(given: Sequence[str] | None, count: int) -> list[str]:
-    """Return a name for each parameter."""
+def require_names(given: Sequence[str] | None, count: int) -> list[str]:
+    """Return a name for each parameter, theta_0, theta_1, ... if none are given.
+
+    Raises:
+        ValueError: if there are not as many as parameters, two are the same, or ArviZ takes one for something else
+    """
     names = list(given) if given is not None else [f"theta_{i}" for i in range(count)]
     if isinstance(given, str) or len(set(names)) != count or len(names) != count:
         raise ValueError(
             f"`parameter_names` should have {count} entries, one per parameter, no two the same; got {given!r}."
         )
+    for name in names:
+        if not isinstance(name, str) or not name.strip(" .") or "/" in name or name in RESERVED:
+            raise ValueError(
+                f"`parameter_names` should be words other than {' and '.join(RESERVED)}, which ArviZ has for the axes "
+                f"of draws, neither dots alone nor with a slash, which parts groups; got {name!r}. Choose another name."
+            )
     return names
 
 

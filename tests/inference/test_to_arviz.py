@@ -76,3 +76,33 @@ def test_a_wrong_number_of_names_is_refused():
 def test_too_few_chains_are_refused():
     with pytest.raises(ValueError, match="at least 2 of at least 4 draws"):
         diagnose(Chains(torch.zeros(1, 300, 1), torch.zeros(1, 300)))
+
+
+NAMES = [r"$\Omega_m$", "a.b", "a b", "µ", "C:\\x", "%41", "n" * 200, "sample", "x", "lp"]
+
+
+@pytest.mark.parametrize("ending", ["nc", "zarr"])
+def test_any_name_in_any_file_comes_back_with_its_draws(tmp_path, version, ending):
+    given = chains(len(NAMES))
+    path = tmp_path / "a folder that is not there yet" / f"draws of θ.{ending}"
+    write(to_arviz(given, NAMES), path)
+    back = read(path)["posterior"]
+    for name, draws in zip(NAMES, given.draws.unbind(-1), strict=True):
+        assert np.array_equal(back[name].values, draws.numpy())
+
+
+@pytest.mark.parametrize("name", ["chain", "draw", "", " ", ".", "..", "a/b"])
+def test_names_that_arviz_has_for_something_else_are_refused(name):
+    with pytest.raises(ValueError, match="`parameter_names` should be words other than chain and draw"):
+        to_arviz(chains(), ["a", name])
+
+
+def test_a_file_that_lost_draws_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_encoded", lambda name: name)
+    with pytest.raises(OSError, match=r"does not hold what was written to it: posterior: a\\b"):
+        write(to_arviz(chains(), ["a\\b", "c"]), tmp_path / "draws.zarr")
+
+
+def test_arviz_itself_opens_a_netcdf_file(tmp_path):
+    write(to_arviz(chains(), ["a", "b"]), tmp_path / "draws.nc")
+    assert module.arviz.from_netcdf(str(tmp_path / "draws.nc"))["posterior"]["a"].shape == (4, 300)
