@@ -50,7 +50,7 @@ def outlier_p_value(model: AbstractModel, x: Tensor, ordinary: Tensor) -> Tensor
     if len(ordinary) == 0:
         raise ValueError("`ordinary` should have at least one row; a few hundred make a fine scale.")
     with torch.no_grad():
-        scale, distance = (model.distance(rows.to(model.latent.theta_mean)) for rows in (ordinary, x))
+        scale, distance = (model.distance(model.as_data(rows)) for rows in (ordinary, x))
         below = torch.searchsorted(scale.sort().values, distance)
     return (1 + len(scale) - below) / (1 + len(scale))
 
@@ -78,8 +78,8 @@ def interpolate(model: AbstractModel, start: Tensor, end: Tensor, steps: int = 1
             f"`steps` should be at least 2, and `start` and `end` of one shape; got {steps}, {tuple(start.shape)} and "
             f"{tuple(end.shape)}."
         )
-    start, end = start.to(model.latent.theta_mean), end.to(model.latent.theta_mean)
+    start, end, kind = model.as_data(start), model.as_data(end), model.latent.theta_mean
     with torch.no_grad():
-        weight = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)[:, None]
+        weight = torch.linspace(0, 1, steps, dtype=kind.dtype, device=kind.device)[:, None]
         one, two = (model.encode(x).unsqueeze(-2) for x in (start, end))
         return model.chart.decode(one + weight * (two - one))

@@ -24,10 +24,11 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from mfsbi.charts import AbstractChart, FlowChart, Standardized
+from mfsbi.charts import AbstractChart, FlowChart, Standardized, Warped
 from mfsbi.checks import require_last_axis
 from mfsbi.flows import Flow
 from mfsbi.types import Coordinates, Data, Parameters, Scalars
+from mfsbi.warp import Warp, as_data
 
 __all__ = ["AbstractModel", "AmbientModel", "DensityModel", "Latent", "LatentModel", "ManifoldModel", "Placed"]
 
@@ -53,6 +54,7 @@ class Latent(nn.Module):
         flow: the bijection u -> ũ given theta, to the standard normal
         theta_mean: shape `(parameter,)`; theta is standardised before it reaches the flow
         theta_std: shape `(parameter,)`, positive
+        theta_warp: what is standardised, where it is not theta itself: the mean and the spread are then of that
     """
 
     theta_mean: Tensor
@@ -61,9 +63,10 @@ class Latent(nn.Module):
     u_std: Tensor
     u_shear: Tensor
 
-    def __init__(self, flow: Flow, theta_mean: Tensor, theta_std: Tensor) -> None:
+    def __init__(self, flow: Flow, theta_mean: Tensor, theta_std: Tensor, theta_warp: Warp | None = None) -> None:
         super().__init__()
         self.flow = flow
+        self.theta_warp = Warp(len(theta_mean), theta_mean) if theta_warp is None else theta_warp
         self.register_buffer("u_mean", torch.zeros(flow.features, dtype=theta_mean.dtype))
         self.register_buffer("u_std", torch.ones(flow.features, dtype=theta_mean.dtype))
         self.register_buffer("u_shear", torch.eye(flow.features, dtype=theta_mean.dtype))
@@ -110,13 +113,17 @@ class Latent(nn.Module):
         return (u - self.u_mean) @ self.u_shear / self.u_std
 
     def standardize(self, theta: Tensor) -> Tensor:
-        """Return (theta - mean) / std, shape `(*, parameter)`, where the weights are.
+        """Return (w(theta) - mean) / std, shape `(*, parameter)`, where the weights are.
 
         Raises:
             ValueError: if theta has another number of parameters
         """
         require_last_axis("theta", theta, len(self.theta_mean), "theta in training")
-        return (theta.to(self.theta_mean.device) - self.theta_mean) / self.theta_std
+        return (self.theta_warp(theta.to(self.theta_mean.device)) - self.theta_mean) / self.theta_std
+
+    def theta_unit(self, theta: Tensor) -> Tensor:
+        """Return d theta / d standardised theta, shape `(*, parameter)`: a score times it is that of the latter."""
+        return self.theta_std * (-self.theta_warp.log_slope(theta)).exp()
 
 
 def _is_narrow(u: Tensor) -> bool:
@@ -203,6 +210,15 @@ class AbstractModel(nn.Module, ABC):
         x = self._here(x)
         return (x - self.project(x, theta)).norm(dim=-1)
 
+    def as_data(self, x: Tensor) -> Tensor:
+        """Return x in the type of the weights and where they are; with all its digits where an offset needs them.
+
+        Raises:
+            ValueError: if it needs them and x does not have them
+        """
+        warp = self.chart.warp if isinstance(self.chart, Warped) else None
+        return as_data(x, self.latent.theta_mean, warp)
+
     def _here(self, value: Tensor) -> Tensor:
         """Return a tensor where the weights are."""
         return value.to(self.latent.theta_mean.device)
@@ -244,14 +260,14 @@ class AmbientModel(DensityModel):
     """A density in all of data space around a manifold of thickness eps: a pseudo-invertible encoder.
 
     Arguments:
-        chart: half of a bijection, a `FlowChart` or that standardised
+        chart: half of a bijection, a `FlowChart` or that standardised or warped
         latent: the density of u
         epsilon: standard deviation of v, the coordinates off the manifold
     """
 
-    chart: FlowChart | Standardized
+    chart: FlowChart | Standardized | Warped
 
-    def __init__(self, chart: FlowChart | Standardized, latent: Latent, epsilon: float) -> None:
+    def __init__(self, chart: FlowChart | Standardized | Warped, latent: Latent, epsilon: float) -> None:
         super().__init__(chart, latent)
         self.epsilon = epsilon
 
@@ -266,7 +282,7 @@ class AmbientModel(DensityModel):
         v = self.epsilon * _normal(u, self.chart.data_dim - self.chart.manifold_dim, generator)
         return self._split_at(theta).merge(u, v)
 
-    def _split_at(self, theta: Tensor | None) -> FlowChart | Standardized:
+    def _split_at(self, theta: Tensor | None) -> FlowChart | Standardized | Warped:
         return self.chart_at(theta)  # type: ignore[return-value]  # at() keeps the type
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mfsbi.types import Data, Parameters, Scalars
+from mfsbi.warp import Warp, as_data
 
 __all__ = ["RatioModel"]
 
@@ -28,6 +29,7 @@ class RatioModel(nn.Module):
         theta_std: shape `(parameter,)`, positive
         width: units in each hidden layer
         depth: hidden layers
+        warps: of x and of theta, where what is standardised is not they themselves (`mfsbi.warp`)
 
     Example:
         >>> zeros, ones = torch.zeros(3), torch.ones(3)
@@ -41,9 +43,17 @@ class RatioModel(nn.Module):
     theta_std: Tensor
 
     def __init__(
-        self, x_mean: Tensor, x_std: Tensor, theta_mean: Tensor, theta_std: Tensor, width: int = 100, depth: int = 3
+        self,
+        x_mean: Tensor,
+        x_std: Tensor,
+        theta_mean: Tensor,
+        theta_std: Tensor,
+        width: int = 100,
+        depth: int = 3,
+        warps: tuple[Warp, Warp] | None = None,
     ) -> None:
         super().__init__()
+        self.x_warp, self.theta_warp = warps or (Warp(len(x_mean), x_mean), Warp(len(theta_mean), theta_mean))
         for name, value in (("x", (x_mean, x_std)), ("theta", (theta_mean, theta_std))):
             self.register_buffer(f"{name}_mean", value[0])
             self.register_buffer(f"{name}_std", value[1])
@@ -56,8 +66,20 @@ class RatioModel(nn.Module):
 
     def log_ratio(self, x: Data, theta: Parameters) -> Scalars:
         """Return log r(x|theta), shape `(*)`."""
-        theta = ((theta - self.theta_mean) / self.theta_std).expand(*x.shape[:-1], -1)
-        return self.network(torch.cat([(x - self.x_mean) / self.x_std, theta], dim=-1)).squeeze(-1)
+        theta = ((self.theta_warp(theta) - self.theta_mean) / self.theta_std).expand(*x.shape[:-1], -1)
+        return self.network(torch.cat([(self.x_warp(x) - self.x_mean) / self.x_std, theta], dim=-1)).squeeze(-1)
+
+    def as_data(self, x: Tensor) -> Tensor:
+        """Return x in the type of the weights and where they are; with all its digits where an offset needs them.
+
+        Raises:
+            ValueError: if it needs them and x does not have them
+        """
+        return as_data(x, self.theta_mean, self.x_warp)
+
+    def theta_slope(self, theta: Tensor) -> Tensor:
+        """Return d theta / dw, shape `(*, parameter)`, of the map that theta is standardised after."""
+        return (-self.theta_warp.log_slope(theta)).exp()
 
 
 def _perceptron(sizes: Sequence[int]) -> nn.Sequential:

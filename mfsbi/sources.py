@@ -33,6 +33,7 @@ from mfsbi.rows import Rows
 from mfsbi.seeds import derived, seeded
 from mfsbi.store import Store
 from mfsbi.types import HasGold, Prior, Simulator
+from mfsbi.warp import converted
 
 __all__ = ["Source", "prior_of", "prior_of_store", "read_arrays", "simulator", "source_of"]
 
@@ -141,7 +142,9 @@ class _Function:
 
 
 def _tensor(x: object) -> Tensor:
-    """Return what a simulator returned as a tensor of torch's default type, or raise TypeError if it holds no numbers.
+    """Return what a simulator returned as a tensor, or raise TypeError if it holds no numbers.
+
+    It is of torch's default type, unless offsets need more digits.
 
     Lists of numbers or of tensors will do, and whatever numpy makes an array of numbers of, such as a data frame.
     """
@@ -155,7 +158,7 @@ def _tensor(x: object) -> Tensor:
             "A simulator's x should be an array or tensor of numbers, shape (rows, features), one row for each row of "
             f"theta; got {kind}. {remedy}"
         )
-    return torch.as_tensor(found, dtype=torch.get_default_dtype())
+    return converted(torch.as_tensor(found), torch.get_default_dtype())
 
 
 def _is_real(found: object) -> bool:
@@ -328,7 +331,12 @@ def read_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[Tensor]:
     for name, array in zip(names, arrays, strict=True):
         if array.dtype.kind not in "fiu":
             raise ValueError(f"`{name}` should be an array of numbers; its type is {array.dtype}.")
-    tensors = [torch.as_tensor(array, dtype=torch.get_default_dtype()) for array in arrays]
+    kind = torch.get_default_dtype()
+    tensors = [torch.as_tensor(array) for array in arrays]
+    tensors = [
+        value if name == "x" and value.is_floating_point() else value.to(kind)  # offsets of x may need its digits
+        for name, value in zip(names, tensors, strict=True)
+    ]
     for name, tensor in zip(names, tensors, strict=True):
         require_finite(name, tensor, "Remove these rows from all arrays.")
     return tensors

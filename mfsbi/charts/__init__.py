@@ -14,7 +14,8 @@ manifold is the image of a coordinate plane and has no creases.
 Data come with units and spreads; `Standardized` wraps a chart of the standardised data. Being itself a chart, it
 has the right volume factor without bookkeeping. It may also turn the axes: a flow starts as the identity,
 so the manifold coordinates begin as the first n axes of its frame, and a frame whose first axes run along
-the manifold is most of the way there.
+the manifold is most of the way there. `Warped` wraps a chart of data that were bent or shifted first, feature by
+feature: values over decades, rare huge ones, offsets that cost digits.
 
 Charts without a bijection: `AutoencoderChart` is a pair of plain networks, `PrescribedChart` a pair of given functions,
 `AmbientChart` all of data space.
@@ -26,6 +27,7 @@ all others it is the chart itself.
 from mfsbi.charts.abstract import AbstractChart, Normals
 from mfsbi.charts.bijective import EncoderChart, FlowChart, Split, Standardized
 from mfsbi.charts.plain import AmbientChart, AutoencoderChart, PrescribedChart, ResidualNetwork
+from mfsbi.charts.warped import Warped
 
 __all__ = [
     "AbstractChart",
@@ -38,4 +40,5 @@ __all__ = [
     "ResidualNetwork",
     "Split",
     "Standardized",
+    "Warped",
 ]

@@ -68,6 +68,10 @@ class AbstractChart(nn.Module, ABC):
         """Return decode(encode(x)), the point of the manifold that stands for x, shape `(*, data)`."""
         return self.decode(self.encode(x))
 
+    def straightened(self, x: Data) -> Data:
+        """Return x as a frame of means and spreads suits it: bent or shifted where it needs that, shape `(*, data)`."""
+        return x
+
     def squared_distance(self, x: Data) -> Scalars:
         """Return |x - project(x)|^2 in the units the chart was built in, shape `(*)`: what reconstruction minimises."""
         return (x - self.project(x)).square().sum(-1)

@@ -19,15 +19,14 @@ from mfsbi.inference.to_arviz import diagnose, require_names, to_arviz, write
 from mfsbi.plots import calibration
 from mfsbi.plugin.calibrating import calibrate as run_calibration
 from mfsbi.plugin.likelihood import ManifoldNLE
-from mfsbi.plugin.ratio import ALICES, GoldenRatio
+from mfsbi.plugin.ratio import ALICES
 from mfsbi.plugin.sampling import SAMPLERS, sample_chains
 from mfsbi.plugin.saving import SPECS, Estimator, Trainer, load, save, trainer_for
 from mfsbi.plugin.specs import AF, FOM, Spec
 from mfsbi.priors import bounds_of, box
-from mfsbi.seeds import derived, seeded
+from mfsbi.seeds import derived
 from mfsbi.sources import Source, prior_of, read_arrays, simulator, source_of
 from mfsbi.train.ranks import Ranks
-from mfsbi.types import Prior
 
 __all__ = ["calibrate", "sample", "train"]
 
@@ -121,7 +120,7 @@ def sample(  # noqa: PLR0913 - options of a command
         given = None if known is None else known.parameter_names
         names = require_names(given, len(prior) if known is None else len(known.parameter_names))
         (observed,) = read_arrays([x], ["x"])
-        posterior = trainer_for(_loaded(model, distribution), distribution).build_posterior()
+        posterior = trainer_for(_loaded(model), distribution).build_posterior()
         settings = {"bounds": bounds_of(distribution)} if sampler == "grid" else {}
         bars = not quiet and Console(stderr=True).is_terminal
         chains = sample_chains(
@@ -166,7 +165,7 @@ def calibrate(  # noqa: PLR0913 - options of a command
             theta, x = rows.theta[::events], rows.x.view(sets, events, -1)
         names = origin.parameter_names
         require_features("theta", theta, len(names), "the prior")
-        posterior = trainer_for(_loaded(model, origin.prior), origin.prior).build_posterior()
+        posterior = trainer_for(_loaded(model), origin.prior).build_posterior()
         bars = Console(stderr=True).is_terminal
         result = run_calibration(posterior, theta, x, draws, seed=derived(seed, 2), show_progress_bars=bars)
         regions = {"highest density": result.levels, "around a random point": result.closeness}
@@ -183,24 +182,11 @@ def calibrate(  # noqa: PLR0913 - options of a command
         raise typer.Exit(1)
 
 
-def _loaded(path: Path, prior: Prior) -> Estimator:
-    """Return the estimator of a file, with a warning if it did not learn all that it should, or the prior is wider."""
+def _loaded(path: Path) -> Estimator:
+    """Return the estimator of a file, with a warning if it did not learn all that it should."""
     estimator = load(path)
     if estimator.training_record.get("interrupted"):
         warnings.warn(f"The training of {path} was interrupted: what it says may be far off.", stacklevel=2)
-    model: Any = estimator.model
-    learned = model if isinstance(estimator, GoldenRatio) else model.latent
-    with seeded(0):
-        draws = prior.sample((2000,))
-    if draws.shape[1] == len(learned.theta_mean):
-        unit = (draws - learned.theta_mean) / learned.theta_std
-        for i in ((unit.mean(0).abs() > 1) | (unit.std(0) > 1.5)).nonzero().flatten().tolist():
-            warnings.warn(
-                f"The prior reaches where {path} has not learned: parameter {i} is {draws[:, i].mean():.3g} +- "
-                f"{draws[:, i].std():.3g} in it, and was {float(learned.theta_mean[i]):.3g} +- "
-                f"{float(learned.theta_std[i]):.3g} in training. What is said there is extrapolated.",
-                stacklevel=2,
-            )
     return estimator
 
 

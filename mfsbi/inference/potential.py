@@ -51,9 +51,9 @@ class EncodedLikelihood:
             require_features("x", x, model.chart.data_dim, "the data the model was trained on")
         rows = x.flatten(0, -2)
         require_features("x", rows, model.chart.data_dim, "the data the model was trained on")
-        rows = rows.to(model.latent.theta_mean)
+        rows = model.as_data(rows)
         self._log_prob: Callable[[Tensor, Tensor], Tensor] = model.latent.log_prob
-        factor = rows.new_zeros(len(rows))
+        factor = model.latent.theta_mean.new_zeros(len(rows))
         if model.chart.conditional and isinstance(model, DensityModel):
             points, self._log_prob = rows, model.log_prob
         elif isinstance(model, DensityModel):

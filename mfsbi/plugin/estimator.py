@@ -134,9 +134,13 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         """Return both with axes (sample, batch, features), in the type of the weights and where they are."""
         kind = self.model.latent.theta_mean
         return (
-            _converted(_with_sample_axis("input", x, self.input_shape[0]), kind),
+            self._as_data(_with_sample_axis("input", x, self.input_shape[0])),
             _with_sample_axis("condition", theta, self.condition_shape[0]).to(kind),
         )
+
+    def _as_data(self, x: Tensor) -> Tensor:
+        """Return x as the model takes it, expanded as it was."""
+        return self.model.as_data(_without_repeats(x)).expand_as(x)
 
 
 def _with_sample_axis(name: str, value: Tensor, features: int) -> Tensor:
@@ -147,11 +151,6 @@ def _with_sample_axis(name: str, value: Tensor, features: int) -> Tensor:
             f"`{name}` should have shape (batch, {features}) or (sample, batch, {features}); got {tuple(value.shape)}."
         )
     return value if value.ndim == 3 else value[None]
-
-
-def _converted(x: Tensor, kind: Tensor) -> Tensor:
-    """Return x in the type of another tensor and where that is, expanded as it was."""
-    return _without_repeats(x).to(kind).expand_as(x)
 
 
 def _without_repeats(x: Tensor) -> Tensor:

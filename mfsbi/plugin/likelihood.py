@@ -240,10 +240,10 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             RuntimeError: if nothing was trained
             ValueError: if sample_with is unknown, or there is no prior
         """
-        potential_with = partial(ManifoldPotential, self._trained(density_estimator), device=self.device)
-        return posterior_of(
-            potential_with, self._prior_of_posterior(prior), sample_with, posterior_parameters, self.device
-        )
+        estimator = self._trained(density_estimator)
+        potential_with = partial(ManifoldPotential, estimator, device=self.device)
+        prior_of_posterior = self._prior_of_posterior(prior, estimator)
+        return posterior_of(potential_with, prior_of_posterior, sample_with, posterior_parameters, self.device)
 
     def _schedule(self, data_dim: int, epochs: int) -> Schedule:
         """Return the default schedule for data with so many features."""

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
+
+from torch import Tensor
 
 from mfsbi.plugin.host import (
     BasePotential,
@@ -18,6 +20,7 @@ from mfsbi.plugin.host import (
     VIPosteriorParameters,
 )
 from mfsbi.plugin.parameter_prior import ParameterPrior
+from mfsbi.plugin.potential import with_all_digits
 
 __all__ = ["PosteriorParameters", "posterior_of"]
 
@@ -63,19 +66,60 @@ def posterior_of(
         raise ValueError("A posterior needs a `prior`; this trainer was made without one, for data without parameters.")
     own = deepcopy(prior).to(device)
     parameters = DEFAULTS[sample_with]() if parameters is None else parameters
-    shared = {"potential_fn": potential_with(own), "device": device}
-    transform = own.unconstrained
-    match parameters:
-        case MCMCPosteriorParameters():
-            return MCMCPosterior(proposal=own, theta_transform=transform, **shared, **asdict(parameters))
-        case RejectionPosteriorParameters():
-            return RejectionPosterior(proposal=own, theta_transform=transform, **shared, **asdict(parameters))
-        case VIPosteriorParameters():
-            return VIPosterior(prior=own, theta_transform=transform, **shared, **asdict(parameters))
-        case ImportanceSamplingPosteriorParameters():
-            settings = asdict(parameters) | {"theta_transform": parameters.theta_transform or transform}
-            return ImportanceSamplingPosterior(proposal=own, **shared, **settings)
-    raise TypeError(
-        "`posterior_parameters` should be MCMC-, Rejection-, VI- or ImportanceSamplingPosteriorParameters of sbi; "
-        f"got {type(parameters).__name__}."
-    )
+    kind = next((kind for settings, kind in KINDS.items() if isinstance(parameters, settings)), None)
+    if kind is None:
+        raise TypeError(
+            "`posterior_parameters` should be MCMC-, Rejection-, VI- or ImportanceSamplingPosteriorParameters of sbi; "
+            f"got {type(parameters).__name__}."
+        )
+    potential = potential_with(own)
+    settings = asdict(parameters)
+    transform = settings.pop("theta_transform", None) or own.unconstrained
+    role = "prior" if kind is VIPosterior else "proposal"
+    posterior = WITH_ALL_DIGITS[kind] if cast(Any, potential).wide else kind
+    made = posterior(potential, **{role: own}, theta_transform=transform, device=device, **settings)
+    return cast(NeuralPosterior, made)
+
+
+class _WithAllDigits:
+    """A posterior of sbi that leaves observations in the type in which they came, for models that need its digits."""
+
+    def set_default_x(self, x: Tensor) -> NeuralPosterior:
+        """Set the observations to draw for where none are given."""
+        posterior = cast(Any, super()).set_default_x(x)
+        posterior._x = with_all_digits(x).to(posterior._device)
+        return cast(NeuralPosterior, posterior)
+
+    def _x_else_default_x(self, x: Tensor | None) -> Tensor:
+        found = cast(Any, super())._x_else_default_x(x)
+        return found if x is None else with_all_digits(x)
+
+
+class _MCMC(_WithAllDigits, MCMCPosterior):
+    pass
+
+
+class _Rejection(_WithAllDigits, RejectionPosterior):
+    pass
+
+
+class _VI(_WithAllDigits, VIPosterior):
+    pass
+
+
+class _ImportanceSampling(_WithAllDigits, ImportanceSamplingPosterior):
+    pass
+
+
+KINDS: dict[type, type[NeuralPosterior]] = {
+    MCMCPosteriorParameters: MCMCPosterior,
+    RejectionPosteriorParameters: RejectionPosterior,
+    VIPosteriorParameters: VIPosterior,
+    ImportanceSamplingPosteriorParameters: ImportanceSamplingPosterior,
+}
+WITH_ALL_DIGITS: dict[type, type] = {
+    MCMCPosterior: _MCMC,
+    RejectionPosterior: _Rejection,
+    VIPosterior: _VI,
+    ImportanceSamplingPosterior: _ImportanceSampling,
+}

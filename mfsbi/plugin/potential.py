@@ -1,17 +1,26 @@
 """Likelihoods and ratios times a prior, as the potentials that sbi's samplers ask for; -inf outside the prior."""
 
 from copy import deepcopy
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from mfsbi.charts import Warped
 from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import LikelihoodBasedPotential, RatioBasedPotential
 from mfsbi.plugin.parameter_prior import masked, parameter_prior
+from mfsbi.plugin.reach import Reach, warn_of_observations
+from mfsbi.ratio import RatioModel
 
-__all__ = ["ManifoldPotential", "RatioPotential"]
+__all__ = ["ManifoldPotential", "RatioPotential", "with_all_digits"]
+
+
+def with_all_digits(x_o: Tensor) -> Tensor:
+    """Return observations as rows, in the type in which they came; sbi makes them float32."""
+    return torch.atleast_2d(torch.as_tensor(x_o))
 
 
 class ManifoldPotential(LikelihoodBasedPotential):
@@ -42,7 +51,19 @@ class ManifoldPotential(LikelihoodBasedPotential):
                 so does `posterior.sample_batched((draws,), x)` read the first axis of x
         """
         super().set_x(x_o, x_is_iid)
+        if x_o is not None and self.wide:
+            self._x_o = with_all_digits(x_o).to(self.device)
+        if self._x_o is not None:
+            estimator = self.likelihood_estimator
+            reach = Reach.of_record(estimator.training_record)
+            warn_of_observations(self._x_o, reach, estimator.model.chart.straightened)
         self._likelihood = None if self._x_o is None else EncodedLikelihood(self.likelihood_estimator.model, self._x_o)
+
+    @property
+    def wide(self) -> bool:
+        """Whether observations need all digits of float64, since simulations did."""
+        chart = self.likelihood_estimator.model.chart
+        return isinstance(chart, Warped) and bool(chart.warp.wide)
 
     def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:  # noqa: FBT001, FBT002 - sbi's signature
         """Return log p(x_o|theta) + log p(theta), shape `(rows,)`; -inf outside the support of the prior.
@@ -87,7 +108,20 @@ class RatioPotential(RatioBasedPotential):
     def __init__(
         self, estimator: torch.nn.Module, prior: Distribution, x_o: Tensor | None = None, device: str = "cpu"
     ) -> None:
+        self.ratio_estimator = estimator  # which sbi's class sets only after it has called `set_x`
+        network = getattr(estimator, "net", None)
+        self._warp = network.x_warp if isinstance(network, RatioModel) else None
+        self.wide = self._warp is not None and bool(self._warp.wide)
         super().__init__(estimator, parameter_prior(prior), x_o, device)
+
+    def set_x(self, x_o: Tensor | None, x_is_iid: bool | None = True) -> None:  # noqa: FBT001, FBT002 - sbi's signature
+        """Set the observations, shape `(observations, data)`, as sbi's potential does, with all digits they need."""
+        super().set_x(x_o, x_is_iid)
+        if x_o is not None and self.wide:
+            self._x_o = with_all_digits(x_o).to(self.device)
+        if self._x_o is not None and self._warp is not None:
+            reach = Reach.of_record(cast(Any, self.ratio_estimator).training_record)
+            warn_of_observations(self._x_o, reach, self._warp)
 
     def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:  # noqa: FBT001, FBT002 - sbi's signature
         """Return log r(x_o|theta) + log p(theta), shape `(rows,)`; -inf outside the support of the prior."""

@@ -43,6 +43,7 @@ from mfsbi.train.losses import Alices
 from mfsbi.train.record import History
 from mfsbi.train.schedules import Phase
 from mfsbi.types import Prior
+from mfsbi.warp import Warp
 
 __all__ = ["ALICES", "GoldenRatio"]
 
@@ -85,7 +86,7 @@ class GoldenRatio(RatioEstimator):
         self._check_x_shape_suffix(x)
         self._get_shape_prefix(theta, x)
         kind = self.model.theta_mean  # where the weights are, and in their type
-        return self.model.log_ratio(x.to(kind), theta.to(kind))
+        return self.model.log_ratio(self.model.as_data(x), theta.to(kind))
 
 
 class ALICES(AbstractTrainer[GoldenRatio]):
@@ -112,6 +113,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
     """
 
     estimator_type = GoldenRatio
+    discrete = True
 
     def __init__(
         self,
@@ -277,18 +279,21 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             RuntimeError: if nothing was trained
             ValueError: if sample_with is unknown
         """
-        frozen = deepcopy(self._trained(density_estimator)).requires_grad_(requires_grad=False).eval().to(self.device)
+        estimator = self._trained(density_estimator)
+        frozen = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(self.device)
 
         def potential_with(own: ParameterPrior) -> RatioPotential:
             return RatioPotential(frozen, own, device=self.device)
 
-        return posterior_of(
-            potential_with, self._prior_of_posterior(prior), sample_with, posterior_parameters, self.device
-        )
+        prior_of_posterior = self._prior_of_posterior(prior, estimator)
+        return posterior_of(potential_with, prior_of_posterior, sample_with, posterior_parameters, self.device)
 
     def _untrained(self, training: Batch) -> GoldenRatio:
         """Return an estimator with new weights, for data like these."""
-        frames = [(value.mean(0), spreads(value)) for value in (training.x, training.theta)]
+        kind = training.theta.dtype
+        warps = Warp.of_data(training.x, kind), Warp.of(training.theta)
+        x, theta = warps[0](training.x), warps[1](training.theta)
+        frames = x.mean(0), spreads(x), theta.mean(0), spreads(theta)
         with seeded(derived(self.seed, 3)):
-            model = RatioModel(*frames[0], *frames[1], *self.size)
-        return GoldenRatio(model.to(training.x)).to(self.device)
+            model = RatioModel(*frames, *self.size, warps)
+        return GoldenRatio(model.to(kind)).to(self.device)

@@ -23,16 +23,19 @@ import torch
 from torch import Tensor
 
 from mfsbi import files
+from mfsbi.charts import Warped
 from mfsbi.checks import require_kind, require_positive_integer, require_seed, require_whole
 from mfsbi.flows import AffineCouplings, AutoregressiveSplines, Couplings, SplineCouplings
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.ratio import ALICES, GoldenRatio
+from mfsbi.plugin.sizes import size_of_spec
 from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
 from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
 from mfsbi.train.record import History
 from mfsbi.types import Prior
+from mfsbi.warp import Warp
 
 __all__ = ["Estimator", "Trainer", "load", "load_trainer", "save", "trainer_for"]
 
@@ -47,9 +50,12 @@ COUPLINGS: dict[str, type[Couplings]] = {
 SIMULATIONS = "simulations."
 """How the names of a trainer's simulations begin among the tensors."""
 
+WARP = "net.chart.warp.rate"
+"""A tensor that is there where features of x are bent or shifted before they reach the chart."""
+
 SLACK = 2
-SMALL = 2**25
-"""What a file describes may be `SLACK` times what it holds; examples of data (`Spec.example`) of any size to SMALL."""
+"""What a file describes may be so many times what it holds."""
+
 UNREADABLE = KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError
 """What is raised where a description is not as `save` writes it."""
 
@@ -221,44 +227,6 @@ def _require_held(path: Path, weights: dict[str, Tensor], what: str, asked: tupl
             )
 
 
-def _size_of_spec(spec: Spec, parameters: int, features: int) -> tuple[int, int]:
-    """Return how many tensors and numbers an estimator has at least, from a spec and the dimensions."""
-    settings: Any = spec.suited(features)
-    n = getattr(settings, "manifold_dim", 1 if isinstance(settings, FOM) else features)
-    sizes = [_size_of_flow(settings.latent, n, parameters)]
-    if hasattr(settings, "chart"):
-        sizes.append(_size_of_flow(settings.chart, features, 0))
-    if isinstance(settings, PAE):
-        sizes += [_size_of_residual(n + features, settings.width, settings.blocks)] * 2
-    if isinstance(settings, MeFlow):
-        sizes.append(_size_of_residual(n + features, settings.encoder_width, settings.encoder_blocks))
-    tensors, numbers = (sum(part) for part in zip(*sizes, strict=True))
-    example = 2 * max(parameters, features) ** 2
-    return tensors, max(numbers, example if example > SMALL else 0)
-
-
-def _size_of_flow(couplings: Couplings, features: int, parameters: int) -> tuple[int, int]:
-    """Return how many tensors and numbers a flow has at least."""
-    settings: Any = couplings
-    layers, depth, bins = settings.layers, settings.depth, getattr(settings, "bins", 1)
-    moved = layers // 2 * features + layers % 2  # of all layers: every second one moves what the one before keeps
-    linear = layers * features**2 if settings.lu else 0
-    if isinstance(settings, AutoregressiveSplines):
-        last = settings.theta_width if parameters else settings.width
-        inner = (layers - 1) * settings.width**2 + last**2
-        outer = ((layers - 1) * settings.width + last) * features * (1 + bins) + last * parameters
-        return layers * depth, linear + (depth - 1) * inner + outer
-    if features == 1 and parameters == 0:  # no network: nothing comes in
-        return layers, linear + layers * bins
-    numbers = settings.width * (moved * (1 + bins) * (features > 1) + layers * (bins * (features == 1) + parameters))
-    return layers * depth, linear + numbers + layers * (depth - 1) * settings.width**2
-
-
-def _size_of_residual(ends: int, width: int, blocks: int) -> tuple[int, int]:
-    """Return how many tensors and numbers a residual network has at least."""
-    return 2 * blocks, width * ends + 2 * blocks * width**2
-
-
 def _described_likelihood(estimator: ManifoldEstimator) -> Description:
     """Return the spec of an estimator, and what it is called with."""
     spec = estimator.spec
@@ -284,15 +252,18 @@ def _built_likelihood(
     try:
         built = _spec(*written) if spec is None else spec
         dims = _dims(description)
-        asked = _size_of_spec(built, *dims)
+        asked = size_of_spec(built, *dims)
     except UNREADABLE as error:
         raise ValueError(f"{path} describes its spec in a way this version does not know: {error}.") from error
     _require_held(path, weights, "an estimator", asked)
     try:
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
-            return built(*built.example(*dims))
+            estimator = built(*built.example(*dims))
     except UNREADABLE as error:
         raise ValueError(f"{path} describes what cannot be built: {error}") from error
+    if WARP in weights:
+        estimator.model.chart = Warped(estimator.model.chart, Warp(dims[1]))
+    return estimator
 
 
 def _dims(description: Description) -> tuple[int, int]:
@@ -350,16 +321,17 @@ def _built_ratio(path: Path, weights: dict[str, Tensor], description: Descriptio
         return GoldenRatio(RatioModel(x, x.clone(), theta, theta.clone(), width, depth))
 
 
-def _trainer_of_likelihood(estimator: ManifoldEstimator, prior: Prior | None, others: dict[str, Any]) -> ManifoldNLE:
-    return ManifoldNLE(prior, cast(Spec, estimator.spec), **others)
-
-
 def _trainer_of_ratio(estimator: GoldenRatio, prior: Prior | None, others: dict[str, Any]) -> ALICES:
     return ALICES(cast(Prior, prior), width=estimator.model.width, depth=estimator.model.depth, **others)
 
 
 KINDS = {
-    "likelihood": Kind(ManifoldEstimator, _described_likelihood, _built_likelihood, _trainer_of_likelihood),
+    "likelihood": Kind(
+        ManifoldEstimator,
+        _described_likelihood,
+        _built_likelihood,
+        lambda estimator, prior, others: ManifoldNLE(prior, estimator.spec, **others),
+    ),
     "ratio": Kind(GoldenRatio, _described_ratio, _built_ratio, _trainer_of_ratio),
 }
 """What can be saved, by the word for it in a file."""

@@ -17,6 +17,7 @@ from mfsbi.rows import Rows
 from mfsbi.store import Store
 from mfsbi.train.data import Batch, require_fraction, split, spreads
 from mfsbi.train.stream import Stream, TrainingData, rows_of_sample
+from mfsbi.warp import converted, require_digits
 
 __all__ = ["Round", "Simulations", "require_labels"]
 
@@ -75,7 +76,8 @@ class Simulations:
         Raises:
             TypeError: if a field is not a tensor of real numbers
             ValueError: if shapes do not fit the prior, each other or earlier rounds, a value is NaN or infinite, theta
-                lies outside the prior, or gold contradicts itself (see `mfsbi.gold.checks`)
+                lies outside the prior, an offset has cost theta or x its digits, or gold contradicts itself (see
+                `mfsbi.gold.checks`)
         """
         require_whole("from_round", number)
         if self.store is not None:
@@ -91,6 +93,8 @@ class Simulations:
         if exclude_invalid_x:
             batch = _without_invalid_x(batch)
         require_finite("x", batch.x, "Remove these rows with their theta, or pass exclude_invalid_x=True.")
+        for name in ("theta", "x"):
+            require_digits(name, getattr(batch, name))
         _require_gold(batch, self.prior if number == 0 else None)
         self.rounds.append(Round(batch, number))
 
@@ -259,17 +263,17 @@ def require_labels(from_theta: Tensor) -> None:
 
 
 def _as_default_type(name: str, value: Tensor) -> Tensor:
-    """Return a tensor in torch's default type, which the weights have, on the processor.
+    """Return a tensor in torch's default type, which the weights have, on the processor; x with the digits it needs.
 
     Raises:
         ValueError: if numbers are too large
     """
-    value = value.detach().cpu()
-    converted = value.to(torch.get_default_dtype())
-    if (converted.isinf() & ~value.isinf()).any():
-        largest, kind = float(value[~value.isinf()].abs().max()), str(converted.dtype).removeprefix("torch.")
-        raise ValueError(f"`{name}` holds {largest:.3g}, more than {kind} can: choose other units.")
-    return converted
+    value, kind = value.detach().cpu(), torch.get_default_dtype()
+    ours = converted(value, kind) if name == "x" else value.to(kind)
+    if (ours.isinf() & ~value.isinf()).any():
+        largest, told = float(value[~value.isinf()].abs().max()), str(kind).removeprefix("torch.")
+        raise ValueError(f"`{name}` holds {largest:.3g}, more than {told} can: choose other units.")
+    return ours
 
 
 def _without_invalid_x(batch: Batch) -> Batch:

@@ -21,6 +21,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ from mfsbi.charts import (
     PrescribedChart,
     ResidualNetwork,
     Standardized,
+    Warped,
 )
 from mfsbi.checks import require_kind, require_positive, require_positive_integer, require_tensor
 from mfsbi.flows import AffineCouplings, Couplings, SplineCouplings
@@ -42,6 +44,7 @@ from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.frames import Frame, features_of, frame_of, require_coordinates, require_rows
 from mfsbi.train.data import spreads
 from mfsbi.train.schedules import Schedule, ambient, density_only, sequential
+from mfsbi.warp import Warp
 
 __all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
 
@@ -51,7 +54,14 @@ rougher than they can tell (see `mfsbi.train.optimizers`)."""
 
 
 class Spec(ABC):
-    """A model to be built once simulations have come: `spec(theta, x)` returns an estimator for sbi."""
+    """A model to be built once simulations have come: `spec(theta, x)` returns an estimator for sbi.
+
+    Features of x that cover decades, hold rare huge values, or have an offset that costs digits are bent or shifted
+    before they reach the chart (`mfsbi.warp`); which ones is measured.
+    """
+
+    warps: ClassVar[bool] = True
+    """Whether x may be bent or shifted before it reaches the chart."""
 
     @abstractmethod
     def build(self, theta: Tensor, x: Tensor) -> AbstractModel:
@@ -80,7 +90,18 @@ class Spec(ABC):
         Raises:
             ValueError: if rows do not match, are fewer than two, hold NaN or infinity, or a feature is constant
         """
-        return ManifoldEstimator(self.build(theta, x).to(x), spec=self)
+        require_rows(theta, x)
+        warp = Warp.of_data(x, theta.dtype)
+        if not self.warps and warp.wide:
+            raise ValueError(
+                f"{type(self).__name__} calls functions of x with {theta.dtype}, in which features {warp.wide} of x "
+                "lose digits. Subtract their offsets from x, here and in the functions."
+            )
+        if not self.warps or (warp.plain and x.dtype == theta.dtype):
+            return ManifoldEstimator(self.build(theta, x).to(theta), spec=self)
+        model = self.build(theta, warp(x))
+        model.chart = Warped(model.chart, warp)
+        return ManifoldEstimator(model.to(theta), spec=self)
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,8 @@ class FOM(Spec):
     decode: Callable[[Tensor], Tensor]
     encode: Callable[[Tensor], Tensor]
     latent: Couplings = LATENT
+
+    warps = False
 
     def __post_init__(self) -> None:
         _require_couplings(self)
@@ -353,4 +376,6 @@ def _framed(chart: AbstractChart, frame: Frame) -> Standardized:
 
 def _latent(couplings: Couplings, dims: int, theta: Tensor) -> Latent:
     """Return a latent density of u in R^dims; a parameter that never varies is left as it is."""
-    return Latent(couplings.build(dims, theta.shape[1]), theta.mean(0), spreads(theta))
+    warp = Warp.of(theta)
+    straight = warp(theta)
+    return Latent(couplings.build(dims, theta.shape[1]), straight.mean(0), spreads(straight), warp)

@@ -17,6 +17,7 @@ from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import NeuralPosterior, RatioEstimator
 from mfsbi.plugin.parameter_prior import ParameterPrior, parameter_prior
 from mfsbi.plugin.posteriors import PosteriorParameters
+from mfsbi.plugin.reach import Reach, warn_of_prior, warn_of_simulations
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
@@ -31,6 +32,7 @@ from mfsbi.train.record import History, ScoreNoise, Settings
 from mfsbi.train.schedules import Schedule
 from mfsbi.train.stream import TrainingData
 from mfsbi.types import Prior
+from mfsbi.warp import require_digits
 
 __all__ = ["AbstractTrainer", "Training"]
 
@@ -68,12 +70,14 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         show_progress_bars: True, False, or None for "only on a terminal"
 
     Raises:
-        ValueError: if the seed is negative, or there is no such device
+        ValueError: if the seed is negative, there is no such device, or a parameter has an offset that costs its digits
         TypeError: if the prior is no distribution, or the seed no integer
     """
 
     estimator_type: type[EstimatorT]
     estimator: EstimatorT | None
+    discrete = False
+    """Whether discrete features of x are no trouble."""
 
     def __init__(self, prior: Prior | None, seed: int, device: str, show_progress_bars: bool | None) -> None:  # noqa: FBT001
         require_seed(seed)
@@ -82,7 +86,11 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         self.device = device
         self.show_progress_bars = show_progress_bars
         self.prior, self.parameter_dim = self._processed(prior)
+        if self.prior is not None:
+            with seeded(0):
+                require_digits("theta", self.prior.sample((1000,)))
         self.estimator = None
+        self._told: EstimatorT | None = None  # the estimator whose simulations were compared with the prior
         self.history = History()
         self.simulations = Simulations(self.prior, self.parameter_dim)
 
@@ -104,7 +112,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """
         require_seed(seed)
         other = copy(self)
-        other.seed, other.estimator, other.history = seed, None, History()
+        other.seed, other.estimator, other.history, other._told = seed, None, History(), None
         return other
 
     @property
@@ -154,13 +162,14 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         require_kind("density_estimator", estimator, self.estimator_type, wanted)
         return estimator
 
-    def _prior_of_posterior(self, prior: Prior | None) -> ParameterPrior | None:
-        """Return the trainer's prior, or another one of as many parameters, as sbi wants it."""
-        if prior is None:
-            return self.prior
-        processed, parameters = self._processed(prior)
+    def _prior_of_posterior(self, prior: Prior | None, estimator: EstimatorT) -> ParameterPrior | None:
+        """Return the trainer's prior, or another one of as many parameters; warn if it reaches beyond simulations."""
+        processed, parameters = (self.prior, self.parameter_dim) if prior is None else self._processed(prior)
         if parameters != self.parameter_dim:
             raise ValueError(f"`prior` should have the trainer's {self.parameter_dim} parameters; it has {parameters}.")
+        reach = Reach.of_record(estimator.training_record)
+        if processed is not None and reach is not None and (prior is not None or estimator is not self._told):
+            warn_of_prior(processed, reach, "the posterior's prior")
         return processed
 
     def _settings(self, score_weight: float | None, **settings: Any) -> Settings:  # noqa: ANN401 - Settings checks them
@@ -170,10 +179,14 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         return Settings(seed=derived(self.seed, 1), show_progress_bars=self.show_progress_bars, **settings)
 
     def _split(self, fraction: float, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
-        """Return the rows to train on and those held out, on the device."""
+        """Return the rows to train on and those held out, on the device; warn of what they cannot tell."""
         training, validation = self.simulations.split(
             fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
         )
+        if Ranks.current().first:
+            all_from_prior = all(part.number == 0 for part in self.simulations)
+            sample = training.sample.to("cpu")
+            warn_of_simulations(sample, self.prior, all_from_prior=all_from_prior, discrete=self.discrete)
         return training.to(self.device), validation.to(self.device)
 
     def _kept(self, plan: Training, keeping: Keeping, about: dict[str, Any]) -> Training:
@@ -225,7 +238,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         one, whose estimator is returned.
         """
         require_phases(plan.schedule, estimator.model)  # before the history of an earlier training is given up
-        _require_type(estimator, plan.rows[0].sample.x.dtype)
+        _require_type(estimator, plan.rows[0].sample.theta.dtype)
         estimator.to(self.device)
         self.history = history
         try:
@@ -246,6 +259,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
                 warnings.warn("Nothing was learned anew: the earlier estimator is kept.", stacklevel=3)
             if self.estimator is estimator:
                 about = {"simulations": self.simulations.rows, "sha256": self.simulations.digest()}
+                about["reach"] = Reach.of(plan.rows[0].sample)._asdict()
+                self._told = estimator
                 estimator.training_record = history.as_record() | about
         return estimator if self.estimator is None else self.estimator
 

@@ -15,6 +15,7 @@ from mfsbi.seeds import alone, distinct, seeded, spawned
 from mfsbi.simulating.plan import Plan
 from mfsbi.store import Layout
 from mfsbi.types import ProgramError
+from mfsbi.warp import lost_digits
 
 __all__ = ["Drawn", "allowed_failures", "draw", "seed_of_x", "shapes_of"]
 
@@ -205,6 +206,12 @@ def _array(name: str, value: Any, rows: int) -> NDArray:  # noqa: ANN401
             f"{told}, which is kept in float32; got whole numbers beyond {WHOLE:,}, some of which would become the "
             "same. Let the simulator return their logarithms, or parts of them."
         )
+    if value.dtype == torch.float64 and value.ndim == 2 and rows > 1 and value.isfinite().all():
+        for number, offset, std in lost_digits(value, torch.float32):
+            raise ValueError(
+                f"{told}, which is kept in float32; got {offset:.6g} +- {std:.3g} for feature {number}, whose values "
+                "would become the same. Let the simulator subtract the offset."
+            )
     return array
 
 

@@ -117,11 +117,12 @@ def _without_score(loss: Loss) -> Loss:
 def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch) -> ChartVerdict:
     """Return the verdict on the chart of a model, judged on the validation rows."""
     squared = in_chunks(lambda rows: model.chart_at(rows.theta).squared_distance(rows.x), validation).double().mean()
-    x = training.sample.x.double()
+    straight = model.chart.straightened
+    x = straight(training.sample.x).double()
     mean, std = x.mean(0), x.std(0)
     _, axes = torch.linalg.eigh(torch.cov(((x - mean) / std).T).reshape(len(std), len(std)))
     dropped = model.chart.data_dim - model.chart.manifold_dim
-    held_out = ((validation.x.double() - mean) / std) @ axes
+    held_out = ((straight(validation.x).double() - mean) / std) @ axes
     error = held_out[:, :dropped].square().sum(-1).mean().sqrt()
     verdict = ChartVerdict(float(squared.sqrt()), float(error))
     if not verdict.collapsed:

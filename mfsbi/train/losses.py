@@ -210,8 +210,8 @@ class _ScoreLoss(ABC):
         """Return the loss without score, and what the score is the gradient of, each of shape `(rows,)`."""
 
     @abstractmethod
-    def _scale(self, model: nn.Module) -> Tensor:
-        """Return the spreads of theta that standardise it, shape `(parameter,)`."""
+    def _unit(self, model: nn.Module, theta: Tensor) -> Tensor:
+        """Return what a score of theta is multiplied by to be that of standardised theta, shape `(rows, parameter)`."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss of each row, shape `(rows,)`."""
@@ -243,11 +243,15 @@ class _ScoreLoss(ABC):
             theta = batch.theta.detach().requires_grad_()
             loss, log_density = self._values(model, batch._replace(theta=theta))
             (score,) = torch.autograd.grad(log_density.sum(), theta, create_graph=learning)
-        return (loss if learning else loss.detach()), self._joint_score(model, batch), score * self._scale(model)
+        return (
+            (loss if learning else loss.detach()),
+            self._joint_score(model, batch),
+            score * self._unit(model, batch.theta),
+        )
 
     def _joint_score(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the joint scores of standardised theta, shape `(rows, parameter)`."""
-        return cast(Tensor, batch.joint_score) * self._scale(model)
+        return cast(Tensor, batch.joint_score) * self._unit(model, batch.theta)
 
     def _sizes(self, theta: Tensor) -> Tensor | None:  # noqa: ARG002 - those of a ratio are not asked for
         """Return F, shape `(rows, parameter)`; None if it is not known."""
@@ -278,7 +282,7 @@ class Scandal(_ScoreLoss):
             before the first step; measured on the batch itself if None
         limit: of the noise, shape `(parameter,)`: it is known to be no larger; with the size it sets how often the
             score counts, too
-        size: F, from theta of shape `(rows, parameter)` to that shape, for scores of theta over its `theta_std`, which
+        size: F, from theta of shape `(rows, parameter)` to that shape, for scores times its `theta_unit(theta)`, which
             then is the unit of the scores' errors; of no consequence if the weight is fixed
         base: a loss that is -log p(x|theta) but for terms without theta, unless the chart depends on theta: the score
             then is that of the model's own log p(x|theta)
@@ -305,10 +309,10 @@ class Scandal(_ScoreLoss):
             return loss, -loss
         return loss, cast(DensityModel, model).log_prob(batch.x, batch.theta)  # theta moves u and the manifold, too
 
-    def _scale(self, model: nn.Module) -> Tensor:
-        if self.size is None or self.weight is not None:
-            return cast(AbstractModel, model).latent.theta_std
-        return cast(Tensor, self.size.theta_std)
+    def _unit(self, model: nn.Module, theta: Tensor) -> Tensor:
+        learned = self.size is None or self.weight is not None
+        with torch.no_grad():
+            return cast(Any, cast(AbstractModel, model).latent if learned else self.size).theta_unit(theta)
 
     def _sizes(self, theta: Tensor) -> Tensor | None:
         if self.size is None:
@@ -325,8 +329,8 @@ class Alices(_ScoreLoss):
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
         noise: V, shape `(parameter,)`, as `adapted` measured it; measured on the batch itself if None
         limit: of the noise, shape `(parameter,)`: it is known to be no larger
-        unit: of the limit's theta, shape `(parameter,)`, and of the scores unless the weight is fixed; the spreads that
-            the model has for theta if None
+        unit: spreads, of what the model standardises for theta, in which the limit is measured, shape `(parameter,)`,
+            and the scores unless the weight is fixed; the model's own if None
         log_odds: log w, of how many rows were drawn at theta for each one drawn at the reference
 
     Raises:
@@ -349,8 +353,11 @@ class Alices(_ScoreLoss):
         logit = log_ratio + self.log_odds
         return functional.binary_cross_entropy_with_logits(logit, label, reduction="none"), log_ratio
 
-    def _scale(self, model: nn.Module) -> Tensor:
-        return cast(RatioModel, model).theta_std if self.unit is None or self.weight is not None else self.unit
+    def _unit(self, model: nn.Module, theta: Tensor) -> Tensor:
+        ratio = cast(RatioModel, model)
+        with torch.no_grad():
+            std = ratio.theta_std if self.unit is None or self.weight is not None else self.unit
+            return std * ratio.theta_slope(theta)
 
 
 OWN = 0.25

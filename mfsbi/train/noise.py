@@ -38,6 +38,7 @@ from mfsbi.train.losses import variance_function, with_doubt
 from mfsbi.train.record import ScoreNoise, Settings
 from mfsbi.train.schedules import Phase
 from mfsbi.train.stream import TrainingData
+from mfsbi.warp import Warp
 
 __all__ = ["ScoreRegression", "ScoreSize", "score_noise"]
 
@@ -62,11 +63,14 @@ class ScoreSize(nn.Module):
     def __init__(self, parameters: int, data: Batch | None = None) -> None:
         super().__init__()
         mean, std, usual = torch.zeros(parameters), torch.ones(parameters), torch.ones(parameters)
+        self.theta_warp = Warp(parameters) if data is None else Warp.of(data.theta)
         if data is not None:
-            mean, std = data.theta.mean(0), spreads(data.theta)
-            usual = (cast(Tensor, data.joint_score) * std).square().mean(0).to(mean)
+            straight = self.theta_warp(data.theta)
+            mean, std = straight.mean(0), spreads(straight)
         self.register_buffer("theta_mean", mean)
         self.register_buffer("theta_std", std)
+        if data is not None:
+            usual = (cast(Tensor, data.joint_score) * self.theta_unit(data.theta)).square().mean(0).to(mean)
         self.register_buffer("usual", usual)
         self.first, self.second = nn.Linear(parameters, SIZE_WIDTH), nn.Linear(SIZE_WIDTH, SIZE_WIDTH)
         self.last = nn.Linear(SIZE_WIDTH, parameters)
@@ -80,14 +84,22 @@ class ScoreSize(nn.Module):
 
     def forward(self, theta: Tensor) -> Tensor:
         """Return F, shape `(rows, parameter)`; about one for a score that is always zero."""
-        hidden = self.first((theta - self.theta_mean) / self.theta_std).tanh()
+        hidden = self.first(self.standardize(theta)).tanh()
         relative = self.last(functional.silu(self.second(hidden))).exp() + LEAST_SIZE
         return torch.where(self.usual > 0, self.usual, torch.ones_like(self.usual)) * relative
+
+    def standardize(self, theta: Tensor) -> Tensor:
+        """Return standardised theta, shape `(rows, parameter)`, as a density has it (`mfsbi.models.Latent`)."""
+        return (self.theta_warp(theta) - self.theta_mean) / self.theta_std
+
+    def theta_unit(self, theta: Tensor) -> Tensor:
+        """Return d theta / d standardised theta, shape `(rows, parameter)`: a score times it is that of the latter."""
+        return self.theta_std * (-self.theta_warp.log_slope(theta)).exp()
 
     def loss(self, batch: Batch) -> Tensor:
         """Return what is minimal at F, shape `(rows,)`."""
         size = self(batch.theta)
-        each = (cast(Tensor, batch.joint_score) * self.theta_std).square() / size + size.log()
+        each = (cast(Tensor, batch.joint_score) * self.theta_unit(batch.theta)).square() / size + size.log()
         return (each * (self.usual > 0)).sum(-1)
 
 
@@ -100,27 +112,26 @@ class ScoreRegression(nn.Module):
 
     x_mean: Tensor
     x_std: Tensor
-    theta_mean: Tensor
-    theta_std: Tensor
 
     def __init__(self, data: Batch) -> None:
         super().__init__()
-        for name, value in (("x", data.x), ("theta", data.theta)):
-            self.register_buffer(f"{name}_mean", value.mean(0))
-            self.register_buffer(f"{name}_std", spreads(value))
+        self.x_warp = Warp.of_data(data.x, data.theta.dtype)
+        x = self.x_warp(data.x)
+        self.register_buffer("x_mean", x.mean(0))
+        self.register_buffer("x_std", spreads(x))
         parameters, hidden = data.theta.shape[1], [WIDTH] * 3
         networks = {
             "features": _perceptron([data.x.shape[1], *hidden], X_SHARPNESS),
             "gates": _perceptron([parameters, *hidden], THETA_SHARPNESS),
             "last": _perceptron([WIDTH, WIDTH, parameters]),
         }
-        self.score = nn.ModuleDict(networks).to(data.x)
+        self.score = nn.ModuleDict(networks).to(data.theta)
         self.size = ScoreSize(parameters, data)
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return what x and theta tell of std * t, shape `(rows, parameter)`."""
-        features = functional.silu(self.score["features"]((x - self.x_mean) / self.x_std))
-        gates = self.score["gates"]((theta - self.theta_mean) / self.theta_std)
+        """Return what x and theta tell of the score of standardised theta, shape `(rows, parameter)`."""
+        features = functional.silu(self.score["features"]((self.x_warp(x) - self.x_mean) / self.x_std))
+        gates = self.score["gates"](self.size.standardize(theta))
         return self.score["last"](features * (1 + gates))
 
 
@@ -157,12 +168,12 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
         raise KeyboardInterrupt
     size = in_chunks(lambda rows: model.size(rows.theta), validation)
     told = in_chunks(lambda rows: model(rows.x, rows.theta), validation)
-    joint = cast(Tensor, validation.joint_score) * model.theta_std
+    joint = cast(Tensor, validation.joint_score) * model.size.theta_unit(validation.theta)
     squared, own = (joint - told).square(), joint.square()
     variance, noise = _bound(squared, own), _bound(squared / variance_function(told, size), own / size)
     left, whole = _bound(squared / size, own / size), (own / size).mean(0)
     share = torch.where(whole > 0, left / whole, torch.ones_like(whole))
-    columns = (variance, noise, share, model.theta_std)
+    columns = (variance, noise, share, model.size.theta_std)
     return ScoreNoise(*(column.tolist() for column in columns)), model.size
 
 
@@ -177,7 +188,7 @@ def _size_loss(model: ScoreRegression, batch: Batch) -> Tensor:
 
 def _squared_error(model: ScoreRegression, batch: Batch) -> Tensor:
     """Return |t - g|^2 over the size of each parameter's score at theta, shape `(rows,)`."""
-    errors = cast(Tensor, batch.joint_score) * model.theta_std - model(batch.x, batch.theta)
+    errors = cast(Tensor, batch.joint_score) * model.size.theta_unit(batch.theta) - model(batch.x, batch.theta)
     return (errors.square() / model.size(batch.theta).detach()).sum(-1)
 
 

@@ -255,7 +255,8 @@ def test_sampling_goes_on_after_batched_sampling(posterior, short_tuning):
 
 def test_an_ensemble_draws_from_its_members_by_weight(trained):
     x = observed(16)
-    away = trained.build_posterior(prior=BoxUniform(-4 * torch.ones(2), -3 * torch.ones(2)))
+    with pytest.warns(UserWarning, match="Parameters 0, 1 of the posterior's prior reach beyond the simulations"):
+        away = trained.build_posterior(prior=BoxUniform(-4 * torch.ones(2), -3 * torch.ones(2)))
     members = [chains(trained), MCMCPosterior(away.potential_fn, proposal=away.proposal, **_settings())]
     ensemble = EnsemblePosterior(members, weights=[3.0, 1.0])
     ensemble.set_default_x(x)

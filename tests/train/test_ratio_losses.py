@@ -20,6 +20,9 @@ class Offset(torch.nn.Module):
         self.shift, self.tilt = shift, tilt
         self.theta_std = torch.ones(1, dtype=torch.float64)
 
+    def theta_slope(self, theta):
+        return torch.ones_like(theta)
+
     def log_ratio(self, x, theta):
         return (0.5 * x * theta - 0.25 * theta.square())[..., 0] + self.shift + self.tilt * x[..., 0]
 

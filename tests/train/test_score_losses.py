@@ -176,6 +176,9 @@ class Sizes(torch.nn.Module):
 
     theta_std = torch.tensor([1.0, 0.5], dtype=torch.float64)
 
+    def theta_unit(self, theta):
+        return self.theta_std.expand_as(theta)
+
     def forward(self, theta):
         return torch.tensor([1.0, 2.0], dtype=theta.dtype) * theta.exp()
 

@@ -1,0 +1,264 @@
+r"""What simulations cannot tell: where they reached, and who asks for more.
+
+A likelihood is learned where simulations were, and extrapolates elsewhere without a word; nothing in a posterior shows
+it. So it is asked, by default and for likelihoods and ratios alike,
+
+* before training: does every parameter vary, does theta fill the prior, are features of x continuous, and did some
+  runs blow up?
+* before a posterior is drawn: does its prior stay where theta was, and do the observations lie where x was?
+
+**Theta and the prior.** A parameter's range is compared with draws of the prior, and covers it unless more than
+5 % + 10 / rows of them lie beyond. For bands and other shapes both are brought to normal scores z by the prior's own
+ranks; in units of the prior's covariance, the smallest variance of the simulated z along any direction tells how thin
+they lie.
+
+**Observations.** One of m new rows lies beyond the extremes of N simulations, in one of d features, 2 d m / (N + 1)
+times on average, whatever the distribution. Rows count if they lie beyond by a tenth of the range, and are reported if
+as many were expected once in a thousand; those beyond by half of it are reported always. Features are compared as
+charts see them, bent if they cover decades (`mfsbi.warp`).
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.special import ndtri
+
+from mfsbi.plugin.parameter_prior import ParameterPrior
+from mfsbi.seeds import seeded
+from mfsbi.train.data import Batch
+from mfsbi.warp import Warp
+
+__all__ = ["Reach", "warn_of_observations", "warn_of_prior", "warn_of_simulations"]
+
+DRAWS = 2000
+"""Of the prior."""
+
+BEYOND, DOUBT = 0.05, 10.0
+"""Share of prior draws that may lie beyond the simulations, and rows that add to it as one over all."""
+
+THIN = 0.4
+"""Spread of theta along a direction, in spreads of the prior, below which it covers a small part."""
+
+NEAR, FAR, FEW = 0.1, 0.5, 3.0
+"""Shares of a range beyond its ends, for rows that count and for any single row; and what, over sqrt(N), is added."""
+
+SURPRISE = 1e-3
+"""Chance below which as many rows outside are reported."""
+
+TIED = 0.5
+"""Share of rows whose value another row has, too, from which a feature counts as discrete."""
+
+ROWS = 2000
+"""Rows that are looked at for ties and outliers, at most; outliers are looked for in all rows of bent features."""
+
+HUGE = 8.0
+"""Spreads of the bulk, in a feature that was bent, beyond which rows have blown up."""
+
+RARE = 0.02
+"""Share of such rows above which they are a part of the distribution."""
+
+
+class Reach(NamedTuple):
+    """Where simulations were.
+
+    Arguments:
+        rows: how many they were
+        theta: least and largest value of each parameter
+        x: least and largest value of each feature
+    """
+
+    rows: int
+    theta: tuple[list[float], list[float]]
+    x: tuple[list[float], list[float]]
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Reach":
+        """Return the reach of rows in memory."""
+        theta, x = ((value.amin(0).tolist(), value.amax(0).tolist()) for value in (batch.theta, batch.x))
+        return cls(batch.size, theta, x)
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> "Reach | None":
+        """Return the reach in an estimator's training record; None if there is none, as in early files."""
+        written: Any = record.get("reach")
+        try:
+            rows, theta, x = (written[name] for name in cls._fields)
+            ends = [[[float(value) for value in end] for end in field] for field in (theta, x)]
+            return cls(int(rows), (ends[0][0], ends[0][1]), (ends[1][0], ends[1][1]))
+        except (TypeError, KeyError, ValueError, IndexError):
+            return None
+
+
+def warn_of_simulations(batch: Batch, prior: ParameterPrior | None, *, all_from_prior: bool, discrete: bool) -> None:
+    """Warn of what simulations cannot tell, before anything is learned from them.
+
+    Arguments:
+        batch: the rows to learn from, or a sample of them
+        prior: of theta; None for data without parameters
+        all_from_prior: whether all rows belong to the first round, so that theta should cover the prior
+        discrete: whether discrete features are no trouble, as for ratios
+    """
+    if prior is not None:
+        constant = _constant(batch.theta)
+        if constant:
+            _warn(
+                f"{_told('Parameter', constant)} never varied in the simulations (always "
+                f"{_numbers(batch.theta[0, constant])}), so that nothing can be learned of it: its posterior will be "
+                "its prior whatever the data. Vary it, or leave it out of theta."
+            )
+        elif all_from_prior:
+            warn_of_prior(prior, Reach.of(batch), "the prior", batch.theta)
+    if not discrete:
+        _warn_of_ties(batch.x[:ROWS])
+    _warn_of_outliers(batch)
+
+
+def warn_of_prior(prior: ParameterPrior, reach: Reach, name: str, theta: Tensor | None = None) -> None:
+    """Warn where a prior reaches farther than the simulations did.
+
+    Arguments:
+        prior: of the posterior
+        reach: of the simulations
+        name: what to call that prior
+        theta: of the simulations, whose shape is looked at as well if they are there
+    """
+    with seeded(0):
+        draws = prior.sample((DRAWS,)).cpu()
+    low, high = (torch.tensor(end, dtype=torch.float64) for end in reach.theta)
+    if draws.shape[1] != len(low):
+        return
+    outside = ((draws < low) | (draws > high)).double().mean(0)
+    beyond = (outside > BEYOND + DOUBT / reach.rows).nonzero().flatten().tolist()
+    if beyond:
+        i = max(beyond, key=lambda i: float(outside[i]))
+        _warn(
+            f"{_told('Parameter', beyond)} of {name} reach{'es' if len(beyond) == 1 else ''} beyond the simulations: "
+            f"{100 * float(outside[i]):.0f} % of the prior of parameter {i} lies outside {float(low[i]):.4g} to "
+            f"{float(high[i]):.4g}, where theta was. The likelihood is extrapolated there, and the posterior may be "
+            "wrong: simulate from all of the prior, or narrow it."
+        )
+    elif theta is not None and len(theta) >= 20 * theta.shape[1]:
+        spread = _thinnest(draws.double(), theta.cpu().double())
+        if spread < THIN:
+            _warn(
+                f"Theta of the simulations cover a small part of {name}: along one direction their spread is "
+                f"{spread:.2g} of the prior's. The likelihood is extrapolated elsewhere, and the posterior may be "
+                "wrong: draw theta from the prior, or make the prior what they were drawn from."
+            )
+
+
+def warn_of_observations(x: Tensor, reach: Reach | None, straightened: Callable[[Tensor], Tensor]) -> None:
+    """Warn of observations that lie where no simulation was.
+
+    Arguments:
+        x: shape `(*, data)`
+        reach: of the simulations; nothing is said without it
+        straightened: x as charts see it, feature by feature
+    """
+    if reach is None or x.shape[-1] != len(reach.x[0]):
+        return
+    rows = x.reshape(-1, x.shape[-1])
+    low, high = (straightened(torch.tensor(end, dtype=torch.float64).to(rows)).double() for end in reach.x)
+    straight = straightened(rows).double()
+    beyond = torch.maximum(low - straight, straight - high) / (high - low).clamp(min=1e-300)
+    doubt = FEW / math.sqrt(reach.rows)
+    near, far = ((beyond > share + doubt) for share in (NEAR, FAR))
+    expected = 2 * rows.shape[1] * len(rows) / (reach.rows + 1)
+    count = int(near.any(-1).sum())
+    if not far.any() and (count == 0 or _chance(count, expected) > SURPRISE):
+        return
+    row, feature = divmod(int(beyond.argmax()), rows.shape[1])
+    others = f", and {count - 1} more of {len(rows)}" if count > 1 else ""
+    _warn(
+        f"Observation {row} lies outside all simulations{others}: feature {feature} is {float(rows[row, feature]):.6g} "
+        f"and simulations had {reach.x[0][feature]:.6g} to {reach.x[1][feature]:.6g}. The likelihood is extrapolated "
+        "there, and the posterior may be wrong: check units and the order of the features, or simulate where the data "
+        "are."
+    )
+
+
+def _warn_of_ties(x: Tensor) -> None:
+    """Warn of features that take few values, but more than one, which specs refuse."""
+    equal = x.sort(0).values.diff(dim=0) == 0
+    pad = torch.zeros_like(equal[:1])
+    tied = (torch.cat([pad, equal]) | torch.cat([equal, pad])).double().mean(0)
+    discrete = ((tied > TIED) & (x.amin(0) < x.amax(0))).nonzero().flatten().tolist()
+    if discrete:
+        count = len(x[:, discrete[0]].unique())
+        _warn(
+            f"{_told('Feature', discrete)} of x {'takes' if len(discrete) == 1 else 'take'} few values (feature "
+            f"{discrete[0]} {count} in {len(x)} rows): a density of continuous x can become arbitrarily high there, "
+            "and the posterior too narrow. Add uniform noise as wide as a step to simulations and observations, or "
+            "use `ALICES` or sbi's `MNLE`."
+        )
+
+
+def _warn_of_outliers(batch: Batch) -> None:
+    """Warn of rows far from all others in features that were bent for their sake."""
+    warp = Warp.of_data(batch.x, torch.float64)
+    if not warp.bent:
+        return
+    straight = warp(batch.x.double())
+    middle = straight.median(0).values
+    low, high = (torch.quantile(straight[:ROWS], level, dim=0) for level in (0.16, 0.84))
+    huge = (straight - middle).abs() > HUGE * (high - low).clamp(min=1e-300) / 2
+    huge &= torch.zeros_like(huge).index_fill(1, torch.tensor(warp.bent), True)  # noqa: FBT003
+    share = huge.double().mean(0)
+    features = ((share > 0) & (share < RARE)).nonzero().flatten().tolist()
+    if features:
+        i = features[0]
+        rows = huge[:, i].nonzero().flatten().tolist()
+        _warn(
+            f"{_told('Feature', features)} of x hold{'s' if len(features) == 1 else ''} rare huge values: feature {i} "
+            f"has {len(rows)} in {batch.size} rows, up to {float(batch.x[rows, i].abs().max()):.3g} beside a median of "
+            f"{float(batch.x[:, i].median()):.3g}, rows {_some(rows)} of those trained on. They are kept, and such "
+            "features are bent so that the others stay apart; if these runs failed, remove them."
+        )
+
+
+def _thinnest(prior: Tensor, theta: Tensor) -> float:
+    """Return the smallest spread of theta along a direction of normal scores, in spreads of the prior there."""
+    ordered = prior.sort(0).values.T.contiguous()
+
+    def scores(values: Tensor) -> Tensor:
+        columns = values.T.contiguous()
+        below = torch.searchsorted(ordered, columns) + torch.searchsorted(ordered, columns, right=True)
+        return ndtri((below / 2 + 0.5) / (len(prior) + 1)).T
+
+    of_prior, of_theta = (torch.cov(scores(values).T).reshape(prior.shape[1], -1) for values in (prior, theta))
+    variances, axes = torch.linalg.eigh(of_prior)
+    kept = variances > 1e-3 * variances[-1]  # a prior on a surface has directions of its own without extent
+    white = axes[:, kept] / variances[kept].sqrt()
+    return math.sqrt(max(float(torch.linalg.eigvalsh(white.T @ of_theta @ white)[0]), 0.0))
+
+
+def _chance(count: int, expected: float) -> float:
+    """Return the chance of so many or more by a Poisson distribution of that mean."""
+    return float(torch.special.gammainc(torch.tensor(float(count)), torch.tensor(expected)))
+
+
+def _constant(theta: Tensor) -> list[int]:
+    return (theta.amin(0) == theta.amax(0)).nonzero().flatten().tolist()
+
+
+def _told(word: str, numbers: list[int]) -> str:
+    """Return "Parameter 3" or "Parameters 1, 2, 3"."""
+    return f"{word}{'s' if len(numbers) > 1 else ''} {_some(numbers)}"
+
+
+def _some(numbers: list[int]) -> str:
+    """Return some of the numbers, and how many there are more."""
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return ", ".join(map(str, numbers[:5])) + more
+
+
+def _numbers(values: Tensor) -> str:
+    return ", ".join(f"{value:.4g}" for value in values[:5].tolist())
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=5)
