@@ -136,6 +136,11 @@ class ParameterPrior(Distribution):
         """The variance of 1,000 draws, shape `(parameter,)`."""
         return self._draws().var(0)
 
+    @property
+    def discrete(self) -> bool:
+        """Whether a parameter takes few values, such as whole numbers: of 1,000 draws half are equal to others."""
+        return any(len(column.unique()) < len(column) / 2 for column in self._draws().T)
+
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: ANN401, B008 - torch's signature
         """Draw theta, shape `(*sample_shape, parameter)`, in torch's default type."""
         shape = torch.Size(sample_shape)

@@ -1,5 +1,6 @@
 """sbi's posteriors for a potential of ours: which class, and with which settings."""
 
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from mfsbi.plugin.host import (
 from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.plugin.potential import with_all_digits
 
-__all__ = ["PosteriorParameters", "posterior_of"]
+__all__ = ["PosteriorParameters", "posterior_of", "require_continuous"]
 
 PosteriorParameters: TypeAlias = (
     MCMCPosteriorParameters
@@ -38,6 +39,22 @@ DEFAULTS: dict[str, Callable[[], PosteriorParameters]] = {
     "importance": ImportanceSamplingPosteriorParameters,
 }
 """sbi's settings, but for chain starts drawn from 1,000 candidates each instead of 10,000."""
+
+
+FOR_DISCRETE = "rejection", "importance"
+"""Samplers that need no way from one theta to another."""
+
+FEW_VALUES = (
+    "the prior has parameters that take few values, such as whole numbers: its draws would not be those of the "
+    'posterior. Use `sample_with="rejection"`, or `sample_chains(..., sampler="importance")`.'
+)
+
+
+def require_continuous(posterior: object, sampler: str) -> None:
+    """Raise ValueError if a sampler that moves continuously is to draw parameters that take few values."""
+    prior = getattr(getattr(posterior, "potential_fn", None), "prior", None)
+    if sampler not in FOR_DISCRETE and isinstance(prior, ParameterPrior) and prior.discrete:
+        raise ValueError(f"Sampler {sampler!r} moves through theta continuously, and {FEW_VALUES}")
 
 
 def posterior_of(
@@ -72,6 +89,8 @@ def posterior_of(
             "`posterior_parameters` should be MCMC-, Rejection-, VI- or ImportanceSamplingPosteriorParameters of sbi; "
             f"got {type(parameters).__name__}."
         )
+    if kind in (MCMCPosterior, VIPosterior) and own.discrete:
+        warnings.warn(f"{kind.__name__} moves through theta continuously, and {FEW_VALUES}", stacklevel=4)
     potential = potential_with(own)
     settings = asdict(parameters)
     transform = settings.pop("theta_transform", None) or own.unconstrained

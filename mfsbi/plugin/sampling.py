@@ -41,6 +41,7 @@ from mfsbi.plugin.host import (
     importance_sample,
     rejection_sample,
 )
+from mfsbi.plugin.posteriors import require_continuous
 from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.seeds import derived, seeded
 
@@ -96,12 +97,13 @@ def sample_chains(
 
     Raises:
         ValueError: if there is no such sampler, no observation, one that is not finite, draws is no positive integer,
-            or the sampler refuses its settings
+            theta takes few values and the sampler moves continuously, or the sampler refuses its settings
         TypeError: if x is no tensor, or the posterior not one of a `ManifoldNLE` or of `ALICES`, or for `slice` not
             sampled by MCMC, or the sampler has no such setting
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"`sampler` should be one of {sorted(SAMPLERS)}; got {sampler!r}.")
+    require_continuous(posterior, sampler)
     return SAMPLERS[sampler](posterior, x, draws, seed=seed, show_progress_bars=show_progress_bars, **settings)
 
 
@@ -361,13 +363,8 @@ def _checked(chains: Chains) -> Chains:
                     f"There are few independent draws: {diagnostics.sizes}. Take more, or another sampler, as slice.",
                     stacklevel=4,
                 )
-        elif not diagnostics.converged:
-            warnings.warn(
-                f"The chains have not converged: {diagnostics}. Take more draws or a longer warm-up "
-                "(MCMCPosteriorParameters(warmup_steps=...) for slice, `warmup=` for others), and look at the trace "
-                "plot for separate modes.",
-                stacklevel=4,
-            )
+        elif diagnostics.complaint:
+            warnings.warn(diagnostics.complaint, stacklevel=4)
     share = chains.info.get("acceptance", 1.0)
     if share < LEAST_SHARE and "warmup_steps" in chains.info:
         warnings.warn(
