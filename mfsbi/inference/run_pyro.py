@@ -32,6 +32,24 @@ with undisturbed():  # pyro switches torch's validation of distributions on
 __all__ = ["run_pyro"]
 
 
+class _BoundedHMC(HMC):
+    """Pyro's HMC with a limit for the steps of a trajectory, as NUTS has: a density that jumps adapts them to nothing.
+
+    Arguments:
+        max_num_steps: as many as NUTS takes, unless given
+        settings: those of Pyro's `HMC`
+    """
+
+    def __init__(self, *, max_num_steps: int = 1024, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(**settings)
+        self.max_num_steps = max_num_steps
+
+    @property
+    def num_steps(self) -> int:
+        """The steps of a trajectory."""
+        return min(self.max_num_steps, int(super().num_steps))
+
+
 def run_pyro(  # noqa: PLR0913 - what a sampler must be told
     log_prob: Callable[[Tensor], Tensor],
     starts: Tensor,
@@ -55,7 +73,7 @@ def run_pyro(  # noqa: PLR0913 - what a sampler must be told
         warmup: steps in which step size and mass are adapted
         seed: of the momenta
         show_progress_bars: show a bar over the chains
-        settings: of Pyro's kernel, such as `target_accept_prob` or `max_tree_depth`
+        settings: of Pyro's kernel, such as `target_accept_prob`, `max_tree_depth` for NUTS, or `max_num_steps` for HMC
 
     Returns:
         the chains, with the mean acceptance and the number of divergent trajectories in `info`
@@ -66,7 +84,7 @@ def run_pyro(  # noqa: PLR0913 - what a sampler must be told
     """
     require_positive_integer("draws", draws)
     require_whole("warmup", warmup)
-    kernels = {"nuts": NUTS, "hmc": HMC}
+    kernels = {"nuts": NUTS, "hmc": _BoundedHMC}
     if kernel not in kernels:
         raise ValueError(f"`kernel` should be one of {sorted(kernels)}; got {kernel!r}.")
     with torch.no_grad():

@@ -175,7 +175,8 @@ def sample_vi(
 ) -> Chains:
     """Fit sbi's variational density `q` to the posterior, and resample its draws by their weights.
 
-    Weights make up for what the fit misses, as long as q covers the posterior: the effective share says how well.
+    One candidate for each draw comes from the prior, which covers what q misses: so weights are bounded by the
+    likelihood and make up for it (a defensive mixture; Hesterberg 1995). The effective share says how well q fits.
 
     Arguments:
         posterior: as `build_posterior()` returns it
@@ -196,11 +197,15 @@ def sample_vi(
         fitted.set_default_x(x)
         fitted.train(show_progress_bar=show_progress_bars, quality_control=False, **(VI_SETTINGS | settings))
         candidates = fitted.sample((oversampling * CHAINS * draws,), show_progress_bars=False).detach()
+        candidates = torch.cat([candidates, potential.prior.sample((CHAINS * draws,))])
         with torch.no_grad():
-            weight = potential(candidates, track_gradients=False) - fitted.q.log_prob(candidates)
+            of_q = fitted.q.log_prob(candidates).nan_to_num(-torch.inf) + torch.tensor(oversampling).log()
+            of_both = torch.logaddexp(of_q, potential.prior.log_prob(candidates))
+            weight = potential(candidates, track_gradients=False) - of_both
         theta, share = _resampled(candidates, weight, CHAINS * draws)
-    info = {"sampler": "vi", "seed": seed, "acceptance": share}
-    return _chains(theta.view(CHAINS, draws, -1), potential, info, start)
+    return _chains(
+        theta.view(CHAINS, draws, -1), potential, {"sampler": "vi", "seed": seed, "acceptance": share}, start
+    )
 
 
 def sample_nuts(
@@ -357,14 +362,12 @@ def _checked(chains: Chains) -> Chains:
     count, draws, _ = chains.draws.shape
     if count > 1 and draws >= 4:
         diagnostics = diagnose(chains)
+        complaint = diagnostics.complaint
         if "warmup_steps" not in chains.info:
-            if not diagnostics.enough:
-                warnings.warn(
-                    f"There are few independent draws: {diagnostics.sizes}. Take more, or another sampler, as slice.",
-                    stacklevel=4,
-                )
-        elif diagnostics.complaint:
-            warnings.warn(diagnostics.complaint, stacklevel=4)
+            few = f"There are few independent draws: {diagnostics.sizes}. Take more, or another sampler, as slice."
+            complaint = "" if diagnostics.enough else few
+        if complaint:
+            warnings.warn(complaint, stacklevel=4)
     share = chains.info.get("acceptance", 1.0)
     if share < LEAST_SHARE and "warmup_steps" in chains.info:
         warnings.warn(

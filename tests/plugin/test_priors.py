@@ -47,7 +47,7 @@ from mfsbi.plugin.sampling import sample_chains
 from mfsbi.seeds import seeded
 
 NOISE = 0.5
-SHORT = MCMCPosteriorParameters(num_chains=40, warmup_steps=15, init_strategy_parameters={"num_candidate_samples": 100})
+SHORT = MCMCPosteriorParameters(num_chains=30, warmup_steps=10, init_strategy_parameters={"num_candidate_samples": 50})
 
 
 class OwnOfTorch:
@@ -113,16 +113,24 @@ PRIORS = {
 }
 
 ROADS = {
-    "emcee": (60, {"warmup": 80, "thin": 2}),
     "importance": (250, {"oversampling": 16}),
+    "rejection": (100, {}),
     "grid": (250, {}),
+    "emcee": (15, {"warmup": 12}),
+    "slice": (10, {}),
+    "nuts": (20, {"warmup": 12, "chains": 2, "max_tree_depth": 3}),
+    "hmc": (20, {"warmup": 15, "chains": 2, "trajectory_length": 1.0, "max_num_steps": 6}),
+    "vi": (60, {"max_num_iters": 8}),
 }
-
-LONG_ROADS = {
+LONG = ROADS | {
+    "emcee": (60, {"warmup": 80, "thin": 2}),
     "slice": (50, {}),
     "rejection": (250, {}),
     "nuts": (200, {"warmup": 150, "chains": 3}),
+    "hmc": (200, {"warmup": 150, "chains": 3, "trajectory_length": 3.0, "max_num_steps": 64}),
+    "vi": (250, {"max_num_iters": 300}),
 }
+"""Draws of each chain and settings: as few as show a road that leaves a support, and as many as show a bias."""
 
 
 class Exact(nn.Module):
@@ -159,12 +167,20 @@ KINDS = {
 
 SIMPLICES = "Dirichlet", "list with a simplex"
 
+JUMPS = "mixture of intervals"
+"""A density with gaps, which trajectories of a fixed length along slopes do not cross."""
+
+ALIKE = {"box", "normal of float64", "scipy's normal", "Weibull", "Kumaraswamy", "half-normal", "log-uniform"}
+"""Priors that the gate need not take on slow roads, since others are as these."""
+
+SLOWER = "rejection", "emcee", "slice", "nuts", "hmc", "vi"
+
 TABLE = [
-    pytest.param(name, kind, road, marks=pytest.mark.slow if road in LONG_ROADS else ())
+    (name, kind, road)
     for name in PRIORS
     for kind in KINDS
-    for road in ROADS | LONG_ROADS
-    if road != "grid" or name not in SIMPLICES
+    for road in ROADS
+    if not (road == "grid" and name in SIMPLICES) and not (road == "hmc" and name == JUMPS)
 ]
 
 
@@ -181,7 +197,7 @@ class Case:
     """A prior with an observation and the mean and standard deviation of the exact posterior."""
 
     def __init__(self, name):
-        self.prior = PRIORS[name]()
+        self.name, self.prior = name, PRIORS[name]()
         with seeded(1):
             theta = drawn(self.prior, 400_000)
             self.x = (theta[0] + NOISE * torch.randn(theta.shape[1], dtype=torch.float64)).float()[None]
@@ -206,28 +222,42 @@ def _as_users_have_it():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize(("name", "kind", "road"), TABLE)
-def test_every_road_gives_the_posterior_of_every_prior(cases, short_tuning, name, kind, road):
-    case = cases(name)
+def require_posterior(case, kind, road, draws, settings):
+    """Assert mean and spread within 4 standard errors of the exact ones, and no draw outside the prior."""
     prior = parameter_prior(case.prior)
     posterior = posterior_of(KINDS[kind], prior, "mcmc", SHORT, "cpu")
-    draws, settings = (ROADS | LONG_ROADS)[road]
     if road == "grid":
         reach = torch.stack([case.mean - 8 * case.std, case.mean + 8 * case.std], dim=-1)
         settings = {"bounds": reach.tolist(), "points": 600 if len(reach) == 1 else 240}
+    if road == "vi" and len(case.mean) > 1 and case.name not in SIMPLICES:
+        settings = settings | {"q": "gaussian"}  # sbi's default there is a flow, which is slower
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "invalid value encountered")  # ArviZ's, of a chain that stands still
         warnings.filterwarnings("ignore", "The chains have not|There are few|Only .* candidates|.* trajectories div")
         chains = sample_chains(posterior, case.x, draws, sampler=road, seed=3, **settings)
+        size = min(diagnose(chains).ess_bulk)
     theta = chains.pooled.double()
-    size = min(diagnose(chains).ess_bulk)
-    if road == "importance":
-        size = min(size, chains.info["acceptance"] * settings["oversampling"] * 4 * draws)
+    if chains.draws.shape[1] < 100:
+        size = size / 2  # which of short chains is a rough number
+    if road in ("importance", "vi"):
+        size = min(size, chains.info["acceptance"] * settings.get("oversampling", 8) * 4 * draws)
     cell = 16 * case.std / settings["points"] / 2 if road == "grid" else 0.0
     assert prior.inside(chains.pooled).all()
     assert torch.isfinite(chains.log_prob).all()
-    assert size > 40
     assert ((theta.mean(0) - case.mean).abs() <= 4 * case.std / size**0.5 + cell).all()
     assert ((theta.std(0) - case.std).abs() <= 4 * case.spread_of_std / size**0.5 + cell).all()
+    return size
+
+
+@pytest.mark.parametrize(("name", "kind", "road"), [row for row in TABLE if not (row[0] in ALIKE and row[2] in SLOWER)])
+def test_every_road_gives_the_posterior_of_every_prior(cases, short_tuning, name, kind, road):
+    require_posterior(cases(name), kind, road, *ROADS[road])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind", "road"), TABLE)
+def test_every_road_gives_it_precisely(cases, short_tuning, name, kind, road):
+    assert require_posterior(cases(name), kind, road, *LONG[road]) > 40
 
 
 @pytest.mark.parametrize("name", SIMPLICES)

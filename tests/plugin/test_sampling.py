@@ -68,9 +68,7 @@ def test_one_seed_gives_one_set_of_chains_and_leaves_the_global_state_alone(post
 
 
 def test_chains_that_have_not_converged_are_a_warning_with_the_numbers(posterior, x, short_tuning):
-    with pytest.warns(
-        UserWarning, match="largest R-hat .* smallest effective sample size .*a longer warm-up and more"
-    ):
+    with pytest.warns(UserWarning, match="largest R-hat .* smallest effective sample size .*a longer warm-up and more"):
         sample_chains(posterior, x, draws=5)
 
 
