@@ -7,10 +7,12 @@ that an interrupted save leaves the old file or none.
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,9 +31,11 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
     if path.is_dir():
         raise OSError(f"Cannot write {path}: a folder is there.")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
+    values = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     header = {"format": FORMAT, "description": json.dumps(description, default=plain)}
+    header["sha256"] = _digest(values, header["description"])
     try:
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, aside, header)
+        save_file(values, aside, header)
         with aside.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         aside.replace(path)
@@ -57,7 +61,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is none
-        ValueError: if it is not a file of this library, or of a version this one does not know, or has no description
+        ValueError: if it is not a file of this library, or of a version this one does not know, is damaged, or has no
+            description
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
@@ -72,7 +77,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} should be of format {FORMAT!r}; it says {header.get('format')!r}. If a newer mfsbi wrote it, "
             "update this one."
         )
+    if header.get("sha256", "") not in ("", _digest(tensors, header.get("description", ""))):
+        raise ValueError(f"{path} is damaged: its numbers are not those that were written. Take it from its source.")
     return tensors, _description(path, header)
+
+
+def _digest(tensors: dict[str, Tensor], description: str) -> str:
+    """Return a hash of all that a file holds; early files have none."""
+    digest = sha256(description.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _description(path: Path, header: dict[str, str]) -> dict[str, Any]:

@@ -5,13 +5,20 @@ On a regular grid of cells of volume V, the normalised posterior is
     p(theta_i) = exp(l_i) / (V sum_k exp(l_k)),    l = log likelihood + log prior up to a constant.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["GridPosterior", "grid_posterior"]
+__all__ = ["GridPosterior", "grid_posterior", "warn_of_grid"]
+
+CUT = 0.01
+"""Share of its maximum that a marginal may have at a bound that the prior does not have."""
+
+FEWEST_CELLS = 4.0
+"""Effective number of cells, 1 / sum p^2, that a posterior should fill: a Gaussian's is 3.5 spreads."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,41 @@ class GridPosterior:
     def std(self) -> Tensor:
         """Posterior standard deviation, shape `(parameter,)`."""
         return (self.probability @ (self.theta - self.mean).square()).sqrt()
+
+
+def warn_of_grid(
+    grid: GridPosterior, low: Sequence[float], high: Sequence[float], possible: Callable[[Tensor], Tensor]
+) -> None:
+    """Warn if bounds cut off a part of the posterior, or cells are as wide as it.
+
+    Arguments:
+        grid: the posterior
+        low: lower end of each parameter
+        high: upper end of each parameter
+        possible: theta of shape `(rows, parameter)` -> whether the prior has rows there, shape `(rows,)`
+    """
+    points = round(len(grid.probability) ** (1 / len(low)))
+    table = grid.probability.view([points] * len(low))
+    for i, ends in enumerate(zip(low, high, strict=True)):
+        marginal = table.sum([axis for axis in range(len(low)) if axis != i]) if len(low) > 1 else table
+        if 1 / float(marginal.square().sum()) < FEWEST_CELLS:
+            warnings.warn(
+                f"The grid is too coarse: the posterior of parameter {i} fills about "
+                f"{1 / float(marginal.square().sum()):.1f} of its {points} cells, so that draws are wider than it. "
+                "Narrow `bounds`, or raise `points`.",
+                stacklevel=4,
+            )
+        width = (ends[1] - ends[0]) / points
+        for end, cell, step in ((ends[0], 0, -width), (ends[1], points - 1, width)):
+            face = table.select(i, cell).flatten()
+            beyond = grid.theta.view(*table.shape, -1).select(i, cell).reshape(len(face), -1)[face.argmax()].clone()
+            beyond[i] += step
+            if marginal[cell] > CUT * marginal.max() and bool(possible(beyond[None].to(torch.get_default_dtype()))):
+                warnings.warn(
+                    f"`bounds` cut off a part of the posterior: that of parameter {i} is still "
+                    f"{float(marginal[cell] / marginal.max()):.2g} of its maximum at {end:.4g}. Move that bound out.",
+                    stacklevel=4,
+                )
 
 
 def grid_posterior(

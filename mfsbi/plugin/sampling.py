@@ -11,9 +11,8 @@
 | `grid` | `mfsbi.inference.grid` | one to three parameters: exact but for the spacing |
 
 All return `Chains`, on the processor. Independent draws come as four chains, so that one report serves every road:
-effective sample sizes, R-hat for those that are chains, and the share of proposals accepted (for resampling: the
-effective share of the candidates, for VI: that of its draws weighed by the posterior). Markov chains begin at draws of
-the prior.
+effective sample sizes, R-hat for chains, and the share of proposals accepted (for resampling and VI: the effective
+share of the candidates). Markov chains begin at draws of the prior.
 """
 
 import time
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from mfsbi.checks import require_finite, require_positive_integer, require_seed, require_tensor
 from mfsbi.inference.chains import Chains
-from mfsbi.inference.grid import grid_posterior
+from mfsbi.inference.grid import grid_posterior, warn_of_grid
 from mfsbi.inference.run_emcee import run_emcee
 from mfsbi.inference.run_pyro import run_pyro
 from mfsbi.inference.to_arviz import diagnose
@@ -118,8 +117,8 @@ def sample_slice(
     with seeded(seed):
         pooled = posterior.sample((posterior.num_chains * draws,), x=x, show_progress_bars=show_progress_bars)
     theta = pooled.view(posterior.num_chains, draws, -1)
-    info = {"sampler": posterior.method, "warmup_steps": posterior.warmup_steps, "seed": seed}
-    return _chains(theta, posterior.potential_fn, info, start)
+    about = {"sampler": posterior.method, "warmup_steps": posterior.warmup_steps, "seed": seed}
+    return _chains(theta, posterior.potential_fn, about, start)
 
 
 def sample_rejection(
@@ -288,6 +287,7 @@ def sample_grid(
         )
     low, high = zip(*bounds, strict=True)
     grid = grid_posterior(lambda theta: potential(theta.to(potential.device), track_gradients=False), low, high, points)
+    warn_of_grid(grid, low, high, lambda theta: potential.prior.inside(theta.to(potential.device)).cpu())
     width = (torch.tensor(high, dtype=torch.float64) - torch.tensor(low, dtype=torch.float64)) / points
     with seeded(seed):
         cells = grid.theta[torch.multinomial(grid.probability, CHAINS * draws, replacement=True)]

@@ -223,8 +223,8 @@ def _require_gold(batch: Batch, prior: Distribution | None) -> None:
         require_labels(labels)
     if batch.joint_score is not None and batch.joint_score.shape[1]:
         _require_score(batch.rows(slice(None) if labels is None else labels > 0), prior)
-    if batch.joint_score is not None and batch.joint_log_ratio is not None and labels is None:
-        _require_no_reference(batch.joint_score, batch.joint_log_ratio)
+    if batch.joint_score is not None and batch.joint_log_ratio is not None:
+        _require_no_reference(batch.rows(slice(None) if labels is None else labels > 0))
     if batch.joint_log_ratio is not None and labels is not None:
         require_centred_labels(batch.theta, batch.joint_log_ratio, labels)
 
@@ -243,8 +243,9 @@ def _require_score(batch: Batch, prior: Distribution | None) -> None:
         require_matching_score(theta, batch.x, joint_score, prior)
 
 
-def _require_no_reference(joint_score: Tensor, joint_log_ratio: Tensor) -> None:
-    """Raise ValueError if rows look like those of `simulate` that were drawn at the reference."""
+def _require_no_reference(batch: Batch) -> None:
+    """Raise ValueError if rows that are said to be drawn at theta look like those of `simulate` at the reference."""
+    joint_score, joint_log_ratio = cast(Tensor, batch.joint_score), cast(Tensor, batch.joint_log_ratio)
     elsewhere = (joint_score == 0).all(-1) & (joint_log_ratio != 0)
     if joint_score.shape[1] and elsewhere.float().mean() > MOST_WITHOUT_SCORE:
         raise ValueError(
