@@ -9,10 +9,11 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
+
+from mfsbi.figures import Figure
 
 __all__ = [
     "bars",
@@ -110,9 +111,8 @@ def posterior_against_truth(
     """
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.hist(
-        draws, bins=60, range=(theta.min(), theta.max()), density=True, color=MODEL, alpha=0.25, label="MCMC draws"
-    )
+    ends = theta.min(), theta.max()
+    axes.hist(draws, bins=60, range=ends, density=True, color=MODEL, alpha=0.25, label="MCMC draws")
     axes.plot(theta, model, color=MODEL, label="model")
     axes.plot(theta, exact, color=TRUTH, linestyle="--", label="exact")
     axes.axvline(true_theta, color=OFF, linewidth=1.0, label="true value")

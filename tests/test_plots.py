@@ -77,3 +77,10 @@ def test_values_are_drawn_in_the_order_of_simulations():
         ([10], [1.0]),
     ]
     assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+
+
+@pytest.mark.parametrize("name", [r"$\mean{x}$", r"$\frac{1}$", "a$b", r"$\Omega_m$", "100 %", "x_1^2"])
+def test_any_name_can_be_drawn(name):
+    figure = plots.calibration({name: RNG.uniform(size=20)}, {name: RNG.uniform(size=20)})
+    figure.savefig(io.BytesIO(), format="png")
+    assert name in [text.get_text() for legend in figure.axes[0].get_legend().texts for text in [legend]]

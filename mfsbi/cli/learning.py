@@ -84,6 +84,7 @@ def train(  # noqa: PLR0913 - options of a command
                 settings["score_weight"] = 0.0
             estimator = trainer.train(max_num_epochs=epochs, **settings)
             if ranks.first:
+                out.parent.mkdir(parents=True, exist_ok=True)  # it was there when the training began
                 save(trainer if trainer.simulations.store is None else estimator, out)
             if ranks.first and resume and trainer.history.interrupted:
                 say(f"The training was interrupted, and its state stays in {kept}: the same line again goes on.")
@@ -173,6 +174,7 @@ def calibrate(  # noqa: PLR0913 - options of a command
             {name: column.numpy() for name, column in zip(names, result.ranks.unbind(-1), strict=True)},
             {name: values.numpy() for name, values in regions.items()},
         )
+        out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=130)
     except MISTAKES as error:
         fail(error)

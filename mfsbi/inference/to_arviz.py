@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mfsbi.checks import require_features, require_kind, require_tensor
+from mfsbi.figures import mend
 from mfsbi.inference.chains import Chains
 
 with warnings.catch_warnings():
@@ -229,7 +230,9 @@ def plot_rank(data: Any) -> Figure:  # noqa: ANN401
 
 def _figure(plot: Any) -> Figure:  # noqa: ANN401
     """Return the figure behind an array of axes (0.23) or a PlotCollection (1.x)."""
-    return plot.viz["figure"].item() if MODERN else np.ravel(plot)[0].figure
+    figure: Figure = plot.viz["figure"].item() if MODERN else np.ravel(plot)[0].figure
+    mend(figure)
+    return figure
 
 
 def require_names(given: Sequence[str] | None, count: int) -> list[str]:

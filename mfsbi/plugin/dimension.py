@@ -40,6 +40,7 @@ from mfsbi.train.loop import fit
 from mfsbi.train.losses import reconstruction
 from mfsbi.train.record import Settings
 from mfsbi.train.schedules import Phase
+from mfsbi.warp import Warp, converted, require_digits
 
 __all__ = ["DimensionScan", "dimension_scan"]
 
@@ -115,7 +116,8 @@ def dimension_scan(
     require_finite("x", x, "Remove these rows first.")
     if len(x) < LEAST_ROWS:
         raise ValueError(f"`x` should have at least {LEAST_ROWS} rows, a tenth to judge by; got {len(x)}.")
-    x = x.to(torch.get_default_dtype()).cpu()
+    x = converted(x.cpu(), torch.get_default_dtype())
+    require_digits("x", x)
     wanted = range(1, x.shape[1]) if dims is None else dims
     require_kind("dims", wanted, Sequence, "whole numbers in a list")
     dims = tuple(wanted)
@@ -124,8 +126,10 @@ def dimension_scan(
             f"`dims` should be whole numbers between 1 and {x.shape[1] - 1}, below the number of features; got {dims}."
         )
     dims = tuple(sorted(dims))
-    data = Batch(x.new_zeros(len(x), 0), x)
-    training, validation = split([data], 0.1, Generator().manual_seed(derived(seed, 0)))
+    data = Batch(torch.zeros(len(x), 0), x)
+    parts = split([data], 0.1, Generator().manual_seed(derived(seed, 0)))
+    warp = Warp.of_data(parts[0].x, torch.get_default_dtype())
+    training, validation = (part._replace(x=warp(part.x)) for part in parts)
     hidden = None if show_progress_bars is None else not show_progress_bars
     squared = [
         _squared_errors(n, training, validation, steps, derived(seed, 1, n))

@@ -1,9 +1,12 @@
+import io
+
 import arviz_base
 import numpy as np
 import pytest
 import torch
 import xarray
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mfsbi import Chains, to_arviz
 from mfsbi.inference import to_arviz as module
@@ -66,6 +69,16 @@ def test_one_chain_elsewhere_is_noticed():
 @pytest.mark.parametrize("plot", [plot_trace, plot_rank])
 def test_plots_are_figures(plot):
     assert isinstance(plot(to_arviz(chains())), Figure)
+
+
+@pytest.mark.parametrize("plot", [plot_trace, plot_rank])
+def test_names_that_matplotlib_cannot_read_are_drawn_as_they_stand(plot):
+    names = [r"$\mean{x}$", r"$\Omega_m$"]
+    figure = plot(to_arviz(chains(), names))
+    figure.savefig(io.BytesIO())
+    told = {text.get_text(): text.get_parse_math() for text in figure.findobj(Text)}
+    assert any(names[0] in text and not parsed for text, parsed in told.items())
+    assert any(names[1] in text and parsed for text, parsed in told.items())
 
 
 def test_a_wrong_number_of_names_is_refused():

@@ -127,7 +127,7 @@ LONG = ROADS | {
     "slice": (50, {}),
     "rejection": (250, {}),
     "nuts": (200, {"warmup": 150, "chains": 3}),
-    "hmc": (200, {"warmup": 150, "chains": 3, "trajectory_length": 3.0, "max_num_steps": 64}),
+    "hmc": (200, {"warmup": 150, "chains": 3, "trajectory_length": 1.5, "max_num_steps": 64}),
     "vi": (250, {"max_num_iters": 300}),
 }
 """Draws of each chain and settings: as few as show a road that leaves a support, and as many as show a bias."""
