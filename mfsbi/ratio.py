@@ -77,9 +77,9 @@ class RatioModel(nn.Module):
         """
         return as_data(x, self.theta_mean, self.x_warp)
 
-    def theta_slope(self, theta: Tensor) -> Tensor:
-        """Return d theta / dw, shape `(*, parameter)`, of the map that theta is standardised after."""
-        return (-self.theta_warp.log_slope(theta)).exp()
+    def theta_unit(self, theta: Tensor) -> Tensor:
+        """Return d theta / d standardised theta, shape `(*, parameter)`: a score times it is that of the latter."""
+        return self.theta_std * (-self.theta_warp.log_slope(theta)).exp()
 
 
 def _perceptron(sizes: Sequence[int]) -> nn.Sequential:

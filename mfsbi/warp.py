@@ -36,10 +36,10 @@ GAIN, DATA_GAIN = 0.7, 1.5
 """Nats a bend of a parameter, and of a feature of data, has to gain."""
 
 CLEARLY = 0.1
-"""Nats more that another centre than zero has to gain."""
+"""Nats more that the lowest or the highest value has to gain as a centre: values beyond are then seen best."""
 
 FEWEST = 50
-"""Rows below which nothing is bent or shifted."""
+"""Rows below which nothing is bent."""
 
 QUANTILES = 0.0, 0.001, 0.01, 0.1, 0.5
 """Of the distance from the centre, for the knee; a tenth of the first is tried, too, which is all but a logarithm."""
@@ -50,8 +50,14 @@ OFFSET = 1e4
 ROWS = 4000
 """Rows that bends are compared on, at most; the spread that they are compared with is that of all rows."""
 
-WIDEST = 1e30
-"""Knees that the farthest value may be away."""
+WIDEST, FINEST = 1e12, 1e-30
+"""Knees that the farthest value may be away, and the smallest knee: float32 has the derivative of asinh up to 1e19."""
+
+ATOM = 0.05
+"""Share of rows with one and the same value, such as zero, from which they say nothing of the spread of the others."""
+
+SKEWED, HEAVY = 1.0, 6.0
+"""Skewness and kurtosis, of which a feature that is bent has one."""
 
 LOST = 0.05
 """Spreads between neighbouring numbers of a type beyond which digits are lost that tell something."""
@@ -73,12 +79,14 @@ class Warp(nn.Module):
     rest: Tensor
     rate: Tensor
     """1 / k, zero where a feature is straight."""
+    fine: Tensor
+    """One where values came in more digits than float32 has and an offset needs them, or else zero."""
     bent: list[int]
     """The features that are bent."""
     shifted: list[int]
-    """The features whose offset is subtracted."""
+    """Those that are straight, but whose offset is subtracted."""
     wide: list[int]
-    """Those among them that came in more digits than the map's own type has, and have to come so again."""
+    """Those that came in more digits than float32 has because of their offsets, and have to come so again."""
 
     def __init__(self, features: int, like: Tensor | None = None) -> None:
         super().__init__()
@@ -86,6 +94,7 @@ class Warp(nn.Module):
         self.register_buffer("centre", zeros)
         self.register_buffer("rest", zeros.clone())
         self.register_buffer("rate", zeros.clone())
+        self.register_buffer("fine", zeros.clone())
         self._note()
 
     def __repr__(self) -> str:
@@ -96,18 +105,21 @@ class Warp(nn.Module):
         """Return the map that suits values.
 
         Arguments:
-            values: finite, shape `(rows, features)`; fewer than 50 rows stay as they are
+            values: finite, shape `(rows, features)`; fewer than 50 rows are not bent
             kind: of the map's own numbers; that of the values if None
             gain: nats that a bend has to gain
         """
         warp = cls(values.shape[1], values.new_zeros(0, dtype=kind or values.dtype))
-        for i, column in enumerate(values.double().T if len(values) >= FEWEST else []):
-            centre, knee = _bend(column, gain)
-            if math.isinf(knee) and _is_far(column):
+        far, worth = _is_far(values), _worth_bending(values)
+        for i in (far | worth).nonzero().flatten().tolist():
+            column = values[:, i].double()
+            centre, knee = _bend(column, gain) if worth[i] else (0.0, math.inf)
+            if math.isinf(knee) and far[i]:
                 centre = float(column.median())
             warp.centre[i] = centre
             warp.rest[i] = centre - float(warp.centre[i])
             warp.rate[i] = 1 / knee
+            warp.fine[i] = float(far[i] and values.dtype == torch.float64)
         warp._note()
         return warp
 
@@ -119,7 +131,7 @@ class Warp(nn.Module):
     @property
     def plain(self) -> bool:
         """Whether the map is the identity."""
-        return not self.bent and not self.shifted
+        return not self.bent and not self.shifted and not self.wide
 
     def forward(self, values: Tensor) -> Tensor:
         """Return w, shape `(*, features)`, in the type of the map; the offset is subtracted in that of the values."""
@@ -136,7 +148,7 @@ class Warp(nn.Module):
         values = torch.where(straight, warped, torch.where(straight, torch.zeros_like(warped), warped).sinh() / rate)
         if self.wide:
             return values.double() + self.centre.double() + self.rest.double()
-        return values + self.centre
+        return values + self.centre + self.rest
 
     def log_slope(self, values: Tensor) -> Tensor:
         """Return log dw/dv at v, shape `(*, features)`."""
@@ -169,7 +181,7 @@ class Warp(nn.Module):
         straight = self.rate == 0
         self.bent = (~straight).nonzero().flatten().tolist()
         self.shifted = (straight & (self.centre != 0)).nonzero().flatten().tolist()
-        self.wide = (straight & (self.rest != 0)).nonzero().flatten().tolist()
+        self.wide = (self.fine > 0).nonzero().flatten().tolist()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         """Let files that were written before there were such maps have the identity."""
@@ -187,9 +199,7 @@ def converted(values: Tensor, kind: torch.dtype) -> Tensor:
         kind: the type
     """
     finer = values.is_floating_point() and torch.finfo(values.dtype).eps < torch.finfo(kind).eps
-    if finer and values.ndim == 2 and len(values) > 1 and any(_is_far(column) for column in values.T):
-        return values
-    return values.to(kind)
+    return values if finer and values.ndim == 2 and _is_far(values).any() else values.to(kind)
 
 
 def as_data(x: Tensor, like: Tensor, warp: Warp | None) -> Tensor:
@@ -211,7 +221,7 @@ def as_data(x: Tensor, like: Tensor, warp: Warp | None) -> Tensor:
 
 def require_digits(name: str, values: Tensor) -> None:
     """Raise ValueError if an offset has cost values digits that tell something."""
-    for number, offset, std in lost_digits(values) if len(values) > 1 else []:
+    for number, offset, std in lost_digits(values):
         raise ValueError(
             f"`{name}` should have digits left beside its offset: feature {number} is {offset:.6g} +- {std:.3g}, and "
             f"neighbouring numbers of {str(values.dtype).removeprefix('torch.')} are "
@@ -220,9 +230,31 @@ def require_digits(name: str, values: Tensor) -> None:
         )
 
 
-def _is_far(column: Tensor) -> bool:
-    """Return whether values are so far from zero that a type of seven digits would lose some."""
-    return abs(float(column.median())) > OFFSET * float(column.std()) > 0
+def _is_far(values: Tensor) -> Tensor:
+    """Return which features are so far from zero that a type of seven digits would lose some, shape `(features,)`."""
+    if len(values) < 2 or values.numel() == 0:
+        return torch.zeros(values.shape[1], dtype=torch.bool)
+    middle, spread = _bulk(values)
+    return ((middle.abs() > OFFSET * spread) & (spread > 0)).cpu()
+
+
+def _bulk(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return median and half the central 68 % of some rows, or their spread where that is zero, in float64."""
+    some = values[:: -(-len(values) // ROWS)].double()
+    low, middle, high = torch.quantile(some, torch.tensor([0.16, 0.5, 0.84]).to(some), dim=0)
+    return middle, torch.where(high > low, (high - low) / 2, some.std(0))
+
+
+def _worth_bending(values: Tensor) -> Tensor:
+    """Return which features are skewed or heavy-tailed enough to be looked at, shape `(features,)`."""
+    if len(values) < FEWEST or values.numel() == 0:
+        return torch.zeros(values.shape[1], dtype=torch.bool)
+    some = values[:: -(-len(values) // ROWS)].double()
+    ends = torch.stack([values.amin(0), values.amax(0)]).double()
+    std = some.std(0)
+    z = (some - some.mean(0)) / torch.where(std > 0, std, torch.ones_like(std))
+    rare = (ends - some.median(0).values).abs().amax(0) > 1.5 * (some - some.median(0).values).abs().amax(0)
+    return ((z.pow(3).mean(0).abs() > SKEWED) | (z.pow(4).mean(0) > HEAVY) | rare).cpu()
 
 
 def lost_digits(values: Tensor, kind: torch.dtype | None = None) -> Iterator[tuple[int, float, float]]:
@@ -232,10 +264,12 @@ def lost_digits(values: Tensor, kind: torch.dtype | None = None) -> Iterator[tup
         values: finite, shape `(rows, features)`
         kind: in which type; their own if None
     """
-    std, offset = values.double().std(0), values.double().median(0).values
+    if len(values) < 2 or values.numel() == 0:
+        return
+    offset, spread = _bulk(values)
     step = torch.finfo(kind or values.dtype).eps * offset.abs()
-    for i in ((step > LOST * std) & (std > 0)).nonzero().flatten().tolist():
-        yield i, float(offset[i]), float(std[i])
+    for i in ((step > LOST * spread) & (spread > 0)).nonzero().flatten().tolist():
+        yield i, float(offset[i]), float(spread[i])
 
 
 def _bend(column: Tensor, gain: float = GAIN) -> tuple[float, float]:
@@ -245,18 +279,25 @@ def _bend(column: Tensor, gain: float = GAIN) -> tuple[float, float]:
         column: in float64, shape `(rows,)`
         gain: nats that a bend has to gain
     """
-    bend, std = (0.0, math.inf), float(column.std())
-    if not 0 < std < math.inf:
+    bend, some = (0.0, math.inf), column[:: -(-len(column) // ROWS)]
+    found, counts = some.unique(return_counts=True)
+    atoms = found[counts > ATOM * len(some)]
+    if len(atoms):
+        column, some = (values[~torch.isin(values, atoms)] for values in (column, some))
+    if len(some) < FEWEST or not 0 < float(column.std()) < math.inf:
         return bend
-    some = column[:: -(-len(column) // ROWS)]
-    for centre in (0.0, *(float(end) for end in (column.median(), column.min(), column.max()))):
-        farthest, distance = float((column - centre).abs().max()), (some - centre).abs()
+    std, low, high = (float(value) for value in (column.std(), column.min(), column.max()))
+    for centre in (0.0, float(some.median()), low, high):
+        farthest = max(high - centre, centre - low)
+        distance = (some - centre).abs()
         for knee in _knees(distance[distance > 0]):
+            if knee < FINEST or farthest > WIDEST * knee:
+                continue
             scaled = (some - centre) / knee
             slope = -0.5 * scaled.square().log1p() - math.log(knee)
-            found = float(math.log(std) - scaled.asinh().std().log() + slope.mean())
-            if farthest < WIDEST * knee and found > gain + (CLEARLY if centre != bend[0] else 0.0):
-                gain, bend = found, (centre, knee)
+            nats = float(math.log(std) - scaled.asinh().std().log() + slope.mean())
+            if nats > gain + (CLEARLY if centre in (low, high) and centre != bend[0] else 0.0):
+                gain, bend = nats, (centre, knee)
     return bend
 
 

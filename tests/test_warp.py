@@ -173,3 +173,50 @@ def test_a_saved_estimator_keeps_the_map(spec, tmp_path):
     theta, x = (value[:20] for value in data())
     torch.testing.assert_close(again.log_prob(x, theta), estimator.log_prob(x, theta), rtol=0, atol=0)
     assert math.isclose(float(again.model.chart.warp.rest[2]), float(estimator.model.chart.warp.rest[2]))
+
+
+def sparse(share):
+    x = drawn(Uniform(0.0, 1.0))
+    return torch.where(torch.rand_like(x) < share, x, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [sparse(0.01), sparse(0.5), drawn(Normal(0.0, 1.0)).clamp(min=0), drawn(Normal(0.0, 3.0)).round()],
+    ids=["nearly always zero", "half zeros", "clipped", "counts"],
+)
+def test_a_value_that_many_rows_have_does_not_bend_the_others(values):
+    assert Warp.of(values).plain
+
+
+@pytest.mark.parametrize("offset", [1e9, 2.0**30, 1.7e9], ids=["round in decimals", "round in bits", "neither"])
+@pytest.mark.parametrize("decades", [False, True], ids=["straight", "bent"])
+def test_an_offset_is_told_however_round_it_is(offset, decades):
+    torch.manual_seed(0)
+    varies = 40 * torch.randn(ROWS, 1, dtype=torch.float64)
+    varies = varies.div(10).exp() if decades else varies.round()
+    x = offset + torch.where(torch.rand_like(varies) < 0.2, torch.zeros_like(varies), varies)
+    warp = Warp.of_data(converted(x, torch.float32), torch.float32)
+    assert warp.wide == [0]
+    assert warp.bent == ([0] if decades else [])
+    torch.testing.assert_close(warp.inverse(warp(x)) - offset, x - offset, rtol=2e-3, atol=2e-3)
+    with pytest.raises(ValueError, match="should be of float64"):
+        as_data(x.float(), torch.zeros(()), warp)
+
+
+def test_few_rows_keep_their_digits_as_well():
+    torch.manual_seed(0)
+    x = 1.7e9 + 40 * torch.randn(30, 1, dtype=torch.float64)
+    assert Warp.of_data(converted(x, torch.float32), torch.float32).wide == [0]
+
+
+@pytest.mark.parametrize("smallest", [1e-36, 1e-44])
+def test_the_slope_of_the_steepest_map_is_not_lost(smallest):
+    torch.manual_seed(0)
+    values = torch.distributions.Gamma(0.1, 1.0).sample((ROWS, 1)).clamp(min=smallest)
+    warp = Warp.of(values)
+    assert warp.bent == [0]
+    at = torch.tensor([[0.5]], requires_grad=True)
+    (slope,) = torch.autograd.grad(warp(at).sum(), at)
+    torch.testing.assert_close(slope, warp.log_slope(at).exp(), rtol=1e-4, atol=0)
+    assert float(slope) == pytest.approx(2.0, rel=0.01)

@@ -66,7 +66,7 @@ def warn_of_grid(
     table = grid.probability.view([points] * len(low))
     for i, ends in enumerate(zip(low, high, strict=True)):
         marginal = table.sum([axis for axis in range(len(low)) if axis != i]) if len(low) > 1 else table
-        if 1 / float(marginal.square().sum()) < FEWEST_CELLS:
+        if 1 / float(marginal.square().sum()) < min(FEWEST_CELLS, points / 2):
             warnings.warn(
                 f"The grid is too coarse: the posterior of parameter {i} fills about "
                 f"{1 / float(marginal.square().sum()):.1f} of its {points} cells, so that draws are wider than it. "

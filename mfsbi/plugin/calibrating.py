@@ -82,7 +82,10 @@ def calibrate(  # noqa: PLR0913 - what an exam must be told
         theta_drawn = torch.stack([_one_set(posterior, one, draws, sampler, derived(seed, i)) for i, one in bar])
     theta, theta_drawn = theta.to(theta_drawn.dtype).cpu(), theta_drawn.cpu()
     potential, values = posterior.potential_fn, []
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Observation .* lies outside all simulations"
+        )  # said when they were drawn for
         for one, truth, drawn in zip(x, theta, theta_drawn, strict=True):
             potential.set_x(one if one.ndim > 1 else one[None])
             rows = torch.cat([truth[None], drawn]).to(potential.device)

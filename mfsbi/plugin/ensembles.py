@@ -82,9 +82,12 @@ def train_ensemble(
             seed: executor.submit(_train_member, trainer.with_seed(seed), kind, _of(seed, training)) for seed in seeds
         }
         made = _collected(futures)
+    told: dict[str, list[str]] = {}
     for seed, member in made.items():
         for message in member.warnings:
-            warnings.warn(f"The member with seed {seed}: {message}", stacklevel=2)
+            told.setdefault(message, []).append(str(seed))
+    for message, who in told.items():
+        warnings.warn(f"The member{'s' if len(who) > 1 else ''} with seed {', '.join(who)}: {message}", stacklevel=2)
     errors = {seed: member.error for seed, member in made.items() if member.error is not None}
     if len(errors) == len(made):
         raise next(iter(errors.values()), KeyboardInterrupt())

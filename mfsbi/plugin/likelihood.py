@@ -101,7 +101,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         Arguments:
             theta: shape `(rows, parameter)`, inside the prior's support; or a store alone, which brings x and joint
                 scores along and is streamed if it takes more than 256 MiB
-            x: shape `(rows, data)`; both are converted to torch's default type
+            x: shape `(rows, data)`; both are converted to torch's default type, x unless offsets need its digits
             joint_score: d/dtheta log p(x, z|theta) of each run, shape `(rows, parameter)`, in the units of theta; with
                 it training minimises the SCANDAL loss (see `mfsbi.train.losses`)
             joint_log_ratio: log r(x, z|theta, theta_ref) of each run, shape `(rows,)`; kept with the simulations, but a

@@ -138,8 +138,10 @@ class ParameterPrior(Distribution):
 
     @property
     def discrete(self) -> bool:
-        """Whether a parameter takes few values, such as whole numbers: of 1,000 draws half are equal to others."""
-        return any(len(column.unique()) < len(column) / 2 for column in self._draws().T)
+        """Whether a parameter takes few values: of 1,000 draws a tenth differs, or half if all are whole numbers."""
+        draws = self._draws().T
+        shares = [len(column.unique()) / len(column) for column in draws]
+        return any(each < (0.5 if (row == row.round()).all() else 0.1) for each, row in zip(shares, draws, strict=True))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: ANN401, B008 - torch's signature
         """Draw theta, shape `(*sample_shape, parameter)`, in torch's default type."""

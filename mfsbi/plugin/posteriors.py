@@ -95,23 +95,27 @@ def posterior_of(
     settings = asdict(parameters)
     transform = settings.pop("theta_transform", None) or own.unconstrained
     role = "prior" if kind is VIPosterior else "proposal"
-    posterior = WITH_ALL_DIGITS[kind] if cast(Any, potential).wide else kind
-    made = posterior(potential, **{role: own}, theta_transform=transform, device=device, **settings)
+    made = WITH_ALL_DIGITS[kind](potential, **{role: own}, theta_transform=transform, device=device, **settings)
     return cast(NeuralPosterior, made)
 
 
 class _WithAllDigits:
-    """A posterior of sbi that leaves observations in the type in which they came, for models that need its digits."""
+    """A posterior of sbi that leaves observations in the type in which they came, whose digits a model may need."""
 
     def set_default_x(self, x: Tensor) -> NeuralPosterior:
         """Set the observations to draw for where none are given."""
         posterior = cast(Any, super()).set_default_x(x)
         posterior._x = with_all_digits(x).to(posterior._device)
+        posterior.potential_fn.set_x(posterior._x)  # which knows them again, whatever sbi makes of them
         return cast(NeuralPosterior, posterior)
 
     def _x_else_default_x(self, x: Tensor | None) -> Tensor:
         found = cast(Any, super())._x_else_default_x(x)
-        return found if x is None else with_all_digits(x)
+        if x is None:
+            return cast(Tensor, found)
+        found = with_all_digits(x)
+        cast(Any, self).potential_fn.set_x(found)
+        return found
 
 
 class _MCMC(_WithAllDigits, MCMCPosterior):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from mfsbi.charts import Warped
 from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import LikelihoodBasedPotential, RatioBasedPotential
@@ -21,6 +20,31 @@ __all__ = ["ManifoldPotential", "RatioPotential", "with_all_digits"]
 def with_all_digits(x_o: Tensor) -> Tensor:
     """Return observations as rows, in the type in which they came; sbi makes them float32."""
     return torch.atleast_2d(torch.as_tensor(x_o))
+
+
+class _Digits:
+    """The observations of a potential in the type in which they came, which sbi, everywhere, makes float32."""
+
+    def __init__(self) -> None:
+        self.given: Tensor | None = None
+        self.new = False
+
+    def of(self, x_o: Tensor | None, as_float32: Tensor | None) -> Tensor | None:
+        """Return observations with the digits they came with, or had when they came before.
+
+        Arguments:
+            x_o: as they come now
+            as_float32: what sbi made of them
+        """
+        if x_o is None or as_float32 is None:
+            return as_float32
+        rows = with_all_digits(x_o).to(as_float32.device)
+        known = self.given
+        again = known is not None and known.shape == rows.shape and torch.equal(known.to(rows.dtype), rows)
+        self.new = not again
+        if not again or cast(Tensor, known).dtype == torch.float32:
+            self.given = rows
+        return self.given
 
 
 class ManifoldPotential(LikelihoodBasedPotential):
@@ -38,6 +62,7 @@ class ManifoldPotential(LikelihoodBasedPotential):
     def __init__(
         self, estimator: ManifoldEstimator, prior: Distribution, x_o: Tensor | None = None, device: str = "cpu"
     ) -> None:
+        self._digits = _Digits()
         # sbi's class sets `likelihood_estimator` too, but only after it has called `set_x`
         self.likelihood_estimator = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(device)
         super().__init__(self.likelihood_estimator, parameter_prior(prior), x_o, device)
@@ -51,19 +76,12 @@ class ManifoldPotential(LikelihoodBasedPotential):
                 so does `posterior.sample_batched((draws,), x)` read the first axis of x
         """
         super().set_x(x_o, x_is_iid)
-        if x_o is not None and self.wide:
-            self._x_o = with_all_digits(x_o).to(self.device)
-        if self._x_o is not None:
+        self._x_o: Tensor | None = self._digits.of(x_o, self._x_o)
+        if self._x_o is not None and self._digits.new:
             estimator = self.likelihood_estimator
             reach = Reach.of_record(estimator.training_record)
             warn_of_observations(self._x_o, reach, estimator.model.chart.straightened)
         self._likelihood = None if self._x_o is None else EncodedLikelihood(self.likelihood_estimator.model, self._x_o)
-
-    @property
-    def wide(self) -> bool:
-        """Whether observations need all digits of float64, since simulations did."""
-        chart = self.likelihood_estimator.model.chart
-        return isinstance(chart, Warped) and bool(chart.warp.wide)
 
     def __call__(self, theta: Tensor, track_gradients: bool = True) -> Tensor:  # noqa: FBT001, FBT002 - sbi's signature
         """Return log p(x_o|theta) + log p(theta), shape `(rows,)`; -inf outside the support of the prior.
@@ -111,15 +129,14 @@ class RatioPotential(RatioBasedPotential):
         self.ratio_estimator = estimator  # which sbi's class sets only after it has called `set_x`
         network = getattr(estimator, "net", None)
         self._warp = network.x_warp if isinstance(network, RatioModel) else None
-        self.wide = self._warp is not None and bool(self._warp.wide)
+        self._digits = _Digits()
         super().__init__(estimator, parameter_prior(prior), x_o, device)
 
     def set_x(self, x_o: Tensor | None, x_is_iid: bool | None = True) -> None:  # noqa: FBT001, FBT002 - sbi's signature
         """Set the observations, shape `(observations, data)`, as sbi's potential does, with all digits they need."""
         super().set_x(x_o, x_is_iid)
-        if x_o is not None and self.wide:
-            self._x_o = with_all_digits(x_o).to(self.device)
-        if self._x_o is not None and self._warp is not None:
+        self._x_o: Tensor | None = self._digits.of(x_o, self._x_o)
+        if self._x_o is not None and self._digits.new and self._warp is not None:
             reach = Reach.of_record(cast(Any, self.ratio_estimator).training_record)
             warn_of_observations(self._x_o, reach, self._warp)
 

@@ -152,7 +152,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         Arguments:
             theta: shape `(rows, parameter)`, inside the prior's support; or a store alone, which brings x and joint
                 scores along and is streamed if it takes more than 256 MiB
-            x: shape `(rows, data)`; both are converted to torch's default type
+            x: shape `(rows, data)`; both are converted to torch's default type, x unless offsets need its digits
             joint_log_ratio: log p(x, z|theta) - log p(x, z|reference) of each run, shape `(rows,)`
             joint_score: d/dtheta log p(x, z|theta) of each run, shape `(rows, parameter)`, in the units of theta;
                 whatever it is where x was not drawn at theta, it must be finite there
@@ -250,10 +250,10 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         about = {"network": self.size, "score_weight": score_weight}
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
         plan = self._kept(Training((training, validation), [phase], settings), keeping, about)
-        noise, _ = self._noise(plan, score_weight)
+        noise, size = self._noise(plan, score_weight)
         if noise is not None:
-            limit, unit = (validation.theta.new_tensor(values) for values in (noise.variance, noise.unit))
-            plan = plan._replace(schedule=[phase._replace(loss=replace(loss, limit=limit, unit=unit))])
+            limit = validation.theta.new_tensor(noise.variance)
+            plan = plan._replace(schedule=[phase._replace(loss=replace(loss, limit=limit, size=size))])
         anew = self._begins_anew(plan, retrain_from_scratch)
         estimator = self._untrained(training.sample) if self.estimator is None or anew else self.estimator
         estimator = self._fit(estimator, plan, History(score_noise=noise, anew=anew))

@@ -3,8 +3,8 @@ r"""What simulations cannot tell: where they reached, and who asks for more.
 A likelihood is learned where simulations were, and extrapolates elsewhere without a word; nothing in a posterior shows
 it. So it is asked, by default and for likelihoods and ratios alike,
 
-* before training: does every parameter vary, does theta fill the prior, are features of x continuous, and did some
-  runs blow up?
+* with simulations: did some runs blow up?
+* before training: does every parameter vary, does theta fill the prior, are features of x continuous?
 * before a posterior is drawn: does its prior stay where theta was, and do the observations lie where x was?
 
 **Theta and the prior.** A parameter's range is compared with draws of the prior, and covers it unless more than
@@ -12,10 +12,10 @@ it. So it is asked, by default and for likelihoods and ratios alike,
 ranks; in units of the prior's covariance, the smallest variance of the simulated z along any direction tells how thin
 they lie.
 
-**Observations.** One of m new rows lies beyond the extremes of N simulations, in one of d features, 2 d m / (N + 1)
-times on average, whatever the distribution. Rows count if they lie beyond by a tenth of the range, and are reported if
-as many were expected once in a thousand; those beyond by half of it are reported always. Features are compared as
-charts see them, bent if they cover decades (`mfsbi.warp`).
+**Observations.** Of m new rows 2 d m / (N + 1), on average, lie beyond the extremes of N simulations in one of d
+features, whatever the distribution; and if its tails fall with the square, by a share s of the range 1 / (1 + s)^2 of
+them. Rows beyond by a tenth, a half and five times the range are counted, and reported if as many were to be expected
+once in a hundred. Features are compared as charts see them, bent if they cover decades (`mfsbi.warp`).
 """
 
 import math
@@ -32,7 +32,7 @@ from mfsbi.seeds import seeded
 from mfsbi.train.data import Batch
 from mfsbi.warp import Warp
 
-__all__ = ["Reach", "warn_of_observations", "warn_of_prior", "warn_of_simulations"]
+__all__ = ["Reach", "warn_of_observations", "warn_of_outliers", "warn_of_prior", "warn_of_simulations"]
 
 DRAWS = 2000
 """Of the prior."""
@@ -43,17 +43,18 @@ BEYOND, DOUBT = 0.05, 10.0
 THIN = 0.4
 """Spread of theta along a direction, in spreads of the prior, below which it covers a small part."""
 
-NEAR, FAR, FEW = 0.1, 0.5, 3.0
-"""Shares of a range beyond its ends, for rows that count and for any single row; and what, over sqrt(N), is added."""
+BEYOND_RANGE, FEW = (0.1, 0.5, 5.0), 3.0
+"""Shares of a range beyond its ends that are looked at; and what, over sqrt(N), is added to them."""
 
-SURPRISE = 1e-3
-"""Chance below which as many rows outside are reported."""
+TAIL, SURPRISE = 2, 0.01
+"""Power by which rows become fewer farther out, as in heavy tails; and chance below which as many are reported."""
 
-TIED = 0.5
-"""Share of rows whose value another row has, too, from which a feature counts as discrete."""
+TIED, FEW_VALUES, SPIKE = 0.5, 100, 0.2
+"""Share of rows whose value another row has, too, from which a feature is no continuous one; values below which it is
+discrete; and share of rows with one of them from which that stands out."""
 
 ROWS = 2000
-"""Rows that are looked at for ties and outliers, at most; outliers are looked for in all rows of bent features."""
+"""Rows that are looked at for ties, at most, and for the bulk beside which others are huge."""
 
 HUGE = 8.0
 """Spreads of the bulk, in a feature that was bent, beyond which rows have blown up."""
@@ -110,11 +111,10 @@ def warn_of_simulations(batch: Batch, prior: ParameterPrior | None, *, all_from_
                 f"{_numbers(batch.theta[0, constant])}), so that nothing can be learned of it: its posterior will be "
                 "its prior whatever the data. Vary it, or leave it out of theta."
             )
-        elif all_from_prior:
+        if all_from_prior:
             warn_of_prior(prior, Reach.of(batch), "the prior", batch.theta)
     if not discrete:
         _warn_of_ties(batch.x[:ROWS])
-    _warn_of_outliers(batch)
 
 
 def warn_of_prior(prior: ParameterPrior, reach: Reach, name: str, theta: Tensor | None = None) -> None:
@@ -131,7 +131,7 @@ def warn_of_prior(prior: ParameterPrior, reach: Reach, name: str, theta: Tensor 
     low, high = (torch.tensor(end, dtype=torch.float64) for end in reach.theta)
     if draws.shape[1] != len(low):
         return
-    outside = ((draws < low) | (draws > high)).double().mean(0)
+    outside = ((draws < low) | (draws > high)).double().mean(0) * (low < high)  # constant ones are told apart
     beyond = (outside > BEYOND + DOUBT / reach.rows).nonzero().flatten().tolist()
     if beyond:
         i = max(beyond, key=lambda i: float(outside[i]))
@@ -141,7 +141,7 @@ def warn_of_prior(prior: ParameterPrior, reach: Reach, name: str, theta: Tensor 
             f"{float(high[i]):.4g}, where theta was. The likelihood is extrapolated there, and the posterior may be "
             "wrong: simulate from all of the prior, or narrow it."
         )
-    elif theta is not None and len(theta) >= 20 * theta.shape[1]:
+    elif theta is not None and len(theta) >= 20 * theta.shape[1] and (low < high).all():
         spread = _thinnest(draws.double(), theta.cpu().double())
         if spread < THIN:
             _warn(
@@ -165,12 +165,14 @@ def warn_of_observations(x: Tensor, reach: Reach | None, straightened: Callable[
     low, high = (straightened(torch.tensor(end, dtype=torch.float64).to(rows)).double() for end in reach.x)
     straight = straightened(rows).double()
     beyond = torch.maximum(low - straight, straight - high) / (high - low).clamp(min=1e-300)
-    doubt = FEW / math.sqrt(reach.rows)
-    near, far = ((beyond > share + doubt) for share in (NEAR, FAR))
-    expected = 2 * rows.shape[1] * len(rows) / (reach.rows + 1)
-    count = int(near.any(-1).sum())
-    if not far.any() and (count == 0 or _chance(count, expected) > SURPRISE):
+    doubt, expected = FEW / math.sqrt(reach.rows), 2 * rows.shape[1] * len(rows) / (reach.rows + 1)
+    counts = [int((beyond > share + doubt).any(-1).sum()) for share in BEYOND_RANGE]
+    chances = [
+        _chance(count, expected / (1 + share) ** TAIL) for share, count in zip(BEYOND_RANGE, counts, strict=True)
+    ]
+    if all(count == 0 or chance > SURPRISE for count, chance in zip(counts, chances, strict=True)):
         return
+    count = counts[0]
     row, feature = divmod(int(beyond.argmax()), rows.shape[1])
     others = f", and {count - 1} more of {len(rows)}" if count > 1 else ""
     _warn(
@@ -186,37 +188,54 @@ def _warn_of_ties(x: Tensor) -> None:
     equal = x.sort(0).values.diff(dim=0) == 0
     pad = torch.zeros_like(equal[:1])
     tied = (torch.cat([pad, equal]) | torch.cat([equal, pad])).double().mean(0)
-    discrete = ((tied > TIED) & (x.amin(0) < x.amax(0))).nonzero().flatten().tolist()
+    step = torch.finfo(x.dtype).eps * x.abs().amax(0)
+    coarse = x.sort(0).values.diff(dim=0).amax(0) <= 4 * step  # rows tie since the type has no more digits
+    values = [len(column.unique()) for column in x.T]
+    told = ((tied > TIED) & (x.amin(0) < x.amax(0)) & ~coarse).nonzero().flatten().tolist()
+    discrete = [i for i in told if values[i] < FEW_VALUES]
     if discrete:
-        count = len(x[:, discrete[0]].unique())
         _warn(
             f"{_told('Feature', discrete)} of x {'takes' if len(discrete) == 1 else 'take'} few values (feature "
-            f"{discrete[0]} {count} in {len(x)} rows): a density of continuous x can become arbitrarily high there, "
-            "and the posterior too narrow. Add uniform noise as wide as a step to simulations and observations, or "
-            "use `ALICES` or sbi's `MNLE`."
+            f"{discrete[0]} {values[discrete[0]]} in {len(x)} rows): a density of continuous x can become arbitrarily "
+            "high there, and the posterior too narrow. Add uniform noise as wide as a step to simulations and "
+            "observations, or use `ALICES` or sbi's `MNLE`."
+        )
+    common, spiked = x.mode(0).values, [i for i in told if i not in discrete]
+    shares = (x == common).double().mean(0)
+    spiked = [i for i in spiked if shares[i] > SPIKE]
+    if spiked:
+        _warn(
+            f"{_told('Feature', spiked)} of x {'has' if len(spiked) == 1 else 'have'} one and the same value in many "
+            f"rows (feature {spiked[0]} {float(common[spiked[0]]):.4g} in {100 * float(shares[spiked[0]]):.0f} "
+            "%): a density of continuous x can become arbitrarily high there, and the posterior too narrow. Use "
+            "`ALICES`, or a summary without such a value."
         )
 
 
-def _warn_of_outliers(batch: Batch) -> None:
-    """Warn of rows far from all others in features that were bent for their sake."""
-    warp = Warp.of_data(batch.x, torch.float64)
+def warn_of_outliers(x: Tensor) -> None:
+    """Warn of rows far from all others in features that are bent for their sake.
+
+    Arguments:
+        x: as they came, shape `(rows, data)`
+    """
+    warp = Warp.of_data(x)
     if not warp.bent:
         return
-    straight = warp(batch.x.double())
-    middle = straight.median(0).values
+    straight = warp(x)[:, warp.bent].double()
+    away = (straight - straight.median(0).values).abs()
     low, high = (torch.quantile(straight[:ROWS], level, dim=0) for level in (0.16, 0.84))
-    huge = (straight - middle).abs() > HUGE * (high - low).clamp(min=1e-300) / 2
-    huge &= torch.zeros_like(huge).index_fill(1, torch.tensor(warp.bent), True)  # noqa: FBT003
+    usual = torch.stack([column[column > 0].median() for column in away.T])  # of those that differ
+    huge = away > HUGE * torch.where(high > low, (high - low) / 2, usual)
     share = huge.double().mean(0)
-    features = ((share > 0) & (share < RARE)).nonzero().flatten().tolist()
-    if features:
-        i = features[0]
-        rows = huge[:, i].nonzero().flatten().tolist()
+    found = ((share > 0) & (share < RARE)).nonzero().flatten().tolist()
+    if found:
+        feature, rows = warp.bent[found[0]], huge[:, found[0]].nonzero().flatten().tolist()
         _warn(
-            f"{_told('Feature', features)} of x hold{'s' if len(features) == 1 else ''} rare huge values: feature {i} "
-            f"has {len(rows)} in {batch.size} rows, up to {float(batch.x[rows, i].abs().max()):.3g} beside a median of "
-            f"{float(batch.x[:, i].median()):.3g}, rows {_some(rows)} of those trained on. They are kept, and such "
-            "features are bent so that the others stay apart; if these runs failed, remove them."
+            f"{_told('Feature', [warp.bent[i] for i in found])} of x hold{'s' if len(found) == 1 else ''} rare huge "
+            f"values: feature {feature} has {len(rows)} in {len(x)} rows, up to "
+            f"{float(x[rows, feature].abs().max()):.3g} beside a median of {float(x[:, feature].median()):.3g}, rows "
+            f"{_some(rows)}. They are kept, and such features are bent so that the others stay apart; if these runs "
+            "failed, remove them."
         )
 
 

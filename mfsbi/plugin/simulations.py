@@ -17,11 +17,14 @@ from mfsbi.rows import Rows
 from mfsbi.store import Store
 from mfsbi.train.data import Batch, require_fraction, split, spreads
 from mfsbi.train.stream import Stream, TrainingData, rows_of_sample
-from mfsbi.warp import converted, require_digits
+from mfsbi.warp import Warp, converted, require_digits
 
 __all__ = ["Round", "Simulations", "require_labels"]
 
 MINIMUM_ROWS = 20
+FEW_ROWS = 50
+"""Rows of a round that cannot tell whether they need all digits in which they came."""
+
 IN_MEMORY = 2**28
 """Bytes of a store that is read at once."""
 
@@ -89,6 +92,8 @@ class Simulations:
         require_finite("theta", batch.theta, "A simulator's parameters are known: look for the cause.")
         given = batch.theta.cpu()
         batch = batch._replace(**{name: _as_default_type(name, value) for name, value in fields.items()})
+        if _finer(given_x := fields["x"].detach().cpu()) and (len(given_x) < FEW_ROWS or self._of_float64):
+            batch = batch._replace(x=given_x)  # which digits are needed is told by all rows, in `split`
         self._require_inside_prior(batch.theta, given)
         if exclude_invalid_x:
             batch = _without_invalid_x(batch)
@@ -146,7 +151,16 @@ class Simulations:
             raise ValueError(
                 f"Training needs at least {MINIMUM_ROWS} simulations (thousands to learn something); got {rows}."
             )
-        return split([part.batch for part in self.rounds], fraction, Generator().manual_seed(seed), kept)
+        parts = split([part.batch for part in self.rounds], fraction, Generator().manual_seed(seed), kept)
+        x, kind = parts[0].x, torch.get_default_dtype()
+        if x.dtype == kind or converted(x, kind) is x:
+            return parts
+        return parts[0]._replace(x=x.to(kind)), parts[1]._replace(x=parts[1].x.to(kind))
+
+    @property
+    def _of_float64(self) -> bool:
+        """Whether rows were kept in more digits than torch's default type has."""
+        return any(_finer(part.x) for part in self.rounds)
 
     def digest(self) -> str:
         """Return a hash of all simulations, by which a result can be told to be from the same data."""
@@ -232,7 +246,9 @@ def _require_gold(batch: Batch, prior: Distribution | None) -> None:
 def _require_score(batch: Batch, prior: Distribution | None) -> None:
     """Raise ValueError if joint scores of rows drawn at theta cannot be right, for theta from a prior if given."""
     theta, joint_score = batch.theta, cast(Tensor, batch.joint_score)
-    largest = float((joint_score.double() * spreads(theta.double())).abs().max())
+    warp = Warp.of(theta.double())
+    unit = spreads(warp(theta.double())) * (-warp.log_slope(theta.double())).exp()
+    largest = float((joint_score.double() * unit).abs().max())
     if largest > LARGEST_SCORE:
         raise ValueError(
             f"`joint_score` times the spread of theta should be below {LARGEST_SCORE:.0e}, so that it can be squared; "
@@ -261,6 +277,11 @@ def require_labels(from_theta: Tensor) -> None:
             "`from_theta` should say True for rows drawn at theta and False for rows drawn at the reference, and have "
             f"some of either; it holds {from_theta.unique().tolist()[:5]}."
         )
+
+
+def _finer(x: Tensor) -> bool:
+    """Return whether x has more digits than torch's default type."""
+    return x.is_floating_point() and torch.finfo(x.dtype).eps < torch.finfo(torch.get_default_dtype()).eps
 
 
 def _as_default_type(name: str, value: Tensor) -> Tensor:

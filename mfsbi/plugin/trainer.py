@@ -17,7 +17,7 @@ from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import NeuralPosterior, RatioEstimator
 from mfsbi.plugin.parameter_prior import ParameterPrior, parameter_prior
 from mfsbi.plugin.posteriors import PosteriorParameters
-from mfsbi.plugin.reach import Reach, warn_of_prior, warn_of_simulations
+from mfsbi.plugin.reach import Reach, warn_of_outliers, warn_of_prior, warn_of_simulations
 from mfsbi.plugin.simulations import Simulations
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
@@ -145,6 +145,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         if x is None:
             raise ValueError("`x` is missing: pass theta and x, or a store alone.")
         self.simulations.append(Batch(theta, x, **gold), number, exclude_invalid_x=exclude_invalid_x)
+        warn_of_outliers(self.simulations[-1].x)
 
     def _processed(self, prior: Prior | None) -> tuple[ParameterPrior | None, int]:
         """Return a prior as samplers want it, a copy on the processor, and how many parameters it has."""
@@ -240,11 +241,15 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         require_phases(plan.schedule, estimator.model)  # before the history of an earlier training is given up
         _require_type(estimator, plan.rows[0].sample.theta.dtype)
         estimator.to(self.device)
+        rows = plan.rows
+        if isinstance(rows[0], Batch):  # an earlier training may have needed other digits
+            as_data = estimator.model.as_data
+            rows = rows[0]._replace(x=as_data(rows[0].x)), rows[1]._replace(x=as_data(rows[1].x))
         self.history = history
         try:
             fit(
                 estimator.train().model,
-                *plan.rows,
+                *rows,
                 plan.schedule,
                 plan.settings,
                 keep_going=keep_going,

@@ -206,8 +206,8 @@ def _array(name: str, value: Any, rows: int) -> NDArray:  # noqa: ANN401
             f"{told}, which is kept in float32; got whole numbers beyond {WHOLE:,}, some of which would become the "
             "same. Let the simulator return their logarithms, or parts of them."
         )
-    if value.dtype == torch.float64 and value.ndim == 2 and rows > 1 and value.isfinite().all():
-        for number, offset, std in lost_digits(value, torch.float32):
+    if value.dtype == torch.float64 and value.ndim == 2:
+        for number, offset, std in lost_digits(value[value.isfinite().all(-1)], torch.float32):
             raise ValueError(
                 f"{told}, which is kept in float32; got {offset:.6g} +- {std:.3g} for feature {number}, whose values "
                 "would become the same. Let the simulator subtract the offset."

@@ -329,15 +329,15 @@ class Alices(_ScoreLoss):
         weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
         noise: V, shape `(parameter,)`, as `adapted` measured it; measured on the batch itself if None
         limit: of the noise, shape `(parameter,)`: it is known to be no larger
-        unit: spreads, of what the model standardises for theta, in which the limit is measured, shape `(parameter,)`,
-            and the scores unless the weight is fixed; the model's own if None
+        size: whose `theta_unit(theta)` is the unit of the limit's scores, and of all unless the weight is fixed; the
+            model's if None
         log_odds: log w, of how many rows were drawn at theta for each one drawn at the reference
 
     Raises:
         ValueError: if the weight is negative
     """
 
-    unit: Tensor | None = None
+    size: nn.Module | None = None
     log_odds: float = 0.0
     __name__ = "alices"
 
@@ -354,10 +354,9 @@ class Alices(_ScoreLoss):
         return functional.binary_cross_entropy_with_logits(logit, label, reduction="none"), log_ratio
 
     def _unit(self, model: nn.Module, theta: Tensor) -> Tensor:
-        ratio = cast(RatioModel, model)
+        learned = self.size is None or self.weight is not None
         with torch.no_grad():
-            std = ratio.theta_std if self.unit is None or self.weight is not None else self.unit
-            return std * ratio.theta_slope(theta)
+            return cast(Any, model if learned else self.size).theta_unit(theta)
 
 
 OWN = 0.25

@@ -131,7 +131,7 @@ def test_sbis_untrained_trainer_builds_a_posterior_from_our_estimator(trained, t
     ],
 )
 def test_every_posterior_class_is_built(trained, sample_with, kind):
-    assert type(trained.build_posterior(sample_with=sample_with)) is kind
+    assert isinstance(trained.build_posterior(sample_with=sample_with), kind)
 
 
 def exact(x):

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, ExpTransform, Independent, LogNormal, TransformedDistribution, Uniform
 
-from mfsbi import AF, ALICES, ManifoldNLE, MFlow
+from mfsbi import AF, ALICES, ManifoldNLE, MFlow, SplineCouplings, sample_chains
 
 SIMULATIONS = 4000
+SMALL = AF(SplineCouplings(layers=2, width=24))
 NOISE = 0.5
 
 
@@ -93,9 +94,9 @@ def errors(problem: Problem, trainer_of: Callable, features: int, *, gold: bool 
     torch.manual_seed(0)
     theta, x, y = simulated(problem, features)
     score = (y - problem.straight(theta)) / NOISE**2 / theta  # of a parameter whose logarithm is seen
-    trainer = trainer_of(problem.prior).append_simulations(theta, x, joint_score=score if gold else None)
     with pytest.warns(UserWarning, match="rare huge values: feature 0 has 1") if problem.spoiled else nullcontext():
-        estimator = trainer.train()
+        trainer = trainer_of(problem.prior).append_simulations(theta, x, joint_score=score if gold else None)
+    estimator = trainer.train()
     at = torch.linspace(*problem.span, 2001)[1:-1]
     grid = problem.curved(at)[:, None]
     density = problem.prior.log_prob(grid) + (at if problem.straight is torch.log else 0.0)
@@ -137,3 +138,70 @@ def test_posteriors_of_every_model_are_right_at_any_scale(name, trainer):
 @pytest.mark.parametrize("name", DECADES_OF_THETA)
 def test_scores_are_learned_from_at_any_scale(name, trainer):
     require_right(*errors(PROBLEMS[name], TRAINERS[trainer], 2 if trainer == "MFlow" else 1, gold=True))
+
+
+def clock(rows, spread=1.0):
+    """Return theta and the seconds since 1970 at which something happened, in float64."""
+    torch.manual_seed(0)
+    theta = spread * (2 * torch.rand(rows, 1) - 1)
+    return theta, 1e9 + (100 * theta.double() + 20 * torch.randn(rows, 1, dtype=torch.float64)).round()
+
+
+def quick(theta, x, kind="AF", **settings):
+    trainer = ALICES(uniform(-1.0, 1.0)) if kind == "ALICES" else ManifoldNLE(uniform(-1.0, 1.0), SMALL)
+    trainer.append_simulations(theta, x)
+    trainer.train(max_num_epochs=8, training_batch_size=100, **settings)
+    return trainer
+
+
+OBSERVED = torch.tensor([[1e9 - 60], [1e9 + 60]], dtype=torch.float64)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:There are few", "ignore:Only", "ignore:The chains", "ignore:.*requires_grad", "ignore:Using MAF"
+)
+@pytest.mark.parametrize("kind", ["AF", "ALICES"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_every_road_keeps_the_digits_of_observations(kind, dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        theta, x = clock(1500)
+        trainer = quick(theta.to(dtype), x, kind)
+        posterior = trainer.build_posterior()
+        for sampler, settings in (
+            ("grid", {"bounds": [(-1.0, 1.0)]}),
+            ("importance", {"oversampling": 16}),
+            ("vi", {"max_num_iters": 30}),
+            ("emcee", {"warmup": 30}),
+        ):
+            low, high = (sample_chains(posterior, x_o[None], 60, sampler=sampler, **settings).mean for x_o in OBSERVED)
+            assert high - low > 0.3, sampler
+        rejection = trainer.build_posterior(sample_with="rejection")
+        low, high = (rejection.sample((100,), x=x_o[None], show_progress_bars=False).mean() for x_o in OBSERVED)
+        assert high - low > 0.3
+        fitted = trainer.build_posterior(sample_with="vi").set_default_x(OBSERVED[1:])
+        fitted.train(max_num_iters=30, show_progress_bar=False, quality_control=False)
+        assert fitted.sample((100,), show_progress_bars=False).mean() > 0.1
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_rounds_of_any_type_and_size_are_one_training():
+    theta, x = clock(1000)
+    trainer = quick(theta, x)
+    trainer.append_simulations(theta[:1], x[:1])
+    assert trainer.simulations[1].x.dtype == torch.float64
+    narrow = clock(200, 0.1)
+    trainer.append_simulations(*narrow, from_round=1)
+    trainer.train(max_num_epochs=1, training_batch_size=100)
+    assert trainer.estimator.model.chart.warp.wide == [0]
+
+
+def test_a_later_round_that_is_narrow_enough_to_need_digits_reaches_the_first_model():
+    torch.manual_seed(0)
+    theta = 2 * torch.rand(1000, 1) - 1
+    x = 1e5 + 100 * theta.double() + 0.01 * torch.randn(1000, 1, dtype=torch.float64)
+    trainer = quick(theta, x)
+    theta = 0.03 * theta
+    trainer.append_simulations(theta, 1e5 + 100 * theta.double(), from_round=1)
+    trainer.train(max_num_epochs=1, training_batch_size=100)

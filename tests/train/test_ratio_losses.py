@@ -20,8 +20,8 @@ class Offset(torch.nn.Module):
         self.shift, self.tilt = shift, tilt
         self.theta_std = torch.ones(1, dtype=torch.float64)
 
-    def theta_slope(self, theta):
-        return torch.ones_like(theta)
+    def theta_unit(self, theta):
+        return self.theta_std.expand_as(theta)
 
     def log_ratio(self, x, theta):
         return (0.5 * x * theta - 0.25 * theta.square())[..., 0] + self.shift + self.tilt * x[..., 0]
@@ -109,12 +109,13 @@ def test_the_score_counts_only_where_x_was_drawn_at_theta():
 def test_the_limit_of_the_noise_has_a_unit_of_theta_of_its_own():
     """A network that learned from wide theta, and rows of narrow ones."""
     batch, model = toy(40), Offset(0.1)
-    limit, unit = torch.tensor([1e-3], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
-    ours, same = Alices(limit=limit).adapted(model, batch), Alices(limit=limit / 4, unit=unit).adapted(model, batch)
+    limit, size = torch.tensor([1e-3], dtype=torch.float64), Offset()
+    size.theta_std = torch.tensor([0.5], dtype=torch.float64)
+    ours, same = Alices(limit=limit).adapted(model, batch), Alices(limit=limit / 4, size=size).adapted(model, batch)
     torch.testing.assert_close(same.noise, ours.noise / 4)
     shift = 0.5 * batch.from_theta * math.log(4)  # of log V
     torch.testing.assert_close(same(model, batch), ours(model, batch) - shift)
-    assert (Alices(0.7, unit=unit)(model, batch) == Alices(0.7)(model, batch)).all()
+    assert (Alices(0.7, size=size)(model, batch) == Alices(0.7)(model, batch)).all()
 
 
 def test_without_rows_at_theta_the_score_is_left_out():
