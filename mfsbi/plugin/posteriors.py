@@ -8,16 +8,13 @@ from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
+from mfsbi.plugin import host
 from mfsbi.plugin.host import (
     BasePotential,
-    ImportanceSamplingPosterior,
     ImportanceSamplingPosteriorParameters,
-    MCMCPosterior,
     MCMCPosteriorParameters,
     NeuralPosterior,
-    RejectionPosterior,
     RejectionPosteriorParameters,
-    VIPosterior,
     VIPosteriorParameters,
 )
 from mfsbi.plugin.parameter_prior import ParameterPrior
@@ -95,21 +92,21 @@ def posterior_of(
     settings = asdict(parameters)
     transform = settings.pop("theta_transform", None) or own.unconstrained
     role = "prior" if kind is VIPosterior else "proposal"
-    made = WITH_ALL_DIGITS[kind](potential, **{role: own}, theta_transform=transform, device=device, **settings)
+    made = cast(Any, kind)(potential, **{role: own}, theta_transform=transform, device=device, **settings)
     return cast(NeuralPosterior, made)
 
 
 class _WithAllDigits:
     """A posterior of sbi that leaves observations in the type in which they came, whose digits a model may need."""
 
-    def set_default_x(self, x: Tensor) -> NeuralPosterior:
+    def set_default_x(self, x: Any) -> NeuralPosterior:  # noqa: ANN401 - a tensor, or what makes one
         """Set the observations to draw for where none are given."""
         posterior = cast(Any, super()).set_default_x(x)
         posterior._x = with_all_digits(x).to(posterior._device)
         posterior.potential_fn.set_x(posterior._x)  # which knows them again, whatever sbi makes of them
         return cast(NeuralPosterior, posterior)
 
-    def _x_else_default_x(self, x: Tensor | None) -> Tensor:
+    def _x_else_default_x(self, x: Any) -> Tensor:  # noqa: ANN401
         found = cast(Any, super())._x_else_default_x(x)
         if x is None:
             return cast(Tensor, found)
@@ -118,20 +115,26 @@ class _WithAllDigits:
         return found
 
 
-class _MCMC(_WithAllDigits, MCMCPosterior):
-    pass
+class MCMCPosterior(_WithAllDigits, host.MCMCPosterior):
+    """sbi's class of this name, which keeps the digits of observations."""
 
 
-class _Rejection(_WithAllDigits, RejectionPosterior):
-    pass
+class RejectionPosterior(_WithAllDigits, host.RejectionPosterior):
+    """sbi's class of this name, which keeps the digits of observations."""
 
 
-class _VI(_WithAllDigits, VIPosterior):
-    pass
+class VIPosterior(_WithAllDigits, host.VIPosterior):
+    """sbi's class of this name, which keeps the digits of observations."""
+
+    def train(self, x: Any = None, *args: Any, **settings: Any) -> "VIPosterior":  # noqa: ANN401 - sbi's
+        """Fit the density, as sbi does, and remember the observations as they came, not as float32."""
+        super().train(x, *args, **settings)
+        cast(Any, self)._trained_on = self._x_else_default_x(x).to(self._device)
+        return self
 
 
-class _ImportanceSampling(_WithAllDigits, ImportanceSamplingPosterior):
-    pass
+class ImportanceSamplingPosterior(_WithAllDigits, host.ImportanceSamplingPosterior):
+    """sbi's class of this name, which keeps the digits of observations."""
 
 
 KINDS: dict[type, type[NeuralPosterior]] = {
@@ -140,9 +143,4 @@ KINDS: dict[type, type[NeuralPosterior]] = {
     VIPosteriorParameters: VIPosterior,
     ImportanceSamplingPosteriorParameters: ImportanceSamplingPosterior,
 }
-WITH_ALL_DIGITS: dict[type, type] = {
-    MCMCPosterior: _MCMC,
-    RejectionPosterior: _Rejection,
-    VIPosterior: _VI,
-    ImportanceSamplingPosterior: _ImportanceSampling,
-}
+"""Posteriors by the type of their settings."""

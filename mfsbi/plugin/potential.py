@@ -17,7 +17,7 @@ from mfsbi.ratio import RatioModel
 __all__ = ["ManifoldPotential", "RatioPotential", "with_all_digits"]
 
 
-def with_all_digits(x_o: Tensor) -> Tensor:
+def with_all_digits(x_o: Any) -> Tensor:  # noqa: ANN401 - a tensor, or what makes one
     """Return observations as rows, in the type in which they came; sbi makes them float32."""
     return torch.atleast_2d(torch.as_tensor(x_o))
 

@@ -158,7 +158,7 @@ def test_draws_have_the_shape_that_was_asked_for(posterior, shape, short_tuning)
 )
 def test_settings_of_a_posterior_arrive(trained, parameters, kind, settings):
     made = trained.build_posterior(posterior_parameters=parameters)
-    assert type(made) is kind
+    assert isinstance(made, kind)
     assert {name: getattr(made, name) for name in settings} == settings
 
 

@@ -170,7 +170,7 @@ def test_the_summary_is_shown_on_demand(problem, capsys):
     ],
 )
 def test_every_posterior_class_is_built(trained, sample_with, kind):
-    assert type(trained.build_posterior(sample_with=sample_with)) is kind
+    assert isinstance(trained.build_posterior(sample_with=sample_with), kind)
 
 
 @pytest.mark.parametrize("sample_with", ["rejection", "importance"])
@@ -182,7 +182,7 @@ def test_posteriors_without_chains_draw(trained, problem, sample_with):
 
 def test_settings_choose_the_class(trained):
     posterior = trained.build_posterior(posterior_parameters=VIPosteriorParameters(q="gaussian"))
-    assert type(posterior) is VIPosterior
+    assert isinstance(posterior, VIPosterior)
 
 
 def test_sbis_untrained_trainer_builds_a_posterior_from_our_estimator(trained, problem, tmp_path, monkeypatch):
