@@ -47,7 +47,7 @@ from mfsbi.plugin.sampling import sample_chains
 from mfsbi.seeds import seeded
 
 NOISE = 0.5
-SHORT = MCMCPosteriorParameters(num_chains=30, warmup_steps=10, init_strategy_parameters={"num_candidate_samples": 50})
+SHORT = MCMCPosteriorParameters(num_chains=30, warmup_steps=8, init_strategy_parameters={"num_candidate_samples": 50})
 
 
 class OwnOfTorch:
@@ -117,10 +117,10 @@ ROADS = {
     "rejection": (100, {}),
     "grid": (250, {}),
     "emcee": (15, {"warmup": 12}),
-    "slice": (10, {}),
-    "nuts": (20, {"warmup": 12, "chains": 2, "max_tree_depth": 3}),
-    "hmc": (20, {"warmup": 15, "chains": 2, "trajectory_length": 1.0, "max_num_steps": 6}),
-    "vi": (60, {"max_num_iters": 8}),
+    "slice": (8, {}),
+    "nuts": (14, {"warmup": 8, "chains": 2, "max_tree_depth": 3}),
+    "hmc": (14, {"warmup": 10, "chains": 2, "trajectory_length": 1.0, "max_num_steps": 6}),
+    "vi": (40, {"max_num_iters": 5}),
 }
 LONG = ROADS | {
     "emcee": (60, {"warmup": 80, "thin": 2}),
