@@ -131,7 +131,9 @@ def warn_of_prior(prior: ParameterPrior, reach: Reach, name: str, theta: Tensor 
     low, high = (torch.tensor(end, dtype=torch.float64) for end in reach.theta)
     if draws.shape[1] != len(low):
         return
-    outside = ((draws < low) | (draws > high)).double().mean(0) * (low < high)  # constant ones are told apart
+    outside = ((draws < low) | (draws > high)).double().mean(0)
+    if theta is not None:
+        outside = outside * (low < high)  # parameters that never varied have a warning of their own
     beyond = (outside > BEYOND + DOUBT / reach.rows).nonzero().flatten().tolist()
     if beyond:
         i = max(beyond, key=lambda i: float(outside[i]))
