@@ -36,7 +36,7 @@ GAIN, DATA_GAIN = 0.7, 1.5
 """Nats a bend of a parameter, and of a feature of data, has to gain."""
 
 CLEARLY = 0.1
-"""Nats more that the lowest or the highest value has to gain as a centre: values beyond are then seen best."""
+"""Nats more that the lowest or the highest value has to gain as a centre, next to which few simulations tell much."""
 
 FEWEST = 50
 """Rows below which nothing is bent."""
