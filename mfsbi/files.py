@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 __all__ = ["FORMAT", "plain", "read", "write"]
@@ -38,6 +38,8 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
         save_file(values, aside, header)
         with aside.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
+        if _digest(load_file(aside), header["description"]) != header["sha256"]:
+            raise OSError(f"Cannot write {path}: what was written reads back otherwise. Is the disk damaged?")
         aside.replace(path)
     except SafetensorError as error:
         raise OSError(f"Cannot write {path}: {error}.") from error
