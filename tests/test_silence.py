@@ -151,7 +151,7 @@ FAULTS = {
     "a parameter that never varied": (
         lambda at: trained(changed(theta_of(), 1, 0.5)),
         WARNING,
-        r"Parameter 1 never varied in the simulations \(always 0.5\).* its posterior will be its prior",
+        r"Parameter 1 never varied in the simulations \(always 0.5\).* the posterior will be the prior",
         lambda at: trained(theta_of()),
     ),
     "theta from a part of the prior": (

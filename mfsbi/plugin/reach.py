@@ -108,8 +108,8 @@ def warn_of_simulations(batch: Batch, prior: ParameterPrior | None, *, all_from_
         if constant:
             _warn(
                 f"{_told('Parameter', constant)} never varied in the simulations (always "
-                f"{_numbers(batch.theta[0, constant])}), so that nothing can be learned of it: its posterior will be "
-                "its prior whatever the data. Vary it, or leave it out of theta."
+                f"{_numbers(batch.theta[0, constant])}), so that nothing can be learned there: the posterior will be "
+                "the prior whatever the data. Vary theta in all parameters, or leave these out of it."
             )
         if all_from_prior:
             warn_of_prior(prior, Reach.of(batch), "the prior", batch.theta)

@@ -96,7 +96,7 @@ def test_a_parameter_that_never_varied_has_a_word():
     theta[:, 1] = 0.0
     trainer = ManifoldNLE(prior, SMALL, seed=0).append_simulations(theta, theta + 0.5 * torch.randn(500, 2))
     with pytest.warns(
-        UserWarning, match=r"Parameter 1 never varied in the simulations .always 0.* its posterior will be its prior"
+        UserWarning, match=r"Parameter 1 never varied in the simulations .always 0.* the posterior will be the prior"
     ):
         trainer.train(max_num_epochs=1, training_batch_size=100)
 
