@@ -145,6 +145,12 @@ def sampled(at, x, sampler="importance", draws=200, **settings):
     sample_chains(posterior(at), x, draws, sampler=sampler, **settings)
 
 
+def one_after_another(at, kind):
+    potential = at.clock.build_posterior().potential_fn
+    potential.set_x(with_offset(INSIDE, torch.float64))
+    potential.set_x(with_offset(INSIDE, torch.float64).to(kind))
+
+
 INSIDE = torch.tensor([[0.3, -0.4, 0.2]])
 
 FAULTS = {
@@ -213,6 +219,12 @@ FAULTS = {
         ERROR,
         "`x` should be of float64, as the simulations were: features .2. have offsets",
         lambda at: at.clock.build_posterior().potential_fn.set_x(with_offset(INSIDE, torch.float64)),
+    ),
+    "an observation without digits after one with them": (
+        lambda at: one_after_another(at, torch.float32),
+        ERROR,
+        "`x` should be of float64, as the simulations were",
+        lambda at: one_after_another(at, torch.float64),
     ),
     "an offset that takes the digits of theta": (
         lambda at: ManifoldNLE(box(1.7e9 - 400, 1.7e9 + 400), AF()),

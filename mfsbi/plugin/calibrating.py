@@ -83,9 +83,7 @@ def calibrate(  # noqa: PLR0913 - what an exam must be told
     theta, theta_drawn = theta.to(theta_drawn.dtype).cpu(), theta_drawn.cpu()
     potential, values = posterior.potential_fn, []
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Observation .* lies outside all simulations"
-        )  # said when they were drawn for
+        warnings.filterwarnings("ignore", "Observation .* lies outside all")  # said when they were drawn for
         for one, truth, drawn in zip(x, theta, theta_drawn, strict=True):
             potential.set_x(one if one.ndim > 1 else one[None])
             rows = torch.cat([truth[None], drawn]).to(potential.device)

@@ -128,8 +128,15 @@ class VIPosterior(_WithAllDigits, host.VIPosterior):
 
     def train(self, x: Any = None, *args: Any, **settings: Any) -> "VIPosterior":  # noqa: ANN401 - sbi's
         """Fit the density, as sbi does, and remember the observations as they came, not as float32."""
-        super().train(x, *args, **settings)
-        cast(Any, self)._trained_on = self._x_else_default_x(x).to(self._device)
+        observed = self._x_else_default_x(x).to(self._device)
+        potential = cast(Any, self).potential_fn
+        potential.set_x(observed)
+        potential._digits.held = True
+        try:
+            super().train(x, *args, **settings)
+        finally:
+            potential._digits.held = False
+        cast(Any, self)._trained_on = observed
         return self
 
 

@@ -27,10 +27,10 @@ class _Digits:
 
     def __init__(self) -> None:
         self.given: Tensor | None = None
-        self.new = False
+        self.new = self.held = False
 
     def of(self, x_o: Tensor | None, as_float32: Tensor | None) -> Tensor | None:
-        """Return observations with the digits they came with, or had when they came before.
+        """Return observations with the digits they came with; while they are `held`, with those that they had before.
 
         Arguments:
             x_o: as they come now
@@ -40,9 +40,9 @@ class _Digits:
             return as_float32
         rows = with_all_digits(x_o).to(as_float32.device)
         known = self.given
-        again = known is not None and known.shape == rows.shape and torch.equal(known.to(rows.dtype), rows)
-        self.new = not again
-        if not again or cast(Tensor, known).dtype == torch.float32:
+        comparable = known is not None and known.shape == rows.shape and (self.held or known.dtype == rows.dtype)
+        self.new = not (comparable and torch.equal(cast(Tensor, known).to(rows.dtype), rows))
+        if self.new:
             self.given = rows
         return self.given
 

@@ -36,11 +36,10 @@ from mfsbi.plugin.host import (
     MCMCPosterior,
     NeuralPosterior,
     RatioBasedPotential,
-    VIPosterior,
     importance_sample,
     rejection_sample,
 )
-from mfsbi.plugin.posteriors import require_continuous
+from mfsbi.plugin.posteriors import VIPosterior, require_continuous
 from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.seeds import derived, seeded
 
