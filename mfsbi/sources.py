@@ -15,7 +15,7 @@ A `Source` is any of these, or a folder of MadMiner's, as something to learn fro
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from mfsbi.checks import require_finite
 from mfsbi.gold import read_madminer, simulate
 from mfsbi.priors import box, prior_of_record
 from mfsbi.registry import named
-from mfsbi.rows import Rows
 from mfsbi.seeds import derived, seeded
+from mfsbi.simulations import Simulations
 from mfsbi.store import Store
 from mfsbi.types import HasGold, Prior, Simulator
 from mfsbi.warp import converted
@@ -40,25 +40,25 @@ __all__ = ["Source", "prior_of", "prior_of_store", "read_arrays", "simulator", "
 
 @dataclass(frozen=True)
 class Source:
-    """A simulator, or the rows that one has left behind.
+    """A simulator, or the simulations that one has left behind.
 
     Arguments:
         prior: of theta
         parameter_names: one for each parameter
-        simulator: None where there are rows or a store
-        rows: None where a simulator or a store is there
-        store: None where a simulator or rows are there
+        simulator: None where there are simulations or a store
+        simulations: None where a simulator or a store is there
+        store: None where a simulator or simulations are there
         manifold_dim: the dimension of the manifold, if it is known
     """
 
     prior: Prior
     parameter_names: Sequence[str]
     simulator: Simulator | None = None
-    rows: Rows | None = None
+    simulations: Simulations | None = None
     store: Store | None = None
     manifold_dim: int | None = None
 
-    def for_likelihood(self, count: int, *, seed: int, gold: bool = True, events: int = 1) -> Rows:
+    def for_likelihood(self, count: int, *, seed: int, gold: bool = True, events: int = 1) -> Simulations:
         """Return the rows drawn at theta, with the joint score if it is known.
 
         Arguments:
@@ -67,10 +67,13 @@ class Source:
             gold: whether to take the joint score along
             events: rows of each of them that share one theta
         """
-        rows = self._drawn(count, seed, gold=gold, events=events) if self.rows is None else self.rows.at_theta()
-        return rows._replace(joint_log_ratio=None) if gold else rows.without_gold()
+        if self.simulations is None:
+            found = self._drawn(count, seed, gold=gold, events=events)
+        else:
+            found = self.simulations.at_theta()
+        return replace(found, joint_log_ratio=None) if gold else found.without_gold()
 
-    def for_ratio(self, count: int, *, seed: int, gold: bool = True) -> Rows:
+    def for_ratio(self, count: int, *, seed: int, gold: bool = True) -> Simulations:
         """Return rows with all gold there is; a simulator that has it draws every other x at the mean theta.
 
         The reference is then a point in the middle of the prior. Without gold every x is drawn at its theta, and the
@@ -81,11 +84,11 @@ class Source:
             seed: of the draws
             gold: whether to take joint score and joint log ratio along
         """
-        if self.rows is None:
+        if self.simulations is None:
             return self._drawn(count, seed, gold=gold, to_reference=True)
-        return self.rows if gold else self.rows.without_gold()
+        return self.simulations if gold else self.simulations.without_gold()
 
-    def _drawn(self, count: int, seed: int, *, gold: bool, to_reference: bool = False, events: int = 1) -> Rows:
+    def _drawn(self, count: int, seed: int, *, gold: bool, to_reference: bool = False, events: int = 1) -> Simulations:
         with seeded(derived(seed, 0)):
             theta = self.prior.sample((count,)).repeat_interleave(events, 0)
         try:
@@ -96,14 +99,13 @@ class Source:
                 "and leaves a store that can be learned from."
             ) from error
 
-    def _simulated(self, theta: Tensor, seed: int, *, gold: bool, to_reference: bool) -> Rows:
+    def _simulated(self, theta: Tensor, seed: int, *, gold: bool, to_reference: bool) -> Simulations:
         assert self.simulator is not None
         if not (gold and isinstance(self.simulator, HasGold)):
-            return Rows(theta, self.simulator.simulate(theta, seed=derived(seed, 1)))
+            return Simulations(theta, self.simulator.simulate(theta, seed=derived(seed, 1)))
         at_theta = torch.arange(len(theta)) % 2 == 0 if to_reference else None
         reference = theta.mean(0) if to_reference else None
-        found = simulate(self.simulator, theta, theta_ref=reference, from_theta=at_theta, seed=derived(seed, 1))
-        return Rows(theta, *found, at_theta)
+        return simulate(self.simulator, theta, theta_ref=reference, from_theta=at_theta, seed=derived(seed, 1))
 
 
 @dataclass(frozen=True)
@@ -202,10 +204,11 @@ def source_of(
     """
     names = [f"theta_{i}" for i in range(len(bounds))]
     if madminer is not None and not words:
-        found = read_madminer(madminer, sample)._asdict()
-        return Source(box(bounds), names, rows=Rows(**{name: found[name] for name in Rows._fields}))
+        return Source(box(bounds), names, simulations=read_madminer(madminer, sample))
     if madminer is None and any(word.endswith((".npy", ".npz")) for word in words):
-        return Source(box(bounds), names, rows=Rows(*read_arrays([Path(word) for word in words], ["theta", "x"])))
+        return Source(
+            box(bounds), names, simulations=Simulations(*read_arrays([Path(word) for word in words], ["theta", "x"]))
+        )
     if madminer is None and len(words) == 1 and Path(words[0]).is_dir():
         return _stored(Store(words[0]), bounds)
     if madminer is not None or len(words) != 1:

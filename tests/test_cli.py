@@ -124,7 +124,7 @@ def test_a_store_is_learned_from_and_what_was_killed_goes_on(tmp_path, monkeypat
         self.terminated = True
         write(self, snapshot)
 
-    monkeypatch.setattr("mfsbi.plugin.simulations.IN_MEMORY", 4000)
+    monkeypatch.setattr("mfsbi.plugin.rounds.IN_MEMORY", 4000)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "write", terminated)
         result = run(*line)
@@ -266,7 +266,7 @@ def learned(out, prior, *words):
 
 def gold_of(trainer):
     """Return the names of what a trainer's simulations have besides theta and x."""
-    batch = trainer.simulations[0].batch._asdict()
+    batch = trainer.simulations[0].batch.fields
     return {name for name, value in batch.items() if value is not None} - {"theta", "x"}
 
 

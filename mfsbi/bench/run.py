@@ -23,7 +23,7 @@ from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.ratio import ALICES
 from mfsbi.plugin.specs import Spec
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.data import Batch
+from mfsbi.simulations import Simulations
 from mfsbi.train.losses import Scandal
 from mfsbi.types import Simulator
 
@@ -108,7 +108,7 @@ def _run(experiment: Experiment, show_progress_bars: bool | None) -> dict[str, A
 
 
 @lru_cache(maxsize=1)
-def _simulations(table: str, rows: int, seed: int, at_reference: bool) -> Batch:  # noqa: FBT001 - a key of the cache
+def _simulations(table: str, rows: int, seed: int, at_reference: bool) -> Simulations:  # noqa: FBT001 - a key of the cache
     """Return simulations with what gold there is; half of them at the mean of the prior if a ratio is to be learned."""
     simulator, theta = TABLES[table].truth, TABLES[table].theta
     with seeded(derived(seed, 0)):
@@ -116,11 +116,10 @@ def _simulations(table: str, rows: int, seed: int, at_reference: bool) -> Batch:
     reference, from_theta = None, None
     if at_reference:
         reference, from_theta = cast(Distribution, simulator.prior).mean, torch.arange(rows) % 2 == 0
-    gold = simulate(simulator, at, theta_ref=reference, from_theta=from_theta, seed=derived(seed, 1))
-    return Batch(at, gold.x, None, gold.joint_score, gold.joint_log_ratio, from_theta)
+    return simulate(simulator, at, theta_ref=reference, from_theta=from_theta, seed=derived(seed, 1))
 
 
-def _train(trainer: ManifoldNLE, row: Row, data: Batch) -> tuple[Candidate, dict[str, Any]]:
+def _train(trainer: ManifoldNLE, row: Row, data: Simulations) -> tuple[Candidate, dict[str, Any]]:
     golden = any(isinstance(phase.loss, Scandal) for phase in row.schedule)
     trainer.append_simulations(data.theta, data.x, joint_score=data.joint_score if golden else None)
     estimator = trainer.train(row.schedule, validation_fraction=HELD_OUT)
@@ -131,15 +130,14 @@ def _train(trainer: ManifoldNLE, row: Row, data: Batch) -> tuple[Candidate, dict
 
 def _train_ratio(
     network: RatioNetwork,
-    data: Batch,
+    data: Simulations,
     simulator: Simulator,
     seed: int,
     show_progress_bars: bool | None,  # noqa: FBT001
 ) -> tuple[Candidate, dict[str, Any]]:
     bars = show_progress_bars
     trainer = ALICES(simulator.prior, width=network.width, depth=network.depth, seed=seed, show_progress_bars=bars)
-    gold = {name: getattr(data, name) for name in ("joint_score", "joint_log_ratio", "from_theta")}
-    estimator = trainer.append_simulations(data.theta, data.x, **gold).train(
+    estimator = trainer.append_simulations(data).train(
         training_batch_size=network.rows, max_num_epochs=network.epochs, validation_fraction=HELD_OUT
     )
     if trainer.history.interrupted:
@@ -161,7 +159,7 @@ class _Timed(NLE_A):
 
 
 def _train_stock(
-    net: str, cpu_seconds: float, simulator: Simulator, data: Batch, seed: int
+    net: str, cpu_seconds: float, simulator: Simulator, data: Simulations, seed: int
 ) -> tuple[Candidate, dict[str, Any]]:
     """Train sbi's own network by sbi's own trainer, its settings untouched, until the CPU time is spent."""
     with seeded(derived(seed, 3)), TemporaryDirectory() as folder, chdir(folder):  # sbi writes its logs where it runs

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -208,7 +208,7 @@ def _phase_duels(sizes: Sizes) -> Iterator[Duel]:
 
     batch = Batch(theta, x)
     with torch.no_grad():
-        cached = batch._replace(u=model.chart.encode(x))
+        cached = replace(batch, u=model.chart.encode(x))
     name = f"of an M-flow, d = 40, n = 14, {sizes.chart_layers} couplings, batch {sizes.rows}"
     yield Duel(
         f"phase M step {name}",

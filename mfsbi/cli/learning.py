@@ -159,8 +159,8 @@ def calibrate(  # noqa: PLR0913 - options of a command
         origin = source_of(source, prior)
         if origin.store is not None:
             raise ValueError("A store has one x for each theta: name its simulator, or give arrays of data sets.")
-        if origin.rows is not None:
-            theta, x = origin.rows.theta, origin.rows.x
+        if origin.simulations is not None:
+            theta, x = origin.simulations.theta, origin.simulations.x
         else:
             rows = origin.for_likelihood(sets, seed=seed, gold=False, events=events)
             theta, x = rows.theta[::events], rows.x.view(sets, events, -1)
@@ -200,10 +200,10 @@ def _append(trainer: Trainer, origin: Source, simulations: int, *, seed: int, go
         return
     rows_of = origin.for_ratio if isinstance(trainer, ALICES) else origin.for_likelihood
     rows = Ranks.current().from_first(lambda: rows_of(simulations, seed=seed, gold=gold))
-    if origin.rows is not None and len(rows.theta) < len(origin.rows.theta):
-        say(f"A likelihood learns from what was drawn at theta0 alone, not from all {origin.rows}.")
+    if origin.simulations is not None and len(rows.theta) < len(origin.simulations.theta):
+        say(f"A likelihood learns from what was drawn at theta0 alone, not from all {origin.simulations}.")
     say(f"Learning from {rows}.")
-    trainer.append_simulations(**rows.fields)
+    trainer.append_simulations(rows)
 
 
 def _coordinates(text: str) -> tuple[int, ...]:

@@ -16,6 +16,6 @@ and at the same x they average to what is wanted:
 from mfsbi.gold.madminer import MadMinerSample, read_madminer
 from mfsbi.gold.mining import mine
 from mfsbi.gold.program import PyroSimulator
-from mfsbi.gold.simulate import Gold, simulate
+from mfsbi.gold.simulate import simulate
 
-__all__ = ["Gold", "MadMinerSample", "PyroSimulator", "mine", "read_madminer", "simulate"]
+__all__ = ["MadMinerSample", "PyroSimulator", "mine", "read_madminer", "simulate"]

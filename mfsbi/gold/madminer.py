@@ -1,7 +1,6 @@
 r"""Samples that MadMiner's `SampleAugmenter` writes: where a detector simulation brings its gold from.
 
-    sample = read_madminer("data/samples")
-    trainer.append_simulations(sample.theta, sample.x, joint_score=sample.joint_score)
+    trainer.append_simulations(read_madminer("data/samples"))
 
 A sample named `train` is the files `x_train.npy`, `theta_train.npy` and so on of one folder, a row for each event:
 
@@ -20,12 +19,14 @@ somebody asks for their rows. Events are drawn with replacement from weighted on
 and held-out rows of a sample are not quite new: judge by a sample of another partition.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mfsbi.simulations import Simulations
 
 __all__ = ["MadMinerSample", "read_madminer"]
 
@@ -34,24 +35,20 @@ WIDE = ("x", "theta", "theta0", "theta1", "t_xz", "t_xz0")
 """Words of MadMiner's for a row of numbers for each event; the others have one number."""
 
 
-class MadMinerSample(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class MadMinerSample(Simulations):
     """A sample of MadMiner's, in the types of its files; None is what it does not have.
 
     Arguments:
         theta: shape `(rows, parameter)`
         x: shape `(rows, data)`
-        theta_ref: the reference of the log ratio, shape `(rows, parameter)`; for `ALICES` it should not depend on theta
         joint_score: t(x, z|theta), shape `(rows, parameter)`; in samples for ratios also where x was drawn at theta_ref
         joint_log_ratio: log r(x, z|theta, theta_ref), shape `(rows,)`, in float64
         from_theta: whether x was drawn at theta, or else at theta_ref, shape `(rows,)`
+        theta_ref: the reference of the log ratio, shape `(rows, parameter)`; for `ALICES` it should not depend on theta
     """
 
-    theta: Tensor
-    x: Tensor
     theta_ref: Tensor | None = None
-    joint_score: Tensor | None = None
-    joint_log_ratio: Tensor | None = None
-    from_theta: Tensor | None = None
 
 
 def read_madminer(folder: str | Path, name: str = "train") -> MadMinerSample:

@@ -44,8 +44,8 @@ from torch import Tensor
 from mfsbi.checks import require_finite, require_kind, require_seed, require_tensor
 from mfsbi.gold import runs, slopes
 from mfsbi.gold.runs import Run, Site, edges_of, equal_edges
-from mfsbi.gold.simulate import Gold
 from mfsbi.seeds import derived, seeded, undisturbed
+from mfsbi.simulations import Simulations
 from mfsbi.types import ProgramError
 
 with undisturbed():  # pyro switches torch's validation of distributions on
@@ -59,7 +59,9 @@ __all__ = ["mine"]
 ROWS = "rows of theta"  # the plate, as Pyro's own messages name it
 
 
-def mine(model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor | None = None, seed: int = 0) -> Gold:
+def mine(
+    model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor | None = None, seed: int = 0
+) -> Simulations:
     """Simulate x ~ p(x|theta) by a Pyro program and return it with its joint score and joint log ratio.
 
     t(x, z|theta) = d/dtheta sum_s log p(z_s|z_<s, theta) at fixed values z of all sites, and log r is the same sum at
@@ -81,7 +83,8 @@ def mine(model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor 
         seed: of the values
 
     Returns:
-        x, shape `(rows, data)`, the joint score, shape `(rows, parameter)`, and the joint log ratio, shape `(rows,)`
+        theta, x, shape `(rows, data)`, the joint score, shape `(rows, parameter)`, and the joint log ratio, shape
+        `(rows,)`, all of which trainers take as one; unpacked, x, joint score and joint log ratio
 
     Raises:
         ValueError: if a shape of theta is wrong, or a number that is given or drawn is not finite
@@ -123,7 +126,7 @@ def mine(model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor 
             reference = again(theta_ref, held=run, where="at theta_ref")
             runs.require_same_x(run, reference)
             joint_log_ratio = run.log_ratio(reference).detach()
-    return Gold(run.x.detach(), joint_score, joint_log_ratio)
+    return Simulations(theta, run.x.detach(), joint_score, joint_log_ratio)
 
 
 class _Ledger(Messenger):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mfsbi.checks import require_finite, require_kind, require_last_axis
 from mfsbi.gold.mining import mine
-from mfsbi.gold.simulate import Gold
+from mfsbi.simulations import Simulations
 from mfsbi.types import Prior
 
 __all__ = ["PyroSimulator"]
@@ -78,7 +78,9 @@ class PyroSimulator:
         """
         return self.simulate_with_gold(theta, seed=seed).x
 
-    def simulate_with_gold(self, theta: Tensor, *, theta_ref: Tensor | None = None, seed: int | None = None) -> Gold:
+    def simulate_with_gold(
+        self, theta: Tensor, *, theta_ref: Tensor | None = None, seed: int | None = None
+    ) -> Simulations:
         """Draw one x for each row of theta, with the joint score and the joint log ratio to theta_ref.
 
         Arguments:

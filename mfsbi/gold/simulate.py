@@ -1,30 +1,13 @@
 """Simulations with whatever gold their simulator has."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from mfsbi.checks import require_kind, require_matching_rows, require_tensor
+from mfsbi.simulations import Simulations
 from mfsbi.types import HasGold, Simulator
 
-__all__ = ["Gold", "simulate"]
-
-
-class Gold(NamedTuple):
-    """Simulations with what their simulator knows of them, as `append_simulations(theta, **gold._asdict())` takes them.
-
-    Where some rows were drawn at a reference, `from_theta` has to be passed along.
-
-    Arguments:
-        x: shape `(rows, data)`
-        joint_score: t(x, z|theta), shape `(rows, parameter)`; None if it is not known
-        joint_log_ratio: log r(x, z|theta, theta_ref), shape `(rows,)`; None if it is not known
-    """
-
-    x: Tensor
-    joint_score: Tensor | None = None
-    joint_log_ratio: Tensor | None = None
+__all__ = ["simulate"]
 
 
 def simulate(
@@ -34,7 +17,7 @@ def simulate(
     theta_ref: Tensor | None = None,
     from_theta: Tensor | None = None,
     seed: int | None = None,
-) -> Gold:
+) -> Simulations:
     """Draw one x for each row of theta, with the joint score and the joint log ratio if the simulator knows them.
 
     Arguments:
@@ -42,7 +25,7 @@ def simulate(
         theta: shape `(rows, parameter)`
         theta_ref: the reference of the log ratio, shape `(parameter,)` or that of theta; the simulator's own if None
         from_theta: whether to draw x at theta, or else at theta_ref, shape `(rows,)`; everything at theta if None.
-            Where x is drawn at theta_ref the joint score is zero, and nobody asks for it
+            Where x is drawn at theta_ref the joint score is zero and not used
         seed: for a repeatable draw
 
     Raises:
@@ -50,17 +33,17 @@ def simulate(
 
     Example:
         >>> from simulators.polynomial import PolynomialSurface
-        >>> gold = simulate(PolynomialSurface(), torch.zeros(5, 1), seed=0)
-        >>> gold.x.shape, gold.joint_score.shape
+        >>> simulations = simulate(PolynomialSurface(), torch.zeros(5, 1), seed=0)
+        >>> simulations.x.shape, simulations.joint_score.shape
         (torch.Size([5, 3]), torch.Size([5, 1]))
     """
     require_kind("simulator", simulator, Simulator, "a simulator, with `prior`, `parameter_names` and `simulate`")
     require_tensor("theta", theta)
     if from_theta is None:
         if not isinstance(simulator, HasGold):
-            return Gold(simulator.simulate(theta, seed=seed))
+            return Simulations(theta, simulator.simulate(theta, seed=seed))
         found = simulator.simulate_with_gold(theta, theta_ref=theta_ref, seed=seed)
-        return Gold(found.x, found.joint_score, found.joint_log_ratio)
+        return Simulations(theta, found.x, found.joint_score, found.joint_log_ratio)
     if theta_ref is None:
         raise ValueError("Rows drawn at the reference need one: pass `theta_ref`.")
     require_tensor("theta_ref", theta_ref)
@@ -76,8 +59,8 @@ def simulate(
     at_theta, reference = from_theta.bool(), theta_ref.expand_as(theta)
     drawn_at = torch.where(at_theta[:, None], theta, reference)
     if not isinstance(simulator, HasGold):
-        return Gold(simulator.simulate(drawn_at, seed=seed))
+        return Simulations(theta, simulator.simulate(drawn_at, seed=seed), from_theta=from_theta)
     other = torch.where(at_theta[:, None], reference, theta)
     found = simulator.simulate_with_gold(drawn_at, theta_ref=other, seed=seed)
     ratio = torch.where(at_theta, found.joint_log_ratio, -found.joint_log_ratio)
-    return Gold(found.x, found.joint_score.where(at_theta[:, None], 0.0), ratio)
+    return Simulations(theta, found.x, found.joint_score.where(at_theta[:, None], 0.0), ratio, from_theta)

@@ -18,7 +18,7 @@ rows, the manifold may be closed or branched: a circle has one dimension, but on
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import torch
@@ -129,7 +129,7 @@ def dimension_scan(
     data = Batch(torch.zeros(len(x), 0), x)
     parts = split([data], 0.1, Generator().manual_seed(derived(seed, 0)))
     warp = Warp.of_data(parts[0].x, torch.get_default_dtype())
-    training, validation = (part._replace(x=warp(part.x)) for part in parts)
+    training, validation = (replace(part, x=warp(part.x)) for part in parts)
     hidden = None if show_progress_bars is None else not show_progress_bars
     squared = [
         _squared_errors(n, training, validation, steps, derived(seed, 1, n))
@@ -157,7 +157,7 @@ def _squared_errors(n: int, training: Batch, validation: Batch, steps: int, seed
     """Return the squared distances of held-out rows to a manifold of n dimensions, standardised, in float64."""
     with seeded(seed):
         model = MFlow(n).build(training.theta, training.x)
-    epochs = max(1, round(steps / steps_per_epoch(training.size, ROWS)))
+    epochs = max(1, round(steps / steps_per_epoch(training.rows, ROWS)))
     settings = Settings(ROWS, seed=seed, show_progress_bars=False)
     schedule = [Phase(reconstruction, ("chart",), epochs, decay=0.0)]
     if fit(model, training, validation, schedule, settings).interrupted:

@@ -14,22 +14,18 @@ import re
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import cast
-
-from torch import Tensor
 
 from mfsbi.checks import require_matching_rows, require_tensor, require_whole
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import NeuralPosterior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.potential import ManifoldPotential
-from mfsbi.plugin.simulations import require_labels
+from mfsbi.plugin.rounds import require_labels
 from mfsbi.plugin.specs import Spec
 from mfsbi.plugin.trainer import AbstractTrainer, Training
-from mfsbi.rows import Rows
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
-from mfsbi.store import Store
+from mfsbi.simulations import Simulations
 from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.guard import ChartGuard, ChartVerdict
 from mfsbi.train.record import History, ScoreNoise
@@ -84,46 +80,6 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
     def __repr__(self) -> str:
         rows, trained = self.simulations.rows, self.estimator is not None
         return f"ManifoldNLE({self.spec!r}, seed={self.seed}, simulations={rows:,}, trained={trained})"
-
-    def append_simulations(
-        self,
-        theta: Tensor | Store,
-        x: Tensor | None = None,
-        *,
-        joint_score: Tensor | None = None,
-        joint_log_ratio: Tensor | None = None,
-        from_theta: Tensor | None = None,
-        exclude_invalid_x: bool = False,
-        from_round: int = 0,
-    ) -> "ManifoldNLE":
-        """Keep simulations for training and return the trainer.
-
-        Arguments:
-            theta: shape `(rows, parameter)`, inside the prior's support; or a store alone, which brings x and joint
-                scores along and is streamed if it takes more than 256 MiB
-            x: shape `(rows, data)`; both are converted to torch's default type, x unless offsets need its digits
-            joint_score: d/dtheta log p(x, z|theta) of each run, shape `(rows, parameter)`, in the units of theta; with
-                it training minimises the SCANDAL loss (see `mfsbi.train.losses`)
-            joint_log_ratio: log r(x, z|theta, theta_ref) of each run, shape `(rows,)`; kept with the simulations, but a
-                likelihood does not learn from it: `ALICES` does
-            from_theta: whether x was drawn at theta, or else at a reference, shape `(rows,)`; all at theta if None. A
-                likelihood learns from rows drawn at theta, and others are left out
-            exclude_invalid_x: drop rows whose x holds NaN or infinity, with their gold and a warning, instead of
-                refusing them; the likelihood is then that of the valid data
-            from_round: the round they were drawn in; 0 for the prior
-
-        Raises:
-            ValueError: if rows do not match, feature counts differ from the prior's or from earlier simulations,
-                a value is NaN or infinite, theta lies outside the prior, or the joint score does not average to zero
-        """
-        if from_theta is not None and isinstance(theta, Tensor) and x is not None:
-            theta, x, joint_score, joint_log_ratio, _ = _at_theta(
-                Rows(theta, x, joint_score, joint_log_ratio, from_theta)
-            )
-            from_theta = None
-        gold = {"joint_score": joint_score, "joint_log_ratio": joint_log_ratio, "from_theta": from_theta}
-        self._append(theta, x, gold, from_round, exclude_invalid_x=exclude_invalid_x)
-        return self
 
     def train(  # noqa: PLR0913 - sbi's signature
         self,
@@ -196,7 +152,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             stop_after_epochs=stop_after_epochs,
         )
         rows = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
-        some = rows[0].sample
+        some = rows[0].excerpt
         given, schedule = schedule, self._schedule(some.x.shape[1], max_num_epochs) if schedule is None else schedule
         require_schedule(schedule)
         if weight_decay:
@@ -245,6 +201,16 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         prior_of_posterior = self._prior_of_posterior(prior, estimator)
         return posterior_of(potential_with, prior_of_posterior, sample_with, posterior_parameters, self.device)
 
+    def _learnable(self, simulations: Simulations) -> Simulations:
+        """Return the rows that were drawn at theta."""
+        if simulations.from_theta is None:
+            return simulations
+        for name, value in simulations.fields.items():
+            require_tensor(name, value)
+            require_matching_rows("from_theta", simulations.from_theta, name, value)
+        require_labels(simulations.from_theta)
+        return simulations.at_theta()
+
     def _schedule(self, data_dim: int, epochs: int) -> Schedule:
         """Return the default schedule for data with so many features."""
         return self.spec.suited(data_dim).schedule(epochs)
@@ -262,9 +228,9 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
 
     def _built(self, plan: Training, number: int) -> ManifoldEstimator:
         """Return an estimator with new weights, other ones for each number."""
-        theta, x = (value.cpu() for value in plan.rows[0].sample[:2])
+        excerpt = plan.rows[0].excerpt.to("cpu")
         with seeded(derived(self.seed, 3, number)):
-            return self.spec(theta, x).to(self.device)
+            return self.spec(excerpt.theta, excerpt.x).to(self.device)
 
     def _train_anew(self, plan: Training, noise: ScoreNoise | None, restarts: int) -> ManifoldEstimator:
         """Train from new weights, and again from others while the chart collapses."""
@@ -310,17 +276,6 @@ def _require_decay(schedule: Schedule, weight_decay: float) -> None:
             f"{weight_decay}. Pass a schedule that has, e.g. `[phase._replace(decay=1.0) for phase in schedule]`, "
             "or leave `weight_decay` out."
         )
-
-
-def _at_theta(rows: Rows) -> Rows:
-    """Return the rows that were drawn at theta."""
-    labels = cast(Tensor, rows.from_theta)
-    require_tensor("from_theta", labels)
-    for name, value in rows.fields.items():
-        require_tensor(name, value)
-        require_matching_rows("from_theta", labels, name, value)
-    require_labels(labels)
-    return rows.at_theta()
 
 
 def _spec_told(spec: Spec) -> list[str]:

@@ -36,7 +36,7 @@ from mfsbi.plugin.potential import RatioPotential
 from mfsbi.plugin.trainer import AbstractTrainer, Training
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
-from mfsbi.store import Store
+from mfsbi.simulations import Simulations
 from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.data import Batch, joined, spreads
 from mfsbi.train.losses import Alices
@@ -106,9 +106,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         >>> from simulators.polynomial import PolynomialSurface
         >>> surface = PolynomialSurface()
         >>> theta, at_theta = surface.prior.sample((400,)), torch.rand(400) < 0.5
-        >>> gold = simulate(surface, theta, theta_ref=torch.zeros(1), from_theta=at_theta, seed=0)
-        >>> trainer = ALICES(surface.prior, seed=0)
-        >>> trainer = trainer.append_simulations(theta, **gold._asdict(), from_theta=at_theta)
+        >>> simulations = simulate(surface, theta, theta_ref=torch.zeros(1), from_theta=at_theta, seed=0)
+        >>> trainer = ALICES(surface.prior, seed=0).append_simulations(simulations)
         >>> posterior = trainer.train(max_num_epochs=2) and trainer.build_posterior()
     """
 
@@ -135,44 +134,6 @@ class ALICES(AbstractTrainer[GoldenRatio]):
     def __repr__(self) -> str:
         rows, trained = self.simulations.rows, self.estimator is not None
         return f"ALICES(width, depth={self.size}, seed={self.seed}, simulations={rows:,}, trained={trained})"
-
-    def append_simulations(
-        self,
-        theta: Tensor | Store,
-        x: Tensor | None = None,
-        *,
-        joint_log_ratio: Tensor | None = None,
-        joint_score: Tensor | None = None,
-        from_theta: Tensor | None = None,
-        exclude_invalid_x: bool = False,
-        from_round: int = 0,
-    ) -> "ALICES":
-        """Keep simulations for training and return the trainer.
-
-        Arguments:
-            theta: shape `(rows, parameter)`, inside the prior's support; or a store alone, which brings x and joint
-                scores along and is streamed if it takes more than 256 MiB
-            x: shape `(rows, data)`; both are converted to torch's default type, x unless offsets need its digits
-            joint_log_ratio: log p(x, z|theta) - log p(x, z|reference) of each run, shape `(rows,)`
-            joint_score: d/dtheta log p(x, z|theta) of each run, shape `(rows, parameter)`, in the units of theta;
-                whatever it is where x was not drawn at theta, it must be finite there
-            from_theta: whether x was drawn at theta, or else at the reference, shape `(rows,)`; all at theta if None.
-                The reference is a point, or a distribution of points, that does not depend on theta
-            exclude_invalid_x: drop rows whose x holds NaN or infinity, with their gold and a warning
-            from_round: the round they were drawn in; 0 for the prior
-
-        Raises:
-            ValueError: as `ManifoldNLE.append_simulations`; if there are joint log ratios and no row was drawn at the
-                reference, or they do not predict how many were
-        """
-        if joint_log_ratio is not None and from_theta is None:
-            raise ValueError(
-                "`joint_log_ratio` needs rows drawn at the reference as well: pass `from_theta`, True for rows drawn "
-                "at theta. `mfsbi.gold.simulate(simulator, theta, theta_ref=..., from_theta=...)` makes both."
-            )
-        gold = {"joint_score": joint_score, "joint_log_ratio": joint_log_ratio, "from_theta": from_theta}
-        self._append(theta, x, gold, from_round, exclude_invalid_x=exclude_invalid_x)
-        return self
 
     def train(  # noqa: PLR0913 - sbi's signature
         self,
@@ -233,13 +194,13 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             stop_after_epochs=stop_after_epochs,
         )
         training, validation = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
-        order = torch.randperm(validation.size, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
-        validation = validation.rows(order.to(validation.theta.device))  # pairs are made of neighbours, of any round
+        order = torch.randperm(validation.rows, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
+        validation = validation.select(order.to(validation.theta.device))  # pairs are made of neighbours, of any round
         odds = 0.0
-        if validation.from_theta is None and min(settings.training_batch_size, training.size, validation.size) < 2:
+        if validation.from_theta is None and min(settings.training_batch_size, training.rows, validation.rows) < 2:
             raise ValueError(
                 "Pairs are made of two rows: `training_batch_size` should be at least 2, and so should the rows held "
-                f"out; got {settings.training_batch_size} and {validation.size}."
+                f"out; got {settings.training_batch_size} and {validation.rows}."
             )
         if isinstance(training, Batch) and training.from_theta is not None:
             rows = joined([training, validation])
@@ -255,7 +216,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             limit = validation.theta.new_tensor(noise.variance)
             plan = plan._replace(schedule=[phase._replace(loss=replace(loss, limit=limit, size=size))])
         anew = self._begins_anew(plan, retrain_from_scratch)
-        estimator = self._untrained(training.sample) if self.estimator is None or anew else self.estimator
+        estimator = self._untrained(training.excerpt) if self.estimator is None or anew else self.estimator
         estimator = self._fit(estimator, plan, History(score_noise=noise, anew=anew))
         self._summarise(show_train_summary)
         return estimator
@@ -287,6 +248,15 @@ class ALICES(AbstractTrainer[GoldenRatio]):
 
         prior_of_posterior = self._prior_of_posterior(prior, estimator)
         return posterior_of(potential_with, prior_of_posterior, sample_with, posterior_parameters, self.device)
+
+    def _learnable(self, simulations: Simulations) -> Simulations:
+        """Return the simulations; joint log ratios come with rows drawn at the reference."""
+        if simulations.joint_log_ratio is not None and simulations.from_theta is None:
+            raise ValueError(
+                "`joint_log_ratio` needs rows drawn at the reference as well: pass `from_theta`, True for rows drawn "
+                "at theta. `mfsbi.gold.simulate(simulator, theta, theta_ref=..., from_theta=...)` makes both."
+            )
+        return simulations
 
     def _untrained(self, training: Batch) -> GoldenRatio:
         """Return an estimator with new weights, for data like these."""

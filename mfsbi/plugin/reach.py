@@ -80,7 +80,7 @@ class Reach(NamedTuple):
     def of(cls, batch: Batch) -> "Reach":
         """Return the reach of rows in memory."""
         theta, x = ((value.amin(0).tolist(), value.amax(0).tolist()) for value in (batch.theta, batch.x))
-        return cls(batch.size, theta, x)
+        return cls(batch.rows, theta, x)
 
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> "Reach | None":

@@ -32,7 +32,7 @@ from mfsbi.plugin.ratio import ALICES, GoldenRatio
 from mfsbi.plugin.sizes import size_of_spec
 from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
 from mfsbi.ratio import RatioModel
-from mfsbi.train.data import Batch
+from mfsbi.simulations import Simulations
 from mfsbi.train.record import History
 from mfsbi.types import Prior
 from mfsbi.warp import Warp
@@ -49,6 +49,8 @@ COUPLINGS: dict[str, type[Couplings]] = {
 }
 SIMULATIONS = "simulations."
 """How the names of a trainer's simulations begin among the tensors."""
+
+FIELDS = tuple(each.name for each in fields(Simulations))
 
 WARP = "net.chart.warp.rate"
 """A tensor that is there where features of x are bent or shifted before they reach the chart."""
@@ -96,8 +98,7 @@ def save(trained: Estimator | Trainer, path: str | Path) -> None:
             raise ValueError(f"The simulations stay in {trained.simulations.store.path}: save `trainer.estimator`.")
         description["trainer"] = {"seed": trained.seed, "rounds": [part.number for part in trained.simulations]}
         for number, part in enumerate(trained.simulations):
-            fields = part.batch._asdict().items()
-            tensors |= {f"{SIMULATIONS}{number}.{name}": value for name, value in fields if value is not None}
+            tensors |= {f"{SIMULATIONS}{number}.{name}": value for name, value in part.batch.fields.items()}
     estimator: Any = trained.estimator if isinstance(trained, Trainer) else trained
     if estimator is None and isinstance(trained, Trainer):
         raise RuntimeError("This trainer has no trained estimator yet: call `train()` before `save`.")
@@ -161,7 +162,7 @@ def load_trainer(path: str | Path, prior: Prior | None, spec: Spec | None = None
     trainer = trainer_for(estimator, prior, seed=seed, device=device)
     try:
         for part, number in zip(parts, about["rounds"], strict=True):
-            trainer.simulations.append(part, number)
+            trainer.simulations.append(part, number, exclude_invalid_x=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds simulations that do not fit: {error}") from error
     trainer.history = history
@@ -337,16 +338,16 @@ KINDS = {
 """What can be saved, by the word for it in a file."""
 
 
-def _simulations(tensors: dict[str, Tensor], rounds: int) -> list[Batch]:
+def _simulations(tensors: dict[str, Tensor], rounds: int) -> list[Simulations]:
     """Return one batch for each round; raise ValueError if there are tensors of simulations that are in none."""
     parts: list[dict[str, Tensor]] = [{} for _ in range(rounds)]
-    places = {f"{SIMULATIONS}{number}.{field}": (number, field) for number in range(rounds) for field in Batch._fields}
+    places = {f"{SIMULATIONS}{number}.{field}": (number, field) for number in range(rounds) for field in FIELDS}
     for name in (name for name in tensors if name.startswith(SIMULATIONS)):
         if name not in places:
-            raise ValueError(f"a place for {name!r} among {rounds} rounds of {Batch._fields}")
+            raise ValueError(f"a place for {name!r} among {rounds} rounds of {FIELDS}")
         number, field = places[name]
         parts[number][field] = tensors[name]
-    return [Batch(**part) for part in parts]
+    return [Simulations(**part) for part in parts]
 
 
 def _fields(spec: Spec) -> dict[str, Any]:

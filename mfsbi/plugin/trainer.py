@@ -4,7 +4,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -18,9 +18,10 @@ from mfsbi.plugin.host import NeuralPosterior, RatioEstimator
 from mfsbi.plugin.parameter_prior import ParameterPrior, parameter_prior
 from mfsbi.plugin.posteriors import PosteriorParameters
 from mfsbi.plugin.reach import Reach, warn_of_outliers, warn_of_prior, warn_of_simulations
-from mfsbi.plugin.simulations import Simulations
+from mfsbi.plugin.rounds import Rounds
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
+from mfsbi.simulations import Simulations
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
 from mfsbi.train.data import Batch
@@ -37,6 +38,7 @@ from mfsbi.warp import require_digits
 __all__ = ["AbstractTrainer", "Training"]
 
 EstimatorT = TypeVar("EstimatorT", bound=ManifoldEstimator | RatioEstimator)
+TrainerT = TypeVar("TrainerT", bound="AbstractTrainer")
 
 
 class Training(NamedTuple):
@@ -92,7 +94,58 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         self.estimator = None
         self._told: EstimatorT | None = None  # the estimator whose simulations were compared with the prior
         self.history = History()
-        self.simulations = Simulations(self.prior, self.parameter_dim)
+        self.simulations = Rounds(self.prior, self.parameter_dim)
+
+    def append_simulations(
+        self: TrainerT,
+        theta: Tensor | Simulations | Store,
+        x: Tensor | None = None,
+        *,
+        joint_score: Tensor | None = None,
+        joint_log_ratio: Tensor | None = None,
+        from_theta: Tensor | None = None,
+        exclude_invalid_x: bool = False,
+        from_round: int = 0,
+    ) -> TrainerT:
+        """Keep simulations for training and return the trainer.
+
+        Arguments:
+            theta: shape `(rows, parameter)`, inside the prior's support; or alone, with all that belongs to it:
+                `Simulations`, as `simulate`, `mine` and `read_madminer` of `mfsbi.gold` return them, or a store, which
+                is streamed if it takes more than 256 MiB
+            x: shape `(rows, data)`; both are converted to torch's default type, x unless offsets need its digits
+            joint_score: d/dtheta log p(x, z|theta) of each run, shape `(rows, parameter)`, in the units of theta; a
+                likelihood then learns by the SCANDAL loss, a ratio as ALICES (`mfsbi.train.losses`). Finite, also
+                where x was drawn at a reference
+            joint_log_ratio: log p(x, z|theta) - log p(x, z|reference) of each run, shape `(rows,)`; for ratios
+            from_theta: whether x was drawn at theta, or else at the reference, shape `(rows,)`; all at theta if None.
+                The reference is a point, or a distribution of points, that does not depend on theta. A likelihood
+                learns from the rows drawn at theta alone
+            exclude_invalid_x: drop rows whose x holds NaN or infinity, with their gold and a warning, instead of
+                refusing them; what is learned is then the likelihood of valid data
+            from_round: the round they were drawn in; 0 for the prior
+
+        Raises:
+            TypeError: if something is not a tensor
+            ValueError: if rows do not match, feature counts differ from the prior's or from earlier simulations,
+                a value is NaN or infinite, theta lies outside the prior, joint scores do not average to zero, or joint
+                log ratios do not predict how many rows were drawn at the reference
+        """
+        others = {"joint_score": joint_score, "joint_log_ratio": joint_log_ratio, "from_theta": from_theta}
+        given = [name for name, value in {"x": x, **others}.items() if value is not None]
+        if isinstance(theta, Store | Simulations) and given:
+            whole = "A store brings" if isinstance(theta, Store) else "`Simulations` bring"
+            raise ValueError(f"{whole} x and its gold: pass it alone, without {', '.join(given)}.")
+        if isinstance(theta, Store):
+            self.simulations.append_store(theta, from_round)
+            return self
+        if not isinstance(theta, Simulations):
+            if x is None:
+                raise ValueError("`x` is missing: pass theta and x, or simulations or a store alone.")
+            theta = Simulations(theta, x, **others)
+        self.simulations.append(self._learnable(theta), from_round, exclude_invalid_x=exclude_invalid_x)
+        warn_of_outliers(self.simulations[-1].x)
+        return self
 
     @abstractmethod
     def build_posterior(
@@ -126,26 +179,9 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             "epoch_durations_sec": [epoch.seconds for epoch in epochs],
         }
 
-    def _append(
-        self,
-        theta: Tensor | Store,
-        x: Tensor | None,
-        gold: dict[str, Tensor | None],
-        number: int,
-        *,
-        exclude_invalid_x: bool,
-    ) -> None:
-        """Keep simulations of a round, from memory or from a store."""
-        given = [name for name, value in {"x": x, **gold}.items() if value is not None]
-        if isinstance(theta, Store):
-            if given:
-                raise ValueError(f"A store brings x and its gold: pass it alone, without {', '.join(given)}.")
-            self.simulations.append_store(theta, number)
-            return
-        if x is None:
-            raise ValueError("`x` is missing: pass theta and x, or a store alone.")
-        self.simulations.append(Batch(theta, x, **gold), number, exclude_invalid_x=exclude_invalid_x)
-        warn_of_outliers(self.simulations[-1].x)
+    def _learnable(self, simulations: Simulations) -> Simulations:
+        """Return the simulations that the trainer can learn from, or raise ValueError if it cannot learn from them."""
+        return simulations
 
     def _processed(self, prior: Prior | None) -> tuple[ParameterPrior | None, int]:
         """Return a prior as samplers want it, a copy on the processor, and how many parameters it has."""
@@ -186,8 +222,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         )
         if Ranks.current().first:
             all_from_prior = all(part.number == 0 for part in self.simulations)
-            sample = training.sample.to("cpu")
-            warn_of_simulations(sample, self.prior, all_from_prior=all_from_prior, discrete=self.discrete)
+            excerpt = training.excerpt.to("cpu")
+            warn_of_simulations(excerpt, self.prior, all_from_prior=all_from_prior, discrete=self.discrete)
         return training.to(self.device), validation.to(self.device)
 
     def _kept(self, plan: Training, keeping: Keeping, about: dict[str, Any]) -> Training:
@@ -203,7 +239,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             "schedule": [phase._asdict() | {"loss": _told(phase.loss)} for phase in plan.schedule],
             "settings": asdict(plan.settings) | {"show_progress_bars": None},
             "simulations": self.simulations.digest(),
-            "rows": [part.size for part in plan.rows],
+            "rows": [part.rows for part in plan.rows],
         }
         checkpoints = Checkpoints(keeping.folder, about, minutes=keeping.minutes, resume=keeping.resume)
         return plan._replace(checkpoints=checkpoints)
@@ -214,7 +250,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
     def _noise(self, plan: Training, weight: float | None) -> tuple[ScoreNoise | None, ScoreSize | None]:
         """Return how noisy joint scores are, and how large, if there are any and their weight depends on it."""
-        training = plan.rows[0].sample
+        training = plan.rows[0].excerpt
         if training.joint_score is None or weight is not None:
             return None, None
         if plan.start is None:
@@ -239,12 +275,12 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         one, whose estimator is returned.
         """
         require_phases(plan.schedule, estimator.model)  # before the history of an earlier training is given up
-        _require_type(estimator, plan.rows[0].sample.theta.dtype)
+        _require_type(estimator, plan.rows[0].excerpt.theta.dtype)
         estimator.to(self.device)
         rows = plan.rows
         if isinstance(rows[0], Batch):  # an earlier training may have needed other digits
             as_data = estimator.model.as_data
-            rows = rows[0]._replace(x=as_data(rows[0].x)), rows[1]._replace(x=as_data(rows[1].x))
+            rows = replace(rows[0], x=as_data(rows[0].x)), replace(rows[1], x=as_data(rows[1].x))
         self.history = history
         try:
             fit(
@@ -264,7 +300,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
                 warnings.warn("Nothing was learned anew: the earlier estimator is kept.", stacklevel=3)
             if self.estimator is estimator:
                 about = {"simulations": self.simulations.rows, "sha256": self.simulations.digest()}
-                about["reach"] = Reach.of(plan.rows[0].sample)._asdict()
+                about["reach"] = Reach.of(plan.rows[0].excerpt)._asdict()
                 self._told = estimator
                 estimator.training_record = history.as_record() | about
         return estimator if self.estimator is None else self.estimator

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mfsbi.checks import require_positive_integer, require_seed
-from mfsbi.rows import Rows
+from mfsbi.simulations import Simulations
 from mfsbi.store.layout import MARKS, Layout, read_attributes
 
 __all__ = ["Store"]
@@ -125,7 +125,7 @@ class Store:
         """All x, shape `(rows, data)`."""
         return torch.from_numpy(self._all("x"))
 
-    def read(self, rows: slice | Sequence[int] | NDArray | Tensor = slice(None)) -> Rows:
+    def read(self, rows: slice | Sequence[int] | NDArray | Tensor = slice(None)) -> Simulations:
         """Return rows by their numbers among those that can be read, in the order asked for.
 
         Raises:
@@ -139,7 +139,7 @@ class Store:
             raise IndexError(f"`rows` should lie below {len(self)}, the rows of {self.path} that can be read.")
         return self._gathered(numbers.astype(np.int64) % max(len(self), 1))
 
-    def blocks(self, rows_in_memory: int, *, seed: int) -> Iterator[Rows]:
+    def blocks(self, rows_in_memory: int, *, seed: int) -> Iterator[Simulations]:
         """Stream all rows once, in an order that the seed decides; see the module for how well they are shuffled.
 
         Arguments:
@@ -158,7 +158,7 @@ class Store:
             )
         return self._blocks(int(rows_in_memory) // self.layout.shard_rows, np.random.default_rng(seed))
 
-    def _blocks(self, together: int, generator: np.random.Generator) -> Iterator[Rows]:
+    def _blocks(self, together: int, generator: np.random.Generator) -> Iterator[Simulations]:
         order = generator.permutation(len(self.marks))
         for first in range(0, len(order), together):
             group = order[first : first + together]
@@ -184,7 +184,7 @@ class Store:
         except ValueError as error:
             raise ValueError(f"{file} should hold a line of JSON for each failure: {error}.") from error
 
-    def _gathered(self, numbers: NDArray) -> Rows:
+    def _gathered(self, numbers: NDArray) -> Simulations:
         """Return rows by their numbers, going through the shards one by one."""
         shapes = self.layout.shapes
         out = {name: np.empty((len(numbers), *shape), dtype=np.float32) for name, shape in shapes.items()}
@@ -195,7 +195,7 @@ class Store:
             local = self._sound(place)[numbers[wanted] - (self._ends[place] - self._counts[place])]
             for name, values in out.items():
                 values[wanted] = self.chunk(name, int(self.finished[place]))[local]
-        return Rows(**{name: torch.from_numpy(values) for name, values in out.items()})
+        return Simulations(**{name: torch.from_numpy(values) for name, values in out.items()})
 
     def _all(self, name: str) -> NDArray:
         out = np.empty((len(self), *self.layout.shapes[name]), dtype=np.float32)

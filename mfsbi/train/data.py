@@ -1,69 +1,57 @@
-"""Simulations as rows: theta, x and what belongs to them, split and shuffled together."""
+"""Simulations in training: split, shuffled and handed out in batches."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from mfsbi.checks import require_number
+from mfsbi.simulations import Simulations
 
 __all__ = ["Batch", "in_chunks", "joined", "require_fraction", "split", "spreads", "steps_per_epoch"]
 
 
-class Batch(NamedTuple):
-    """Rows of simulations.
+@dataclass(frozen=True, eq=False)
+class Batch(Simulations):
+    """Simulations to learn from, and what training adds to them.
 
     Arguments:
         theta: shape `(rows, parameter)`
         x: shape `(rows, data)`
-        u: coordinates of x on a chart that stands still, shape `(rows, manifold)`; None while the chart moves
         joint_score: t(x, z|theta), shape `(rows, parameter)`; None without such gold
-        joint_log_ratio: log r(x, z|theta, reference), shape `(rows,)`; None without such gold
+        joint_log_ratio: log r(x, z|theta, theta_ref), shape `(rows,)`; None without such gold
         from_theta: 1 where x was drawn at theta, 0 where at the reference, shape `(rows,)`; None if all were at theta
+        u: coordinates of x on a chart that stands still, shape `(rows, manifold)`; None while the chart moves
         other_theta: theta of another row, shape `(rows, parameter)`; None unless `paired`
     """
 
-    theta: Tensor
-    x: Tensor
     u: Tensor | None = None
-    joint_score: Tensor | None = None
-    joint_log_ratio: Tensor | None = None
-    from_theta: Tensor | None = None
     other_theta: Tensor | None = None
 
-    @property
-    def size(self) -> int:
-        """The number of rows."""
-        return len(self.theta)
-
-    def rows(self, index: Tensor | slice) -> "Batch":
-        """Return the chosen rows of every field."""
-        return self.map(lambda field: field[index])
-
-    def to(self, device: str | torch.device) -> "Batch":
-        """Return the same rows on another device."""
-        return self.map(lambda field: field.to(device))
+    @classmethod
+    def of(cls, simulations: Simulations) -> "Batch":
+        """Return simulations, or what a subclass has of them, as a batch."""
+        return cls(**{each.name: getattr(simulations, each.name) for each in fields(Simulations)})
 
     @property
     def paired(self) -> "Batch":
-        """The rows, each with the theta of its neighbour, which in random order is any other's."""
-        return self._replace(other_theta=self.theta.roll(1, 0))
+        """The rows, each with the theta of its neighbour, which in random order is that of any other row."""
+        return replace(self, other_theta=self.theta.roll(1, 0))
 
     @property
-    def sample(self) -> "Batch":
-        """Rows that stand for all in what is measured: all of them."""
+    def excerpt(self) -> "Batch":
+        """Rows that stand for all in what is measured: here all of them."""
         return self
 
     @property
     def digest(self) -> str:
         """A hash of ten thousand rows at most, by which processes tell whether they have the same."""
         digest = sha256()
-        for value in self.rows(slice(None, None, 1 + self.size // 10_000)):
-            if value is not None:
-                digest.update(np.ascontiguousarray(value.detach().cpu()).data)
+        for value in self.select(slice(None, None, 1 + self.rows // 10_000)).fields.values():
+            digest.update(np.ascontiguousarray(value.detach().cpu()).data)
         return digest.hexdigest()
 
     def minibatches(self, size: int, generator: Generator, skip: int = 0) -> Iterator["Batch"]:
@@ -74,14 +62,9 @@ class Batch(NamedTuple):
             generator: of the order
             skip: batches to leave out at the beginning
         """
-        order = torch.randperm(self.size, generator=generator).to(self.theta.device)
-        for start in range(skip * size, steps_per_epoch(self.size, size) * size, size):
-            yield self.rows(order[start : start + size])
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """Return the batch with a function applied to every field that is there."""
-        fields = self._asdict().items()
-        return self._replace(**{name: function(field) for name, field in fields if field is not None})
+        order = torch.randperm(self.rows, generator=generator).to(self.theta.device)
+        for start in range(skip * size, steps_per_epoch(self.rows, size) * size, size):
+            yield self.select(order[start : start + size])
 
 
 def split(
@@ -102,17 +85,17 @@ def split(
         ValueError: if fraction is not between 0 and 1, or fewer than two rows came
     """
     require_fraction(fraction)
-    orders = [torch.randperm(part.size, generator=generator) for part in parts]
+    orders = [torch.randperm(part.rows, generator=generator) for part in parts]
     chosen = [i for i in range(len(parts)) if kept is None or kept[i]]
-    rows = [parts[i].size for i in chosen]
+    rows = [parts[i].rows for i in chosen]
     if sum(rows) < 2:
         raise ValueError(f"Training needs at least 2 rows, one of them for validation; got {sum(rows)}.")
     held_out = [min(round(fraction * size), size - 1) for size in rows]
     if not any(held_out):
         held_out[rows.index(max(rows))] = 1
     places = list(zip(chosen, held_out, strict=True))
-    training = joined([parts[i].rows(orders[i][held:]) for i, held in places])
-    return training, joined([parts[i].rows(orders[i][:held]) for i, held in places])
+    training = joined([parts[i].select(orders[i][held:]) for i, held in places])
+    return training, joined([parts[i].select(orders[i][:held]) for i, held in places])
 
 
 def require_fraction(fraction: float) -> None:
@@ -124,8 +107,7 @@ def require_fraction(fraction: float) -> None:
 
 def joined(parts: Sequence[Batch]) -> Batch:
     """Return all rows of several parts as one batch; parts have the same fields."""
-    there = [name for name, field in parts[0]._asdict().items() if field is not None]
-    return parts[0]._replace(**{name: torch.cat([getattr(part, name) for part in parts]) for name in there})
+    return replace(parts[0], **{name: torch.cat([part.fields[name] for part in parts]) for name in parts[0].fields})
 
 
 def spreads(values: Tensor) -> Tensor:
@@ -142,4 +124,4 @@ def steps_per_epoch(rows: int, size: int) -> int:
 def in_chunks(function: Callable[[Batch], Tensor], data: Batch, size: int = 10_000) -> Tensor:
     """Return function(data) row by row, with at most `size` rows at work at a time and without gradients."""
     with torch.no_grad():
-        return torch.cat([function(data.rows(slice(i, i + size))) for i in range(0, data.size, size)])
+        return torch.cat([function(data.select(slice(i, i + size))) for i in range(0, data.rows, size)])

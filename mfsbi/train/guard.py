@@ -119,7 +119,7 @@ def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch)
     """Return the verdict on the chart of a model, judged on the validation rows."""
     squared = in_chunks(lambda rows: model.chart_at(rows.theta).squared_distance(rows.x), validation).double()
     straight = model.chart.straightened
-    x = straight(training.sample.x).double()
+    x = straight(training.excerpt.x).double()
     mean, std = x.mean(0), x.std(0)
     _, axes = torch.linalg.eigh(torch.cov(((x - mean) / std).T).reshape(len(std), len(std)))
     dropped = model.chart.data_dim - model.chart.manifold_dim

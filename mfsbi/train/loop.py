@@ -211,7 +211,7 @@ def _optimizer(
 
 def _steps(phase: Phase, training: TrainingData, settings: Settings) -> int:
     """Return the steps of a phase that does not stop early."""
-    return phase.epochs * steps_per_epoch(training.size, rows_of_step(phase, settings))
+    return phase.epochs * steps_per_epoch(training.rows, rows_of_step(phase, settings))
 
 
 @contextmanager
@@ -235,11 +235,11 @@ def _require_rows(
     ranks: Ranks, training: TrainingData, validation: Batch, schedule: Schedule, settings: Settings
 ) -> None:
     """Raise ValueError unless several processes have the same rows, and each one of every step."""
-    ranks.require_same("numbers of rows to learn from and to judge by", (training.size, validation.size))
+    ranks.require_same("numbers of rows to learn from and to judge by", (training.rows, validation.rows))
     if ranks.size > 1:
         digests = training.digest[:8], validation.digest[:8]
         ranks.require_same("digests of rows, which one seed or `Ranks.from_first` gives", digests)
-    rows = min(training.size, *(rows_of_step(phase, settings) for phase in schedule))
+    rows = min(training.rows, *(rows_of_step(phase, settings) for phase in schedule))
     if rows < ranks.size:
         raise ValueError(
             f"A step should have a row for each of {ranks.size} processes; one has {rows}. Take fewer processes, or a "

@@ -241,7 +241,7 @@ class _ScoreLoss(ABC):
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             theta = batch.theta.detach().requires_grad_()
-            loss, log_density = self._values(model, batch._replace(theta=theta))
+            loss, log_density = self._values(model, replace(batch, theta=theta))
             (score,) = torch.autograd.grad(log_density.sum(), theta, create_graph=learning)
         return (
             (loss if learning else loss.detach()),

@@ -151,15 +151,15 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
     if isinstance(training, Batch):
         training = _at_theta(training)
     validation = _at_theta(validation)
-    if min(training.size, validation.size) == 0:
+    if min(training.rows, validation.rows) == 0:
         raise ValueError(
             "Of the rows to learn from and of those held out, some should be drawn at theta, to tell how noisy joint "
-            f"scores are; {training.size} and {validation.size} are. Take more rows, another `validation_fraction`, or "
+            f"scores are; {training.rows} and {validation.rows} are. Take more rows, another `validation_fraction`, or "
             "give `score_weight`."
         )
     with seeded(derived(settings.seed, 1)):
-        model = ScoreRegression(training.sample)
-    epochs = min(EPOCHS, max(1, round(STEPS / steps_per_epoch(training.size, settings.training_batch_size))))
+        model = ScoreRegression(training.excerpt)
+    epochs = min(EPOCHS, max(1, round(STEPS / steps_per_epoch(training.rows, settings.training_batch_size))))
     schedule = [Phase(_size_loss, ("size",), epochs), Phase(_squared_error, ("score",), epochs)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Training was interrupted")  # which speaks of weights that nobody keeps
@@ -193,7 +193,7 @@ def _squared_error(model: ScoreRegression, batch: Batch) -> Tensor:
 
 
 def _at_theta(batch: Batch) -> Batch:
-    return batch if batch.from_theta is None else batch.rows(batch.from_theta > 0)
+    return batch if batch.from_theta is None else batch.select(batch.from_theta > 0)
 
 
 def _perceptron(sizes: Sequence[int], sharpness: float = 1.0) -> nn.Sequential:

@@ -103,7 +103,7 @@ class PhaseRun:
                 self._measure_coordinates(training, validation)
                 self._keep_if_better(validation)
                 self.epoch, self.began = 1, self.best.loss
-            steps = steps_per_epoch(training.size, rows_of_step(self.phase, self.settings))
+            steps = steps_per_epoch(training.rows, rows_of_step(self.phase, self.settings))
             bar.update(steps * (self.epoch - 1) + len(self.losses))
             while self.epoch <= self.phase.epochs and not self.patience.over:
                 bar.set_description(f"{'+'.join(self.phase.trains)} {self.epoch}/{self.phase.epochs}", refresh=False)
@@ -194,8 +194,8 @@ class PhaseRun:
         parts.zero_grad(set_to_none=True)
         if self.ranks.size > 1:
             torch.manual_seed(self._seed_of_step())
-        losses = self.loss(self.model, batch.paired.rows(self.ranks.share(batch.size)))
-        loss = self.ranks.backward(losses, batch.size, parts.parameters())
+        losses = self.loss(self.model, batch.paired.select(self.ranks.share(batch.rows)))
+        loss = self.ranks.backward(losses, batch.rows, parts.parameters())
         self.optimizer.step(self.settings.clip_max_norm)
         return loss
 
@@ -206,14 +206,14 @@ class PhaseRun:
     def _with_coordinates(self, data: Batch) -> Batch:
         """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
         moving = "chart" in self.phase.trains or not isinstance(self.model, AbstractModel)
-        return data._replace(u=None if moving else self._encode(data))
+        return replace(data, u=None if moving else self._encode(data))
 
     def _measure_coordinates(self, training: TrainingData, validation: Batch) -> None:
         """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
         if "latent" in self.phase.trains and isinstance(self.model, AbstractModel):
             latent, before = self.model.latent, self._held_out(validation)
             old = [value.clone() for value in latent.frame]
-            latent.measure(self._encode(training.sample) if training.u is None else training.u)
+            latent.measure(self._encode(training.excerpt) if training.u is None else training.u)
             if not self._held_out(validation) <= before:  # it had learned better than that already
                 latent.set_frame(*old)
 

@@ -121,11 +121,11 @@ class Ranks(NamedTuple):
 
     def in_shares(self, function: Callable[[Batch], Tensor], data: Batch) -> Tensor:
         """Return function(data) row by row as `in_chunks` does, each process computing its share."""
-        if data.size < self.size or self.size == 1:
+        if data.rows < self.size or self.size == 1:
             return in_chunks(function, data)
-        mine = self.share(data.size)
-        values = in_chunks(function, data.rows(mine))
-        everything = values.new_zeros(data.size, *values.shape[1:])
+        mine = self.share(data.rows)
+        values = in_chunks(function, data.select(mine))
+        everything = values.new_zeros(data.rows, *values.shape[1:])
         everything[mine] = values
         dist.all_reduce(everything)
         return everything

@@ -18,19 +18,19 @@ from typing import TypeAlias
 import torch
 from torch import Generator
 
-from mfsbi.rows import Rows
+from mfsbi.simulations import Simulations
 from mfsbi.store import Store
 from mfsbi.train.data import Batch, joined
 
-__all__ = ["Stream", "TrainingData", "rows_of_sample"]
+__all__ = ["Stream", "TrainingData", "rows_of_excerpt"]
 
 BLOCK = 2**26
 """Bytes of the blocks that are read: some hundred thousand rows of forty features."""
 
-SAMPLE = 100_000
+EXCERPT = 100_000
 """Rows that are enough to measure means, spreads and principal axes on."""
 
-SAMPLE_BYTES = 2**28
+EXCERPT_BYTES = 2**28
 """Bytes of these at most: rows of 670 features or more are fewer."""
 
 
@@ -52,7 +52,7 @@ class Stream:
         return f"Stream({self.store!r}, {self.memory / 2**20:.0f} MiB at a time)"
 
     @property
-    def size(self) -> int:
+    def rows(self) -> int:
         """The number of rows."""
         return len(self.store)
 
@@ -61,9 +61,9 @@ class Stream:
         return Stream(self.store, self.memory, device)
 
     @cached_property
-    def sample(self) -> Batch:
+    def excerpt(self) -> Batch:
         """Some of the rows, which stand for all in what is measured."""
-        return self.first(rows_of_sample(self.store))
+        return self.first(rows_of_excerpt(self.store))
 
     def first(self, rows: int) -> Batch:
         """Return so many rows, in the order in which they are stored."""
@@ -88,32 +88,32 @@ class Stream:
 
     def _minibatches(self, size: int, seed: int) -> Iterator[Batch]:
         rest: Batch | None = None
-        at_once = max(self.store.layout.shard_rows, self.memory * self.size // self.store.bytes)
+        at_once = max(self.store.layout.shard_rows, self.memory * self.rows // self.store.bytes)
         for block in self.store.blocks(at_once, seed=seed):
             batch = self._batch(block)
             if rest is not None:
-                missing = size - rest.size
-                first, batch = joined([rest, batch.rows(slice(0, missing))]), batch.rows(slice(missing, None))
-                if first.size < size:
+                missing = size - rest.rows
+                first, batch = joined([rest, batch.select(slice(0, missing))]), batch.select(slice(missing, None))
+                if first.rows < size:
                     rest = first
                     continue
                 yield first
-            whole = batch.size - batch.size % size
+            whole = batch.rows - batch.rows % size
             for start in range(0, whole, size):
-                yield batch.rows(slice(start, start + size))
-            rest = batch.rows(slice(whole, None)).map(torch.Tensor.clone) if whole < batch.size else None
-        if rest is not None and self.size < size:
+                yield batch.select(slice(start, start + size))
+            rest = batch.select(slice(whole, None)).map(torch.Tensor.clone) if whole < batch.rows else None
+        if rest is not None and self.rows < size:
             yield rest
 
-    def _batch(self, rows: Rows) -> Batch:
+    def _batch(self, rows: Simulations) -> Batch:
         """Return rows with their joint scores in torch's default type, on the device."""
-        batch = Batch(rows.theta, rows.x, joint_score=rows.joint_score)
+        batch = Batch(rows.theta, rows.x, rows.joint_score)
         return batch.map(lambda field: field.to(self.device, torch.get_default_dtype()))
 
 
-def rows_of_sample(store: Store) -> int:
+def rows_of_excerpt(store: Store) -> int:
     """Return how many rows of a store may be held in memory to stand for all, or to judge by."""
-    return min(SAMPLE, max(1, SAMPLE_BYTES // store.layout.bytes_per_row))
+    return min(EXCERPT, max(1, EXCERPT_BYTES // store.layout.bytes_per_row))
 
 
 TrainingData: TypeAlias = Batch | Stream

@@ -11,7 +11,7 @@ from mfsbi.bench.report import report
 from mfsbi.bench.rows import PRESETS
 from mfsbi.bench.run import experiments, run_table
 from mfsbi.bench.tables import TABLES
-from mfsbi.train.data import Batch
+from mfsbi.simulations import Simulations
 from simulators.polynomial import PolynomialSurface
 from simulators.sphere import Circle
 
@@ -188,7 +188,7 @@ def test_a_peer_trains_until_its_time_is_spent(seconds, epochs):
     """sbi's trainer counts epochs without progress; calling it anew for each would stop it after twenty."""
     surface = PolynomialSurface()
     theta = surface.prior.sample((200,))
-    _, notes = run._train_stock("maf", seconds, surface, Batch(theta, surface.simulate(theta, seed=0)), 0)
+    _, notes = run._train_stock("maf", seconds, surface, Simulations(theta, surface.simulate(theta, seed=0)), 0)
     assert notes["epochs"] <= epochs if seconds == 0 else notes["epochs"] > epochs
 
 

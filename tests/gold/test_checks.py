@@ -24,7 +24,8 @@ SURFACE = PolynomialSurface()
 def gold():
     theta = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
     at_theta = torch.rand(20_000, generator=torch.Generator().manual_seed(1)) < 0.4
-    return theta, *simulate(SURFACE, theta, theta_ref=torch.tensor([0.3]), from_theta=at_theta, seed=2)[1:], at_theta
+    _, score, ratio = simulate(SURFACE, theta, theta_ref=torch.tensor([0.3]), from_theta=at_theta, seed=2)
+    return theta, score, ratio, at_theta
 
 
 def test_true_gold_passes(gold):
@@ -148,7 +149,8 @@ WRONG = {
 def drawn(prior, rows=3000, seed=0):
     torch.manual_seed(seed)
     theta = prior.sample((rows,))
-    return theta, *simulate(PyroSimulator(linear, prior), theta, seed=seed)[:2]
+    x, score, _ = simulate(PyroSimulator(linear, prior), theta, seed=seed)
+    return theta, x, score
 
 
 @pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)

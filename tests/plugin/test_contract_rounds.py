@@ -216,6 +216,6 @@ def test_rows_trained_on_are_never_held_out_later(trained):
     drawn = PRIOR.sample((50,))
     trainer.append_simulations(drawn, simulate(drawn), from_round=1)
     after = trainer.simulations.split(0.1, 0, discard_prior_samples=False)
-    assert all(torch.equal(new.x[: old.size], old.x) for old, new in zip(before, after, strict=True))
+    assert all(torch.equal(new.x[: old.rows], old.x) for old, new in zip(before, after, strict=True))
     alone = trainer.simulations.split(0.1, 0, discard_prior_samples=True)
-    assert [part.size for part in alone] == [45, 5]
+    assert [part.rows for part in alone] == [45, 5]

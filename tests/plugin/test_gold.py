@@ -111,11 +111,11 @@ def test_rounds_are_split_together_with_their_gold():
     theta, brought = noisy_plane(60, seed=1)
     made.append_simulations(theta, **brought, from_round=1)
     parts = made.simulations.split(0.25, 3, discard_prior_samples=False)
-    assert [part.size for part in parts] == [135, 45]
+    assert [part.rows for part in parts] == [135, 45]
     for part in parts:
         rebuilt = part.joint_score + part.theta  # z, of which the ratio is a function
         torch.testing.assert_close(part.joint_log_ratio, (part.theta * rebuilt - part.theta.square() / 2).sum(-1))
-    assert sum(part.size for part in made.simulations.split(0.25, 3, discard_prior_samples=True)) == 60
+    assert sum(part.rows for part in made.simulations.split(0.25, 3, discard_prior_samples=True)) == 60
 
 
 def test_invalid_rows_are_dropped_with_their_gold():

@@ -183,7 +183,7 @@ def test_models_are_kept_and_come_back_here(tmp_path):
 
 
 def test_stores_are_streamed_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("mfsbi.plugin.simulations.IN_MEMORY", 2000)
+    monkeypatch.setattr("mfsbi.plugin.rounds.IN_MEMORY", 2000)
     monkeypatch.setattr(Stream.__init__, "__defaults__", (2000, "cpu"))
     simulate_to_store(Plan(SURFACE, rows=400, shard_rows=40, seed=1), tmp_path / "store", show_progress_bar=False)
     for trainer in (

@@ -205,15 +205,15 @@ def test_of_small_rounds_one_row_is_held_out_though_others_are_discarded(problem
     for first in range(0, 20, 4):
         made.append_simulations(theta[first : first + 4], x[first : first + 4], from_round=1)
     training, validation = made.simulations.split(0.1, 0, discard_prior_samples=True)
-    assert (training.size, validation.size) == (19, 1)
+    assert (training.rows, validation.rows) == (19, 1)
 
 
 def test_rounds_can_be_discarded(problem):
     surface, theta, x = problem
     made = trainer(problem, AF(SMALL)).append_simulations(theta[:50], x[:50], from_round=1)
     made.train(discard_prior_samples=True, **FEW)
-    assert sum(part.size for part in made.simulations.split(0.1, 0, discard_prior_samples=True)) == 50
-    assert sum(part.size for part in made.simulations.split(0.1, 0, discard_prior_samples=False)) == 450
+    assert sum(part.rows for part in made.simulations.split(0.1, 0, discard_prior_samples=True)) == 50
+    assert sum(part.rows for part in made.simulations.split(0.1, 0, discard_prior_samples=False)) == 450
 
 
 def changed(tensor, row, value):
@@ -261,7 +261,7 @@ def test_theta_may_be_rounded_over_the_edge_of_the_prior(problem):
 
 def test_a_training_that_fails_at_once_leaves_no_estimator(problem):
     made = trainer(problem)
-    schedule = [Phase(lambda model, batch: torch.full((batch.size,), NAN, requires_grad=True), ("chart",), 2)]
+    schedule = [Phase(lambda model, batch: torch.full((batch.rows,), NAN, requires_grad=True), ("chart",), 2)]
     with pytest.raises(ArithmeticError, match="training diverged"):
         made.train(schedule=schedule)
     assert made.estimator is None

@@ -274,7 +274,7 @@ def test_rounds_can_be_discarded():
     made = trainer().append_simulations(theta, **gold, from_round=1)
     made.train(discard_prior_samples=True, **FEW)
     parts = made.simulations.split(0.1, 0, discard_prior_samples=True)
-    assert sum(part.size for part in parts) == 100
+    assert sum(part.rows for part in parts) == 100
 
 
 def test_the_summary_is_shown_on_demand(capsys):

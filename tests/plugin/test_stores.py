@@ -26,7 +26,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def streamed(monkeypatch):
-    monkeypatch.setattr("mfsbi.plugin.simulations.IN_MEMORY", 2000)
+    monkeypatch.setattr("mfsbi.plugin.rounds.IN_MEMORY", 2000)
     monkeypatch.setattr(Stream.__init__, "__defaults__", (2000, "cpu"))
 
 
@@ -52,8 +52,8 @@ def test_a_store_that_fits_is_as_good_as_its_arrays(kind, path):
 def test_a_store_that_does_not_fit_is_streamed(kind, path):
     trainer = TRAINERS[kind]().append_simulations(Store(path))
     training, held_out = trainer.simulations.split(0.1, 0, discard_prior_samples=False)
-    assert (training.size, held_out.size) == (360, 40)
-    assert not (training.sample.x[:, None] == held_out.x).all(-1).any()
+    assert (training.rows, held_out.rows) == (360, 40)
+    assert not (training.excerpt.x[:, None] == held_out.x).all(-1).any()
     estimator = trained(trainer)
     assert len(trainer.history.epochs) == 2
     assert estimator.training_record["simulations"] == 400

@@ -17,7 +17,7 @@ TRAINING = """
 import json, resource, sys, time, warnings
 import torch
 from mfsbi import AffineCouplings, ManifoldNLE, MFlow, Store
-import mfsbi.plugin.simulations as simulations
+import mfsbi.plugin.rounds as simulations
 torch.set_num_threads(1)
 prior = torch.distributions.Independent(torch.distributions.Uniform(torch.tensor([-1.0]), torch.tensor([1.0])), 1)
 store, streamed, rows = Store(sys.argv[1]), sys.argv[2] == "streamed", int(sys.argv[3])

@@ -11,7 +11,7 @@ def numbered(rows):
 
 def test_split_keeps_rows_together_and_loses_none():
     training, validation = split([numbered(100)], 0.1, Generator().manual_seed(0))
-    assert (training.size, validation.size) == (90, 10)
+    assert (training.rows, validation.rows) == (90, 10)
     everything = torch.cat([training.theta, validation.theta])[:, 0]
     assert sorted(everything.tolist()) == list(range(100))
     assert (training.x == 10 * training.theta).all()
@@ -20,7 +20,7 @@ def test_split_keeps_rows_together_and_loses_none():
 def test_rows_keep_their_fate_when_parts_are_added():
     first = split([numbered(40)], 0.2, Generator().manual_seed(0))
     longer = split([numbered(40), numbered(10)], 0.2, Generator().manual_seed(0))
-    assert [part.size for part in longer] == [40, 10]
+    assert [part.rows for part in longer] == [40, 10]
     assert (longer[0].theta[:32] == first[0].theta).all()
     assert (longer[1].theta[:8] == first[1].theta).all()
 
@@ -28,7 +28,7 @@ def test_rows_keep_their_fate_when_parts_are_added():
 def test_rows_keep_their_fate_when_parts_are_left_out():
     both = split([numbered(40), numbered(10)], 0.2, Generator().manual_seed(0))
     second = split([numbered(40), numbered(10)], 0.2, Generator().manual_seed(0), [False, True])
-    assert [part.size for part in second] == [8, 2]
+    assert [part.rows for part in second] == [8, 2]
     assert (second[0].theta == both[0].theta[32:]).all()
     assert (second[1].theta == both[1].theta[8:]).all()
 
@@ -37,7 +37,7 @@ def test_rows_keep_their_fate_when_parts_are_left_out():
 def test_parts_of_few_rows_hold_one_out(kept):
     parts = [numbered(40 if kept else 1), numbered(1), numbered(1), numbered(2)]
     training, validation = split(parts, 0.1, Generator().manual_seed(0), kept)
-    assert (training.size, validation.size) == (3 if kept else 4, 1)
+    assert (training.rows, validation.rows) == (3 if kept else 4, 1)
 
 
 def test_one_seed_gives_one_split():

@@ -18,14 +18,14 @@ def divided(theta, x):
 
 def test_an_untrained_chart_is_as_good_as_principal_components_and_collapsed():
     training, validation = divided(*surface_data(2000)[1:])
-    verdict = judge_chart(MFlow(2, SMALL, SMALL).build(*training[:2]), training, validation)
+    verdict = judge_chart(MFlow(2, SMALL, SMALL).build(training.theta, training.x), training, validation)
     assert verdict.error == pytest.approx(verdict.principal_component_error, rel=1e-3)
     assert verdict.collapsed
 
 
 def test_a_plane_is_found_by_principal_components_and_not_a_collapse():
     training, validation = divided(*plane())
-    verdict = judge_chart(MFlow(2, SMALL, SMALL).build(*training[:2]), training, validation)
+    verdict = judge_chart(MFlow(2, SMALL, SMALL).build(training.theta, training.x), training, validation)
     assert verdict.principal_component_error < 1e-4
     assert not verdict.collapsed
 
@@ -33,7 +33,7 @@ def test_a_plane_is_found_by_principal_components_and_not_a_collapse():
 @pytest.mark.parametrize(("may_stop", "goes_on"), [(True, False), (False, True)])
 def test_the_guard_stops_a_collapsed_training_only_if_it_may(may_stop, goes_on):
     training, validation = divided(*surface_data(500)[1:])
-    model = MFlow(2, SMALL, SMALL).build(*training[:2])
+    model = MFlow(2, SMALL, SMALL).build(training.theta, training.x)
     guard = ChartGuard(model, sequential(4), training, validation, may_stop=may_stop)
     assert guard(1)
     assert guard.verdict is None
@@ -52,14 +52,14 @@ def test_the_guard_stops_a_collapsed_training_only_if_it_may(may_stop, goes_on):
 )
 def test_nothing_is_judged_when_no_chart_is_trained(spec, schedule):
     training, validation = divided(*surface_data(500)[1:])
-    guard = ChartGuard(spec.build(*training[:2]), schedule, training, validation, may_stop=True)
+    guard = ChartGuard(spec.build(training.theta, training.x), schedule, training, validation, may_stop=True)
     assert all(guard(phase) for phase in range(len(schedule)))
     assert guard.verdict is None
 
 
 def test_the_verdict_says_both_errors():
     training, validation = divided(*surface_data(500)[1:])
-    text = str(judge_chart(MFlow(2, SMALL, SMALL).build(*training[:2]), training, validation))
+    text = str(judge_chart(MFlow(2, SMALL, SMALL).build(training.theta, training.x), training, validation))
     assert "held-out reconstruction error" in text
     assert "principal components" in text
     assert torch.get_default_dtype() is torch.float32
@@ -88,7 +88,7 @@ def shape(name, rows=1500):
 def verdict_on(name):
     x, dims = shape(name)
     training, validation = divided(torch.zeros(len(x), 1), x)
-    model = MFlow(dims, SMALL, SMALL).build(*training[:2])
+    model = MFlow(dims, SMALL, SMALL).build(training.theta, training.x)
     return judge_chart(model, training, validation), ChartGuard(
         model, sequential(4), training, validation, may_stop=True
     )
@@ -115,7 +115,7 @@ def test_a_manifold_that_a_chart_has_missed_is_no_noise(name):
 def test_of_few_held_out_rows_nothing_is_called_noise():
     x, _ = shape("plane, much noise", rows=100)
     training, validation = divided(torch.zeros(len(x), 1), x)
-    assert not judge_chart(MFlow(2, SMALL, SMALL).build(*training[:2]), training, validation).noise
+    assert not judge_chart(MFlow(2, SMALL, SMALL).build(training.theta, training.x), training, validation).noise
 
 
 def test_a_trainer_says_once_that_there_is_noise_and_does_not_start_again():

@@ -70,7 +70,7 @@ def test_a_phase_may_choose_the_rows_of_its_steps(rows, sizes, data, model):
 
     def watched(model, batch):
         if torch.is_grad_enabled():
-            seen.append(batch.size)
+            seen.append(batch.rows)
         return reconstruction(model, batch)
 
     fit(model, *data, [Phase(watched, ("chart",), 1, rows=rows)], QUICK)
@@ -92,8 +92,8 @@ def scripted(values):
     script = iter(values)
 
     def loss(model, batch):
-        base = sum(weight.sum() for weight in model.chart.parameters()) * torch.ones(batch.size)
-        return base if torch.is_grad_enabled() else torch.full((batch.size,), next(script))
+        base = sum(weight.sum() for weight in model.chart.parameters()) * torch.ones(batch.rows)
+        return base if torch.is_grad_enabled() else torch.full((batch.rows,), next(script))
 
     return loss
 
@@ -156,7 +156,7 @@ def test_an_epoch_that_broke_down_does_not_end_a_training_that_gets_better(data,
 
 @pytest.mark.filterwarnings("error:Training broke down")
 def test_rows_that_are_learned_by_heart_are_no_break_down(data, model):
-    few = data[0].rows(slice(0, 20)), data[1].rows(slice(0, 20))
+    few = data[0].select(slice(0, 20)), data[1].select(slice(0, 20))
     history = fit(model, *few, [Phase(latent_nll, ("latent",), 300, decay=0.0)], replace(QUICK, learning_rate=2e-2))
     losses = history.of("latent_nll")[1]
     assert losses[-1] > losses[0] > min(losses)
@@ -207,7 +207,7 @@ def test_an_interrupt_keeps_the_best_weights_and_says_so(data, model):
 
 def test_an_interrupt_in_the_first_epoch_keeps_what_was_learned(data, model):
     before = reconstruction(model, data[1]).mean()
-    many = data[0].rows(torch.arange(480).repeat(40))
+    many = data[0].select(torch.arange(480).repeat(40))
     with pytest.warns(UserWarning, match=r"interrupted in phase 1 of 1.*epoch 1, validation loss"):
         history = fit(model, many, data[1], [Phase(interrupted_after(150), ("chart",), 1)], QUICK)
     assert history.epochs == []
@@ -275,7 +275,7 @@ def test_a_phase_decays_what_it_trains_unless_told_not_to(decay, shrinks, data, 
     calls = iter(range(1000))
 
     def flat(model, batch):  # no gradient, and ever better, so that the last weights are kept
-        return 0 * sum(weight.sum() for weight in model.latent.parameters()) - next(calls) * torch.ones(batch.size)
+        return 0 * sum(weight.sum() for weight in model.latent.parameters()) - next(calls) * torch.ones(batch.rows)
 
     before = weights(model.latent)
     fit(model, *data, [Phase(flat, ("latent",), 3, decay=decay)], replace(QUICK, weight_decay=0.5))
@@ -298,7 +298,7 @@ def test_coordinates_of_any_size_are_learned(data):
     losses = []
     for size, place in ((1.0, 0.0), (40.0, 300.0)):
         torch.manual_seed(0)
-        model = SPEC.build(*data[0][:2])
+        model = SPEC.build(data[0].theta, data[0].x)
         encode = model.chart.encode
         model.chart.encode = lambda x, encode=encode, size=size, place=place: place + size * encode(x)
         history = fit(model, *data, density_only(10), QUICK)
@@ -340,7 +340,7 @@ def test_training_on_with_other_data_never_ends_worse_than_it_began():
     model = AF(SMALL).build(theta, x)
     everything = Batch(theta, x)
     fit(model, everything, everything, density_only(15), QUICK)
-    corner = everything.rows((theta[:, 0] > 1) & (theta[:, 0] < 2))
+    corner = everything.select((theta[:, 0] > 1) & (theta[:, 0] < 2))
     with torch.no_grad():
         before = latent_nll(model, corner).mean()
 

@@ -1,5 +1,6 @@
 """The noise of joint scores, by regression: an upper bound that comes close where the truth is known."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import pytest
@@ -50,16 +51,16 @@ def test_rows_drawn_at_a_reference_are_left_out():
     wild = Batch(torch.zeros(100, 2), torch.full((100, 2), 50.0), joint_score=torch.full((100, 2), 1e3))
 
     def mixed(at_theta):
-        both = Batch(*(torch.cat(pair) for pair in zip(at_theta[:2], wild[:2], strict=True)))
+        both = Batch(torch.cat([at_theta.theta, wild.theta]), torch.cat([at_theta.x, wild.x]))
         labels = torch.cat([torch.ones(500), torch.zeros(100)])
-        return both._replace(joint_score=torch.cat([at_theta.joint_score, wild.joint_score]), from_theta=labels)
+        return replace(both, joint_score=torch.cat([at_theta.joint_score, wild.joint_score]), from_theta=labels)
 
     assert score_noise(mixed(rows), mixed(held_out), SETTINGS)[0] == alone
 
 
 def test_rows_of_which_none_was_drawn_at_theta_are_refused():
     rows = walk(5, 0.5, 1)
-    none = rows._replace(from_theta=torch.zeros(5))
+    none = replace(rows, from_theta=torch.zeros(5))
     with pytest.raises(ValueError, match="some should be drawn at theta.*; 5 and 0 are.*score_weight"):
         score_noise(rows, none, SETTINGS)
     with pytest.raises(ValueError, match="some should be drawn at theta.*; 0 and 5 are"):
@@ -100,7 +101,7 @@ def test_it_says_how_much_x_tells():
 
 def test_a_parameter_that_does_nothing_has_no_noise_to_speak_of():
     rows, held_out = (
-        batch._replace(joint_score=batch.joint_score * torch.tensor([1.0, 0.0]))
+        replace(batch, joint_score=batch.joint_score * torch.tensor([1.0, 0.0]))
         for batch in (walk(300, 0.5, 0), walk(300, 0.5, 1))
     )
     noise, size = score_noise(rows, held_out, SETTINGS)
@@ -139,7 +140,7 @@ def test_units_of_theta_are_of_no_consequence(unit):
     rows, held_out = walk(300, 0.5, 0), walk(300, 0.5, 1)
     expected, _ = score_noise(rows, held_out, SETTINGS)
     scaled = [
-        batch._replace(theta=batch.theta * unit, joint_score=batch.joint_score / unit) for batch in (rows, held_out)
+        replace(batch, theta=batch.theta * unit, joint_score=batch.joint_score / unit) for batch in (rows, held_out)
     ]
     assert score_noise(*scaled, SETTINGS)[0].share == pytest.approx(expected.share, rel=0.05)
 
@@ -152,7 +153,7 @@ def test_the_size_of_few_scores_is_not_learned_by_heart():
 
 def test_no_score_counts_more_than_a_thousand_usual_ones():
     rows, held_out = (
-        batch._replace(joint_score=torch.where(batch.theta > 0, batch.joint_score, 0.0))
+        replace(batch, joint_score=torch.where(batch.theta > 0, batch.joint_score, 0.0))
         for batch in (walk(3000, 0.5, 0), walk(3000, 0.5, 1))
     )
     size = score_noise(rows, held_out, SETTINGS)[1](held_out.theta)

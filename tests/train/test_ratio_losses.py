@@ -1,6 +1,7 @@
 """The labels of ratios, soft and hard: what the loss is least for."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def toy(rows=100_000, share=0.5, theta=1.2):
     z = theta * y[:, None] + torch.randn(rows, 1, **draw)
     x = z + torch.randn(rows, 1, **draw)
     ratio = (theta * z - theta**2 / 2)[:, 0]
-    return Batch(torch.full_like(x, theta), x, None, z - theta, ratio, y)
+    return Batch(torch.full_like(x, theta), x, z - theta, ratio, y)
 
 
 WITHOUT = {
@@ -50,21 +51,21 @@ WITHOUT = {
 @pytest.mark.parametrize("name", WITHOUT)
 def test_the_true_log_ratio_has_the_least_loss_of_all(name, shift, tilt, share):
     """Prior odds included: without them a shift by log w would do better."""
-    batch = toy(share=share)._replace(**dict.fromkeys(WITHOUT[name]))
+    batch = replace(toy(share=share), **dict.fromkeys(WITHOUT[name]))
     loss = Alices(noise=torch.tensor([1.5], dtype=torch.float64), log_odds=math.log(share / (1 - share)))
     more = loss(Offset(shift, tilt), batch) - loss(Offset(), batch)
     assert more.mean() > 3 * more.std() / len(more) ** 0.5
 
 
 def test_odds_that_are_forgotten_shift_the_ratio():
-    batch = toy(share=0.2)._replace(joint_score=None, joint_log_ratio=None)
+    batch = replace(toy(share=0.2), joint_score=None, joint_log_ratio=None)
     forgotten = Alices()
     assert forgotten(Offset(math.log(0.25)), batch).mean() < forgotten(Offset(), batch).mean() - 0.01
 
 
 def test_soft_labels_have_the_mean_of_hard_ones_and_less_noise():
     """Of the slope of the loss at the truth, projected on features of x; its mean is zero for both."""
-    batch = toy(share=0.3)._replace(joint_score=None)
+    batch = replace(toy(share=0.3), joint_score=None)
     odds = math.log(0.3 / 0.7)
     chance = torch.sigmoid(Offset().log_ratio(batch.x, batch.theta) + odds)
     features = torch.stack([torch.ones_like(chance), batch.x[:, 0]])
@@ -77,24 +78,24 @@ def test_soft_labels_have_the_mean_of_hard_ones_and_less_noise():
 
 
 def test_labels_are_soft_where_ratios_came_and_hard_elsewhere():
-    batch, model = toy(20, share=0.3)._replace(joint_score=None), Offset(0.1)
+    batch, model = replace(toy(20, share=0.3), joint_score=None), Offset(0.1)
     logit = model.log_ratio(batch.x, batch.theta) - 0.5
     soft = torch.sigmoid(batch.joint_log_ratio - 0.5)
-    for labels, rows in ((soft, batch), (batch.from_theta, batch._replace(joint_log_ratio=None))):
+    for labels, rows in ((soft, batch), (batch.from_theta, replace(batch, joint_log_ratio=None))):
         expected = -labels * functional.logsigmoid(logit) - (1 - labels) * functional.logsigmoid(-logit)
         torch.testing.assert_close(Alices(log_odds=-0.5)(model, rows), expected)
 
 
 @pytest.mark.parametrize("ratio", [-800.0, 800.0])
 def test_ratios_beyond_all_numbers_are_no_trouble(ratio):
-    batch = toy(20)._replace(joint_log_ratio=torch.full((20,), ratio, dtype=torch.float64))
+    batch = replace(toy(20), joint_log_ratio=torch.full((20,), ratio, dtype=torch.float64))
     values = Alices(noise=torch.ones(1, dtype=torch.float64))(Offset(ratio), batch)
     assert torch.isfinite(values).all()
 
 
 def test_the_score_counts_only_where_x_was_drawn_at_theta():
     batch = toy(40)
-    wild = batch._replace(joint_score=torch.where(batch.from_theta[:, None] > 0, batch.joint_score, 1e6))
+    wild = replace(batch, joint_score=torch.where(batch.from_theta[:, None] > 0, batch.joint_score, 1e6))
     loss, model = Alices(weight=0.7), Offset(0.1)
     assert (loss(model, wild) == loss(model, batch)).all()
     assert (Alices().adapted(model, wild).noise == Alices().adapted(model, batch).noise).all()
@@ -119,10 +120,10 @@ def test_the_limit_of_the_noise_has_a_unit_of_theta_of_its_own():
 
 
 def test_without_rows_at_theta_the_score_is_left_out():
-    batch = toy(40)._replace(from_theta=torch.zeros(40, dtype=torch.float64))
+    batch = replace(toy(40), from_theta=torch.zeros(40, dtype=torch.float64))
     loss, model = Alices(), Offset(0.1)
     assert loss.adapted(model, batch) == loss
-    assert (loss(model, batch) == loss(model, batch._replace(joint_score=None))).all()
+    assert (loss(model, batch) == loss(model, replace(batch, joint_score=None))).all()
 
 
 def test_where_all_rows_are_drawn_at_theta_pairs_are_made_with_the_theta_of_another():
@@ -161,5 +162,5 @@ def test_a_share_of_one_row_has_the_pair_of_the_whole_batch():
     torch.manual_seed(0)
     model = RatioModel(torch.zeros(2), torch.ones(2), torch.zeros(2), torch.ones(2), 8, 1)
     batch = Batch(torch.randn(5, 2), torch.randn(5, 2))
-    shares = torch.cat([Alices()(model, batch.paired.rows(slice(row, row + 1))) for row in range(5)])
+    shares = torch.cat([Alices()(model, batch.paired.select(slice(row, row + 1))) for row in range(5)])
     torch.testing.assert_close(shares, Alices()(model, batch))

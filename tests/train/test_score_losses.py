@@ -58,7 +58,7 @@ def golden(rows=ROWS, seed=5, classes=False):
     if not classes:
         return Batch(theta, x, joint_score=score)
     ratio = torch.randn(rows, generator=generator, dtype=torch.float64)
-    return Batch(theta, x, None, score, ratio, (torch.arange(rows) % 3 > 0).double())
+    return Batch(theta, x, score, ratio, (torch.arange(rows) % 3 > 0).double())
 
 
 WHOLE = {
@@ -127,7 +127,7 @@ def test_the_score_that_is_fitted_is_that_of_log_p(name):
         score = score_by_differences(lambda theta: model.latent.log_prob(model.encode(batch.x), theta), batch.theta)
     else:
         score = score_by_differences(lambda theta: model.log_prob(batch.x, theta), batch.theta)
-    extra = Scandal(weight=1e6, base=base)(model, batch._replace(joint_score=score)) - base(model, batch)
+    extra = Scandal(weight=1e6, base=base)(model, replace(batch, joint_score=score)) - base(model, batch)
     assert score.abs().min() > 1e-4
     assert extra.abs().max() < 1e-6 * RECONSTRUCTION_WEIGHT
 
@@ -136,7 +136,7 @@ def test_the_score_that_alices_fits_is_that_of_the_log_ratio():
     model, batch = network(), golden(classes=True)
     score = score_by_differences(lambda theta: model.log_ratio(batch.x, theta), batch.theta)
     loss = Alices(weight=1e6)
-    extra = loss(model, batch._replace(joint_score=score)) - loss(model, batch._replace(joint_score=None))
+    extra = loss(model, replace(batch, joint_score=score)) - loss(model, replace(batch, joint_score=None))
     assert extra.abs().max() < 1e-6
 
 
@@ -227,7 +227,7 @@ def test_the_noise_is_measured_again_and_a_fixed_weight_stays():
 
 def test_a_score_that_is_always_zero_makes_no_weight_infinite():
     model, batch = build(SPECS["MFlow"]), golden(40)
-    batch = batch._replace(joint_score=torch.zeros_like(batch.joint_score))
+    batch = replace(batch, joint_score=torch.zeros_like(batch.joint_score))
     for layer in model.latent.flow.layers:
         for weight in layer.network.last.parameters():
             torch.nn.init.zeros_(weight)  # a new flow does not know theta
@@ -237,7 +237,7 @@ def test_a_score_that_is_always_zero_makes_no_weight_infinite():
 
 def test_a_score_that_is_always_zero_has_no_weight_that_grows_as_the_model_learns_it():
     model, batch = build(SPECS["MFlow"]), golden(40)
-    batch = batch._replace(joint_score=batch.joint_score * torch.tensor([1.0, 0.0]))
+    batch = replace(batch, joint_score=batch.joint_score * torch.tensor([1.0, 0.0]))
     for limit in (None, torch.tensor([0.1, 0.0], dtype=torch.float64)):
         assert Scandal(limit=limit, size=Sizes()).adapted(model, batch).noise[1] == 1
 
@@ -246,8 +246,8 @@ def test_the_noise_has_a_floor_where_the_model_explains_all():
     model, batch = build(SPECS["MFlow"]), golden(40)
     with torch.enable_grad():
         theta = batch.theta.clone().requires_grad_()
-        (score,) = torch.autograd.grad(-latent_nll(model, batch._replace(theta=theta)).sum(), theta)
-    noise = Scandal().adapted(model, batch._replace(joint_score=score)).noise
+        (score,) = torch.autograd.grad(-latent_nll(model, replace(batch, theta=theta)).sum(), theta)
+    noise = Scandal().adapted(model, replace(batch, joint_score=score)).noise
     torch.testing.assert_close(noise, DOUBT / (40 + DOUBT) * (score * model.latent.theta_std).square().mean(0))
 
 
@@ -270,7 +270,7 @@ def rescaled(spec, mean, std):
 def test_rescaling_theta_and_the_score_leaves_the_loss_as_it_is(loss):
     mean, std = torch.tensor([3.0, -20.0]).double(), torch.tensor([100.0, 0.01]).double()
     batch = golden()
-    other = batch._replace(theta=(batch.theta - mean) / std, joint_score=batch.joint_score * std)
+    other = replace(batch, theta=(batch.theta - mean) / std, joint_score=batch.joint_score * std)
     model, twin = build(SPECS["MFlow"]), rescaled(SPECS["MFlow"], mean, std)
     torch.testing.assert_close(loss(twin, other), loss(model, batch))
 
@@ -278,7 +278,7 @@ def test_rescaling_theta_and_the_score_leaves_the_loss_as_it_is(loss):
 def test_rescaling_theta_and_the_score_leaves_alices_as_it_is():
     mean, std = torch.tensor([3.0, -20.0]).double(), torch.tensor([100.0, 0.01]).double()
     batch, model, twin = golden(classes=True), network(), network()
-    other = batch._replace(theta=(batch.theta - mean) / std, joint_score=batch.joint_score * std)
+    other = replace(batch, theta=(batch.theta - mean) / std, joint_score=batch.joint_score * std)
     twin.theta_mean.copy_((model.theta_mean - mean) / std)
     twin.theta_std.copy_(model.theta_std / std)
     torch.testing.assert_close(Alices(noise=NOISE)(twin, other), Alices(noise=NOISE)(model, batch))
@@ -294,7 +294,7 @@ def test_a_fixed_weight_counts_squared_standardised_errors():
 def test_without_weight_or_score_the_loss_is_its_base(base):
     model, batch = build(SPECS["MFlow"]), golden()
     assert (Scandal(weight=0.0, base=base)(model, batch) == base(model, batch)).all()
-    assert (Scandal(base=base)(model, batch._replace(joint_score=None)) == base(model, batch)).all()
+    assert (Scandal(base=base)(model, replace(batch, joint_score=None)) == base(model, batch)).all()
 
 
 @pytest.mark.parametrize("kind", [Scandal, Alices])
@@ -308,7 +308,7 @@ def test_a_weight_that_is_negative_or_no_number_is_refused(kind, weight):
 @pytest.mark.parametrize("name", ["MFlow", "MeFlow", "PAE"])
 def test_the_score_moves_the_density_and_leaves_the_chart_alone(name, cached):
     model, batch = build(SPECS[name]), golden()
-    batch = batch._replace(u=model.encode(batch.x).detach() if cached else None)
+    batch = replace(batch, u=model.encode(batch.x).detach() if cached else None)
     Scandal(noise=NOISE)(model, batch).mean().backward()
     assert all(weight.grad is None for weight in model.chart.parameters())
     assert any(weight.grad.any() for weight in model.latent.parameters() if weight.grad is not None)
@@ -357,6 +357,6 @@ def test_noise_of_the_joint_score_does_not_move_the_minimum(name):
     """The gradient at the true score is that of noise, which averages away; a bias of the same size is seen."""
     model, batch = build(SPECS[name]), golden(4000)
     score = score_by_differences(lambda theta: model.log_prob(batch.x, theta), batch.theta)
-    noisy = batch._replace(joint_score=score + batch.joint_score)
-    biased = batch._replace(joint_score=score + 1)
+    noisy = replace(batch, joint_score=score + batch.joint_score)
+    biased = replace(batch, joint_score=score + 1)
     assert gradient_of_score_term(model, noisy).norm() < 0.25 * gradient_of_score_term(model, biased).norm()

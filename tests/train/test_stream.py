@@ -31,7 +31,7 @@ def drawn(stream, size, seed=0, skip=0):
 @pytest.mark.parametrize("memory", [1, 100 * ROW, 10_000 * ROW])
 def test_a_pass_has_every_row_once_but_for_a_smaller_last_batch(size, memory, store):
     batches = drawn(Stream(store, memory), size)
-    assert [batch.size for batch in batches] == [size] * (500 // size)
+    assert [batch.rows for batch in batches] == [size] * (500 // size)
     x = torch.cat([batch.x for batch in batches])
     assert len(x.unique(dim=0)) == len(x)
     known = {tuple(row) for row in store.x.tolist()}
@@ -40,7 +40,7 @@ def test_a_pass_has_every_row_once_but_for_a_smaller_last_batch(size, memory, st
 
 def test_a_batch_larger_than_all_rows_is_all_of_them(store):
     (batch,) = drawn(Stream(store, 100 * ROW), 501)
-    assert batch.size == 500
+    assert batch.rows == 500
 
 
 def test_rows_keep_their_theta_and_score(store):
@@ -53,10 +53,10 @@ def test_rows_keep_their_theta_and_score(store):
         assert batch.joint_score.tolist() == [score[tuple(x)] for x in batch.x.tolist()]
 
 
-def test_a_sample_of_wide_rows_is_smaller(store, monkeypatch):
-    assert Stream(store).sample.size == 500
-    monkeypatch.setattr("mfsbi.train.stream.SAMPLE_BYTES", 100 * (ROW + 1))
-    assert (Stream(store).sample.x == store.x[:100]).all()
+def test_an_excerpt_of_wide_rows_is_smaller(store, monkeypatch):
+    assert Stream(store).excerpt.rows == 500
+    monkeypatch.setattr("mfsbi.train.stream.EXCERPT_BYTES", 100 * (ROW + 1))
+    assert (Stream(store).excerpt.x == store.x[:100]).all()
 
 
 def test_passes_differ_and_seeds_decide(store):
@@ -74,12 +74,12 @@ def test_batches_left_out_at_the_beginning_change_nothing(store):
 
 def built(stream):
     torch.manual_seed(0)
-    return MFlow(2, chart=SMALL, latent=SMALL).build(stream.sample.theta, stream.sample.x)
+    return MFlow(2, chart=SMALL, latent=SMALL).build(stream.excerpt.theta, stream.excerpt.x)
 
 
 def test_a_stream_is_learned_from_and_resumed_bit_for_bit(store, tmp_path):
     stream = Stream(store.only(range(1, 13)), 100 * ROW)
-    held_out = Stream(store.only([0]), 100 * ROW).sample
+    held_out = Stream(store.only([0]), 100 * ROW).excerpt
     whole, model, calls = built(stream), built(stream), []
     history = fit(whole, stream, held_out, sequential(20), SETTINGS)
     assert min(history.of("reconstruction")[1]) < history.of("reconstruction")[1][0]

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def rows():
 
 def streamed(store):
     """Return the rows of a store to learn from, in blocks of two shards, and those of its first shard."""
-    return Stream(store.only(store.finished[1:].tolist()), 2000), Stream(store.only([0])).sample
+    return Stream(store.only(store.finished[1:].tolist()), 2000), Stream(store.only([0])).excerpt
 
 
 def simulated(path):
@@ -58,7 +59,7 @@ def simulated(path):
 
 def built(name, data):
     torch.manual_seed(Ranks.current().rank)  # which only the first should count
-    theta, x = data[0].sample[:2]
+    theta, x = data[0].excerpt.theta, data[0].excerpt.x
     if name.startswith("ratio"):
         return RatioModel(x.mean(0), x.std(0), theta.mean(0), theta.std(0), 8, 1).to(x)
     return MFlow(2, chart=SMALL, latent=SMALL).build(theta, x)
@@ -72,7 +73,7 @@ def learned(name, schedule, data, **keeping):
     """Return the weights and the losses of a training, which all processes should have."""
     model = built(name, data)
     if name == "ratio of pairs":
-        data = [part._replace(from_theta=None) for part in data]
+        data = [replace(part, from_theta=None) for part in data]
     history = fit(model, *data, schedule, SETTINGS, **keeping)
     values = weights(model)
     Ranks.current().require_same("weights", sha256(values.numpy().tobytes()).hexdigest())
@@ -131,13 +132,13 @@ def main(folder):
             found["interrupted"] = learned("", signalled(signal.SIGINT), data)
         said["SIGINT"] = str(caught[-1].message)
         said["from_first"] = message(lambda: ranks.from_first(lambda: refuse(ranks)))
-        other = data[0].rows(slice(0, data[0].size - ranks.rank))
+        other = data[0].select(slice(0, data[0].rows - ranks.rank))
         said["other rows"] = message(lambda: learned("", NOISY, (other, data[1])))
-        other = data[0].rows(torch.arange(data[0].size).roll(ranks.rank))
+        other = data[0].select(torch.arange(data[0].rows).roll(ranks.rank))
         said["another order"] = message(lambda: learned("", NOISY, (other, data[1])))
         few = [NOISY[0]._replace(rows=1)]
         said["few rows"] = message(lambda: learned("", few, data))
-        shares = ranks.in_shares(lambda batch: batch.theta[:, 0], data[0].rows(slice(0, 1)))
+        shares = ranks.in_shares(lambda batch: batch.theta[:, 0], data[0].select(slice(0, 1)))
         assert (shares == data[0].theta[:1, 0]).all()
     torch.save((found, said), folder / f"{ranks.rank}.pt")
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from typing import NamedTuple, cast
 
@@ -13,13 +14,13 @@ from torch.distributions import Distribution
 from mfsbi.checks import require_features, require_finite, require_matching_rows, require_tensor, require_whole
 from mfsbi.gold.checks import require_centred_labels, require_centred_score, require_matching_score
 from mfsbi.plugin.parameter_prior import ParameterPrior
-from mfsbi.rows import Rows
+from mfsbi.simulations import Simulations
 from mfsbi.store import Store
 from mfsbi.train.data import Batch, require_fraction, split, spreads
-from mfsbi.train.stream import Stream, TrainingData, rows_of_sample
+from mfsbi.train.stream import Stream, TrainingData, rows_of_excerpt
 from mfsbi.warp import Warp, converted, require_digits
 
-__all__ = ["Round", "Simulations", "require_labels"]
+__all__ = ["Round", "Rounds", "require_labels"]
 
 MINIMUM_ROWS = 20
 FEW_ROWS = 50
@@ -46,7 +47,7 @@ class Round(NamedTuple):
         return self.batch.x
 
 
-class Simulations:
+class Rounds:
     """Rounds of simulations, in order.
 
     Arguments:
@@ -71,10 +72,15 @@ class Simulations:
     @property
     def rows(self) -> int:
         """The number of simulations."""
-        return sum(part.batch.size for part in self.rounds) + (0 if self.store is None else len(self.store))
+        return sum(part.batch.rows for part in self.rounds) + (0 if self.store is None else len(self.store))
 
-    def append(self, batch: Batch, number: int, *, exclude_invalid_x: bool = False) -> None:
+    def append(self, simulations: Simulations, number: int, *, exclude_invalid_x: bool) -> None:
         """Keep simulations after checking them; nothing is kept if a check fails.
+
+        Arguments:
+            simulations: of any type and device
+            number: of the round
+            exclude_invalid_x: drop those whose x holds NaN or infinity, with a warning
 
         Raises:
             TypeError: if a field is not a tensor of real numbers
@@ -85,15 +91,16 @@ class Simulations:
         require_whole("from_round", number)
         if self.store is not None:
             raise ValueError(f"Simulations are streamed from {self.store.path} already, and nothing can join them.")
-        fields = {name: value for name, value in batch._asdict().items() if value is not None}
+        batch = Batch.of(simulations)
+        fields = batch.fields
         for name, value in fields.items():
             require_tensor(name, value)
         self._require_shapes(batch)
         require_finite("theta", batch.theta, "A simulator's parameters are known: look for the cause.")
         given = batch.theta.cpu()
-        batch = batch._replace(**{name: _as_default_type(name, value) for name, value in fields.items()})
+        batch = replace(batch, **{name: _as_default_type(name, value) for name, value in fields.items()})
         if _finer(given_x := fields["x"].detach().cpu()) and (len(given_x) < FEW_ROWS or self._of_float64):
-            batch = batch._replace(x=given_x)  # which digits are needed is told by all rows, in `split`
+            batch = replace(batch, x=given_x)  # which digits are needed is told by all rows, in `split`
         self._require_inside_prior(batch.theta, given)
         if exclude_invalid_x:
             batch = _without_invalid_x(batch)
@@ -121,11 +128,12 @@ class Simulations:
                 stacklevel=3,
             )
         if store.bytes <= IN_MEMORY:
-            self.append(_batch(store.read()), number)
+            self.append(_of_store(store.read()), number, exclude_invalid_x=False)
             return
         if self.rounds or self.store is not None:
             raise ValueError(f"{store} does not fit into memory, and what is streamed has to be all there is.")
-        self.append(_batch(store.read(slice(0, rows_of_sample(store)))), number)  # for its checks
+        excerpt = _of_store(store.read(slice(0, rows_of_excerpt(store))))
+        self.append(excerpt, number, exclude_invalid_x=False)  # for its checks
         self.rounds.clear()
         self.store = store
 
@@ -140,13 +148,13 @@ class Simulations:
         """
         if self.store is not None:
             require_fraction(fraction)
-            held = max(1, min(round(fraction * len(self.store)), len(self.store) - 1, rows_of_sample(self.store)))
+            held = max(1, min(round(fraction * len(self.store)), len(self.store) - 1, rows_of_excerpt(self.store)))
             return Stream(self.store.after(held)), Stream(self.store).first(held)
         if not self.rounds:
             raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")
         later = max(part.number for part in self.rounds) > 0
         kept = [part.number > 0 or not (discard_prior_samples and later) for part in self.rounds]
-        rows = sum(part.batch.size for part, keep in zip(self.rounds, kept, strict=True) if keep)
+        rows = sum(part.batch.rows for part, keep in zip(self.rounds, kept, strict=True) if keep)
         if rows < MINIMUM_ROWS:
             raise ValueError(
                 f"Training needs at least {MINIMUM_ROWS} simulations (thousands to learn something); got {rows}."
@@ -155,7 +163,7 @@ class Simulations:
         x, kind = parts[0].x, torch.get_default_dtype()
         if x.dtype == kind or converted(x, kind) is x:
             return parts
-        return parts[0]._replace(x=x.to(kind)), parts[1]._replace(x=parts[1].x.to(kind))
+        return replace(parts[0], x=x.to(kind)), replace(parts[1], x=parts[1].x.to(kind))
 
     @property
     def _of_float64(self) -> bool:
@@ -168,9 +176,8 @@ class Simulations:
         if self.store is not None:
             digest.update(repr((self.store.attributes, self.store.marks)).encode())
         for part in self.rounds:
-            for value in part.batch:
-                if value is not None:
-                    digest.update(np.ascontiguousarray(value.cpu()).data)
+            for value in part.batch.fields.values():
+                digest.update(np.ascontiguousarray(value.cpu()).data)
         return digest.hexdigest()
 
     def _require_shapes(self, batch: Batch) -> None:
@@ -180,12 +187,12 @@ class Simulations:
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"`x` should have shape (rows, data), neither of them zero; got {tuple(x.shape)}.")
         require_features("x", x, features, "earlier simulations" if self.rounds else "the data")
-        for name, value in batch._asdict().items():
-            if value is not None:
-                require_matching_rows("theta", theta, name, value)
-            if self.rounds and (value is None) != (getattr(self.rounds[0].batch, name) is None):
-                there = "came without it" if value is not None else "brought it"
-                raise ValueError(f"`{name}` should come with every round or with none; earlier simulations {there}.")
+        for name, value in batch.fields.items():
+            require_matching_rows("theta", theta, name, value)
+        earlier = self.rounds[0].batch.fields if self.rounds else batch.fields
+        for name in batch.fields.keys() ^ earlier.keys():
+            there = "brought it" if name in earlier else "came without it"
+            raise ValueError(f"`{name}` should come with every round or with none; earlier simulations {there}.")
         if batch.joint_score is not None:
             require_features("joint_score", batch.joint_score, self.parameter_dim, "theta")
         for name in ("joint_log_ratio", "from_theta"):
@@ -221,9 +228,9 @@ INFINITE_GOLD = {
 """What to do about gold that is not finite."""
 
 
-def _batch(rows: Rows) -> Batch:
-    """Return rows of a store without their joint log ratios, which need others drawn at the reference."""
-    return Batch(rows.theta, rows.x, joint_score=rows.joint_score)
+def _of_store(simulations: Simulations) -> Simulations:
+    """Return simulations of a store without their joint log ratios, which need others drawn at the reference."""
+    return replace(simulations, joint_log_ratio=None)
 
 
 def _require_gold(batch: Batch, prior: Distribution | None) -> None:
@@ -236,9 +243,9 @@ def _require_gold(batch: Batch, prior: Distribution | None) -> None:
     if labels is not None:
         require_labels(labels)
     if batch.joint_score is not None and batch.joint_score.shape[1]:
-        _require_score(batch.rows(slice(None) if labels is None else labels > 0), prior)
+        _require_score(batch.select(slice(None) if labels is None else labels > 0), prior)
     if batch.joint_score is not None and batch.joint_log_ratio is not None:
-        _require_no_reference(batch.rows(slice(None) if labels is None else labels > 0))
+        _require_no_reference(batch.select(slice(None) if labels is None else labels > 0))
     if batch.joint_log_ratio is not None and labels is not None:
         require_centred_labels(batch.theta, batch.joint_log_ratio, labels)
 
@@ -309,4 +316,4 @@ def _without_invalid_x(batch: Batch) -> Batch:
             "be that of valid data only; if validity depends on theta, the posterior is biased.",
             stacklevel=4,
         )
-    return batch.rows(valid)
+    return batch.select(valid)
