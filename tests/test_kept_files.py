@@ -113,7 +113,7 @@ def test_a_store_is_read_and_gone_on_with(tmp_path):
     assert Store(folder).complete
     (folder / "marks" / "c.1.0").unlink()
     assert len(Store(folder)) == 20
-    with pytest.warns(UserWarning, match="polynomial"):
+    with pytest.warns(UserWarning, match="Whether the simulator is"):
         again = simulate_to_store(Plan(SURFACE, rows=40, shard_rows=20, seed=4), folder, show_progress_bar=False)
     for name, value in whole.fields.items():
         torch.testing.assert_close(again.read().fields[name], value)
