@@ -1,295 +1,195 @@
-"""Whether a simulator is still what it was: a hash of its code and of what it holds, the same in every process.
+"""Whether a simulator, or a function of the user's, is still what it was: a hash of its source and of what it holds.
 
-Code is followed as far as it is the user's own: from an object to its classes, from a method or function to the
-functions, classes and constants of modules that it names. Constants are numbers, words, tuples of them, arrays and
-networks that no function assigns, and whatever else has a NAME in capitals. Of an object it is the public attributes,
-and private ones that are numbers or words; others, and what is called a cache, may be filled as it works. Installed
-libraries are not followed: of them it is the source of classes and functions that are met, of Python's own, torch and
-numpy their names. What is read from files or called by a name made at run time is not seen: a simulator can say by an
-attribute `version` that it has changed.
+**What it sees.** The source text of functions, and of classes with their bases, comments included. The public
+attributes of objects: numbers, words, arrays, tensors and networks, also within lists, tuples, sets, dictionaries and
+other objects. What a method is bound to, what a `partial` passes on, and the variables of a closure. Code of the
+user's own, neither installed nor part of Python, is followed to the functions and classes of the user's that it names,
+and to variables of its modules: numbers, words, arrays, networks, and whatever has a NAME in capitals. The hash is the
+same in every process, in every version of Python, and whatever the simulator did before.
+
+**What it does not see.** Private attributes, and variables that a function assigns by `global` or that are called a
+cache: they may change as the simulator works. What installed libraries call, and the source of Python, torch and numpy.
+Code without source, such as what was typed at Python's prompt or compiled. What a lambda names if it stands within a
+longer expression. Files, environment variables, and whatever is looked up by a name made at run time. An attribute
+`version` says what the hash cannot see: with another `version` a simulator counts as another one.
 """
 
-import dis
 import functools
 import hashlib
 import inspect
 import logging
+import re
+import symtable
 import sys
-from collections.abc import Iterator
-from types import CodeType, ModuleType
+from collections.abc import Iterable, Iterator
+from textwrap import dedent
+from types import MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributions.utils import lazy_property
 
-__all__ = ["fingerprint"]
+__all__ = ["comparable", "fingerprint"]
+
+SCHEME = "source-1:"
+"""How hashes by these rules begin. Those of earlier rules are 16 digits without a scheme."""
 
 DEPTH = 5
 """How deep objects within objects are looked into."""
 
 PLAIN = bool | int | float | complex | str | bytes | None
-CONTAINERS = list | tuple | set | frozenset | dict | np.ndarray | functools.partial
-LAZY = functools.cached_property
+LASTING = PLAIN | tuple | np.ndarray | Tensor | nn.Module | functools.partial
+LAZY = functools.cached_property | lazy_property
+"""Attributes that are filled when they are first used."""
+
 LIBRARIES = {"torch", "numpy", *sys.stdlib_module_names} - {"__main__"}
-NOT_FOLLOWED = {"mfsbi", "simulators"}
-"""They may lie in a folder of their own or among installed libraries, and should be the same in either place."""
+NOT_FOLLOWED = LIBRARIES | {"mfsbi", "simulators"}
+"""The last two should be the same in a folder of their own and among installed libraries."""
 
 
-def fingerprint(thing: Any) -> str:  # noqa: ANN401
-    """Return a hash of the code and the attributes of an object, or of a function and what it uses.
-
-    Of a function it is also what it holds: the object of a method, the arguments of a `partial`, the variables of a
-    closure, the defaults of its arguments.
-    """
-    return _Fingerprint().of(thing)
+def fingerprint(thing: object) -> str:
+    """Return a hash of the source of a function, or of an object's class, and of what it holds."""
+    reading = _Reading()
+    told = "\n".join([reading.text(thing), *reading.followed()])
+    return SCHEME + hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-class _Fingerprint:
-    """A hash in the making; what was met is told once, and code that is met waits for its turn."""
+def comparable(one: str, other: str) -> bool:
+    """Return whether two texts hold fingerprints by the same rules; otherwise it says nothing that they differ."""
+    return one.count(SCHEME) == other.count(SCHEME)
+
+
+class _Reading:
+    """What is found on the way from one object to all that it holds and names."""
 
     def __init__(self) -> None:
-        self.met: dict[int, Any] = {}
-        self.waiting: list[Any] = []
-        self.assigned: dict[int, set[str]] = {}
+        self.met: dict[int, object] = {}
+        self.sources: dict[int, str] = {}
+        self.variables: dict[str, object] = {}
+        self.assigned: set[str] = set()
 
-    def of(self, thing: Any) -> str:  # noqa: ANN401
-        digest = hashlib.sha256()
-        parts = list(self.parts(thing, DEPTH))
-        while self.waiting:
-            parts += self.code(self.waiting.pop(0))
-        for part in parts:
-            digest.update(f"{len(part)} {part}".encode())
-        return digest.hexdigest()[:16]
-
-    def parts(self, thing: Any, depth: int) -> Iterator[str]:  # noqa: ANN401
-        """Yield texts that together tell what an object does."""
+    def text(self, thing: object, depth: int = DEPTH) -> str:
+        """Return what an object is and holds; an object met before is told by its name alone."""
         if isinstance(thing, PLAIN):
-            yield repr(thing)
-        elif isinstance(thing, ModuleType | logging.Logger):
-            yield thing.__name__ if isinstance(thing, ModuleType) else "logger"
-        elif isinstance(thing, Tensor) or (isinstance(thing, np.ndarray) and thing.dtype.kind != "O"):
-            yield from _numbers(thing)
-        elif id(thing) in self.met:
-            yield "again"
-        elif depth == 0:
-            yield _name(type(thing))
-        else:
-            self.met[id(thing)] = thing
-            yield from self.inside(thing, depth - 1)
+            return repr(thing)
+        if isinstance(thing, Tensor) or (isinstance(thing, np.ndarray) and not thing.dtype.hasobject):
+            return _numbers(thing)
+        if depth == 0 or id(thing) in self.met or isinstance(thing, ModuleType | logging.Logger):
+            return _name(thing)
+        self.met[id(thing)] = thing
+        self.read(thing)
+        held = [f"{self.text(key, depth - 1)}: {self.text(value, depth - 1)}" for key, value in _held(thing)]
+        alone = re.sub(r" at 0x\w+", "", repr(thing)) if not held else ""
+        return f"{_name(thing)}({alone}{', '.join(sorted(held))})"
 
-    def inside(self, thing: Any, depth: int) -> Iterator[str]:  # noqa: ANN401
-        """Yield what a container, a function or another object is, and holds."""
-        if inspect.ismethod(thing):
-            members: list[Any] = [thing.__func__, thing.__self__]
-        elif inspect.isroutine(thing) or isinstance(thing, type):
-            self.waiting.append(thing)
-            members = [_name(thing), _held_by_function(thing)]
-        elif isinstance(thing, CONTAINERS):
-            members = _members(thing, depth)
-        else:
-            self.waiting += [kind for kind in type(thing).__mro__[:-1] if id(kind) not in self.met]
-            self.met |= {id(kind): kind for kind in type(thing).__mro__}
-            attributes, told = _attributes(thing), repr(thing)
-            members = [_name(type(thing)), *_members(attributes, depth)]
-            members += [] if attributes or " at 0x" in told else [told]
-        yield f"{len(members)} of"
-        for member in members:
-            yield from self.parts(member, depth)
+    def read(self, thing: object) -> None:
+        """Take the source of a function, or of a class and its bases, and what it names."""
+        kind = thing if isinstance(thing, type) else type(thing)
+        for code in [thing] if inspect.isroutine(thing) else kind.__mro__:
+            if id(code) not in self.sources and _module(code).partition(".")[0] not in LIBRARIES:
+                source = _source(code)
+                self.sources[id(code)] = f"{_name(code)}\n{source}"
+                self.follow(code, source)
 
-    def code(self, thing: Any) -> Iterator[str]:  # noqa: ANN401
-        """Yield the source of a class or function of the user's, and what is told of all that it names."""
-        yield _name(thing)
-        if not _is_library(thing):
-            yield _source(thing)
-        if not _is_followed(thing):
-            return
-        functions = [thing]
-        if isinstance(thing, type):
-            functions = [value for _, value in sorted(vars(thing).items()) if not isinstance(value, type)]
-            constants = {name: value for name, value in vars(thing).items() if not name.startswith("__")}
-            yield from self.parts({name: value for name, value in constants.items() if _is_constant(value)}, DEPTH)
-        for function in [each for value in functions for each in _plain_functions(value)]:
-            if isinstance(thing, type):
-                yield from self.parts(_held_by_function(function), DEPTH)
-            for name, value in self.named(function):
-                yield name
-                yield from self.parts(value, DEPTH)
-
-    def named(self, function: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
-        """Yield what a function of the user's names, of its own module and of the user's others, in a fixed order."""
-        if not _is_followed(function):
-            return
-        scope, attributes = function.__globals__, _names(function.__code__)
-        names = _global_names(function.__code__) - self.assigned_in(scope)
-        found = {name: scope[name] for name in names if name in scope}
-        modules = [(name, value) for name, value in found.items() if isinstance(value, ModuleType)]
-        while modules:
-            word, module = modules.pop()
-            if _is_own(module.__name__) and word.count(".") < DEPTH:
-                inner = {f"{word}.{name}": getattr(module, name) for name in attributes if hasattr(module, name)}
-                found |= inner
-                modules += [(name, value) for name, value in inner.items() if isinstance(value, ModuleType)]
-        for name, value in sorted(found.items(), key=lambda pair: pair[0]):
-            if _tells(name, value):
-                yield name, value
-
-    def assigned_in(self, scope: dict[str, Any]) -> set[str]:
-        """Return the variables of a module that its functions assign."""
-        if id(scope) not in self.assigned:
-            own = [value for value in scope.values() if _module_of(value) == scope.get("__name__")]
-            members = [each for value in own for each in (vars(value).values() if isinstance(value, type) else [value])]
-            functions = [function for member in members for function in _plain_functions(member)]
-            self.assigned[id(scope)] = {name for function in functions for name in _assigned(function.__code__)}
-        return self.assigned[id(scope)]
-
-
-def _members(thing: Any, depth: int) -> list[Any]:  # noqa: ANN401
-    """Return the members of a container in an order that is the same in every process."""
-    if isinstance(thing, functools.partial):
-        return [thing.func, thing.args, thing.keywords]
-    if isinstance(thing, set | frozenset):
-        return sorted(_text(each, depth) for each in thing)
-    if isinstance(thing, dict):
-        pairs = sorted(((_text(key, depth), value) for key, value in thing.items()), key=lambda pair: pair[0])
-        return [each for pair in pairs for each in pair]
-    return [type(thing).__name__, *thing]
-
-
-def _text(thing: Any, depth: int) -> str:  # noqa: ANN401
-    return " ".join(_Fingerprint().parts(thing, depth))
-
-
-def _numbers(thing: Any) -> Iterator[str]:  # noqa: ANN401
-    """Yield type, shape and a hash of the numbers of an array."""
-    if isinstance(thing, Tensor):
-        dense = thing.detach().cpu().to_dense()
-        thing = (dense.float() if dense.dtype == torch.bfloat16 else dense).resolve_conj().numpy()
-    array = np.ascontiguousarray(thing)
-    yield from (str(array.dtype), str(array.shape), hashlib.sha256(array.tobytes()).hexdigest())
-
-
-def _held_by_function(thing: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return the variables of a closure and the defaults of arguments."""
-    if not inspect.isfunction(thing):
-        return {}
-    held: dict[str, Any] = {"defaults": thing.__defaults__, "keywords": thing.__kwdefaults__}
-    for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
+    def follow(self, code: object, source: str) -> None:
+        """Take what the user's own source names in its module."""
         try:
-            held[name] = None if name == "__class__" else cell.cell_contents
-        except ValueError:  # nothing is in it yet
-            held[name] = None
-    return held
+            symbols = list(_symbols(symtable.symtable(source, "source", "exec"))) if _is_own(code) else []
+        except SyntaxError:  # a lambda within an expression
+            return
+        module, closure = _module(code), getattr(getattr(code, "__code__", None), "co_freevars", ())
+        self.assigned |= {f"{module}.{s.get_name()}" for s in symbols if s.is_declared_global() and s.is_assigned()}
+        for name in sorted({s.get_name() for s in symbols if s.is_global() and s.is_referenced()} - {*closure}):
+            self.name(sys.modules[module], name, source)
+
+    def name(self, module: ModuleType, name: str, source: str) -> None:
+        """Take what a module has by a name, if it is the user's; of a further module, what the source says after it."""
+        value = getattr(module, name, ...)
+        if isinstance(value, type | ModuleType) or inspect.isroutine(value):
+            if _is_own(value) and isinstance(value, ModuleType):
+                for attribute in sorted(set(re.findall(rf"\b{name}\.(\w+)", source))):
+                    self.name(value, attribute, source)
+            elif _is_own(value):
+                self.read(value)
+        elif _is_lasting(name) and (isinstance(value, LASTING) or name.isupper()):
+            self.variables[f"{module.__name__}.{name}"] = value
+
+    def followed(self) -> list[str]:
+        """Return the sources, and the values of variables, whose own code may name more of them."""
+        told: dict[str, str] = {}
+        while waiting := sorted(self.variables.keys() - told.keys() - self.assigned):
+            told |= {word: f"{word} = {self.text(self.variables[word])}" for word in waiting}
+        return sorted([*self.sources.values(), *(told[word] for word in told.keys() - self.assigned)])
 
 
-def _attributes(thing: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return what an object holds, by name, but for caches and what torch keeps for itself."""
-    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
-    held = {name: getattr(thing, name) for name in slots if isinstance(name, str) and hasattr(thing, name)}
-    held |= getattr(thing, "__dict__", {})
-    lazy = {name for kind in type(thing).__mro__ for name, v in vars(kind).items() if isinstance(v, LAZY)}
-    weights = thing.state_dict() if isinstance(thing, nn.Module) else {}
-    children = dict(thing.named_children()) if isinstance(thing, nn.Module) else {}
-    own = {name: value for name, value in held.items() if name not in lazy and _is_lasting(thing, name, value)}
-    return {**own, **children, **weights}
+def _held(thing: object) -> Iterable[tuple[object, object]]:
+    """Return what an object holds, each by its place or its name: members, weights, public attributes."""
+    match thing:
+        case dict():
+            return thing.items()
+        case list() | tuple() | np.ndarray():
+            return enumerate(thing)
+        case set() | frozenset():
+            return [(each, None) for each in thing]
+        case functools.partial():
+            return enumerate([thing.func, thing.args, thing.keywords])
+        case MethodType():
+            return enumerate([thing.__func__, thing.__self__])
+    state: Any = None if isinstance(thing, type) else object.__getstate__(thing)
+    parts = state if isinstance(state, tuple) else [state]  # two where there are slots
+    held = {name: value for part in parts if part for name, value in part.items() if name[0] != "_"}
+    held |= inspect.getclosurevars(thing).nonlocals if inspect.isfunction(thing) else {}
+    held |= {**dict(thing.named_children()), **thing.state_dict()} if isinstance(thing, nn.Module) else {}
+    kind = type(thing)
+    return [
+        each for each in held.items() if _is_lasting(each[0]) and not isinstance(getattr(kind, each[0], None), LAZY)
+    ]
 
 
-def _is_lasting(thing: Any, name: str, value: Any) -> bool:  # noqa: ANN401
-    """Whether an attribute is part of what an object does, and not filled as it works."""
-    if "cache" in name.lower() or name.startswith("__"):
-        return False
-    private = name.startswith("_")
-    return not private or (_is_constant(value) and value is not None and not _is_library(type(thing)))
+def _numbers(thing: Tensor | NDArray) -> str:
+    """Return type, shape and a hash of the numbers of an array."""
+    if isinstance(thing, Tensor):
+        dense = thing.detach().cpu().to_dense().resolve_conj()
+        thing = (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()
+    return f"{thing.dtype} {thing.shape} {hashlib.sha256(np.ascontiguousarray(thing).tobytes()).hexdigest()}"
 
 
-def _is_constant(value: Any) -> bool:  # noqa: ANN401
-    """Whether a value is a number or a word, or a tuple of them."""
-    return isinstance(value, PLAIN) or (isinstance(value, tuple) and all(map(_is_constant, value)))
-
-
-def _plain_functions(thing: Any) -> Iterator[Any]:  # noqa: ANN401
-    """Yield the functions that a function, method, property or decorated function is made of."""
-    parts = [getattr(thing, name, None) for name in ("__func__", "fget", "fset", "func", "__wrapped__")]
-    if inspect.isfunction(thing):
-        yield thing
-    for part in parts:
-        if part is not None and part is not thing and not isinstance(thing, type):
-            yield from _plain_functions(part)
-
-
-def _tells(name: str, value: Any) -> bool:  # noqa: ANN401
-    """Whether a variable of a module is part of what its functions do."""
-    name = name.rpartition(".")[2]
-    if isinstance(value, functools.partial):
-        return True
-    if inspect.isroutine(value) or isinstance(value, type):
-        return _is_followed(value)
-    if "cache" in name.lower() or isinstance(value, ModuleType):
-        return False
-    array = isinstance(value, Tensor | nn.Module | np.ndarray)
-    return _is_constant(value) or ((array or name.isupper()) and not name.startswith("_"))
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """Yield code and the code within it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
-
-
-def _names(code: CodeType) -> set[str]:
-    return {name for each in _codes(code) for name in each.co_names}
-
-
-def _global_names(code: CodeType) -> set[str]:
-    """Return the names of variables of its module that code reads."""
-    reads = ("LOAD_GLOBAL", "LOAD_NAME")
-    return {str(step.argval) for each in _codes(code) for step in dis.get_instructions(each) if step.opname in reads}
-
-
-def _assigned(code: CodeType) -> set[str]:
-    """Return the variables of its module that code assigns."""
-    return {str(s.argval) for each in _codes(code) for s in dis.get_instructions(each) if s.opname == "STORE_GLOBAL"}
-
-
-def _module_of(thing: Any) -> str:  # noqa: ANN401
-    return getattr(thing, "__module__", None) or ""
-
-
-def _is_library(thing: Any) -> bool:  # noqa: ANN401
-    return _module_of(thing).partition(".")[0] in LIBRARIES | {""}
-
-
-def _is_followed(thing: Any) -> bool:  # noqa: ANN401
-    return _is_own(_module_of(thing))
-
-
-def _is_own(module: str) -> bool:
-    """Whether a module is the user's, not an installed library."""
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    installed = "site-packages" in file or "dist-packages" in file
-    known = module.partition(".")[0] in LIBRARIES | NOT_FOLLOWED
-    return module == "__main__" or (file.endswith((".py", ".ipynb")) and not installed and not known)
-
-
-def _name(thing: Any) -> str:  # noqa: ANN401
-    return f"{_module_of(thing)}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
-
-
-def _source(thing: Any) -> str:  # noqa: ANN401
-    """Return the source of a class or function, the code of functions where there is none, or else nothing."""
+def _source(code: object) -> str:
+    """Return the source of a function or class, of a class of a notebook that of its members, or nothing."""
     try:
-        return inspect.getsource(thing)
+        return dedent(inspect.getsource(code))  # type: ignore[arg-type]
     except (OSError, TypeError):
-        values = vars(thing).values() if isinstance(thing, type) else [thing]
-        functions = [each for value in values for each in _plain_functions(value)]
-        return " ".join(_source_or_code(function) for function in functions)
+        members = vars(code).items() if isinstance(code, type) else ()
+        parts = ((name, getattr(each, "fget", None) or getattr(each, "func", each)) for name, each in members)
+        return "".join(f"{name} = {part!r}\n" if isinstance(part, PLAIN) else _source(part) for name, part in parts)
 
 
-def _source_or_code(function: Any) -> str:  # noqa: ANN401
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        codes = list(_codes(function.__code__))
-        return " ".join(f"{c.co_code.hex()} {c.co_names} {[k for k in c.co_consts if _is_constant(k)]}" for c in codes)
+def _symbols(table: symtable.SymbolTable) -> Iterator[symtable.Symbol]:
+    """Yield the symbols of source and of all functions in it."""
+    yield from table.get_symbols()
+    for inner in table.get_children():
+        yield from _symbols(inner)
+
+
+def _is_lasting(name: str) -> bool:
+    return "cache" not in name.lower()
+
+
+def _module(thing: object) -> str:
+    return thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None) or "builtins"
+
+
+def _is_own(thing: object) -> bool:
+    """Return whether something is of a module of the user's, neither installed nor part of Python."""
+    name = _module(thing)
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    ours = file.endswith(".py") and "site-packages" not in file and "dist-packages" not in file
+    return name == "__main__" or (ours and name.partition(".")[0] not in NOT_FOLLOWED)
+
+
+def _name(thing: object) -> str:
+    kind = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{_module(thing)}.{getattr(kind, '__qualname__', '')}"

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from mfsbi.checks import require_kind, require_positive_integer, require_seed
 from mfsbi.priors import record_of
 from mfsbi.seeds import alone, seeded
-from mfsbi.simulating.fingerprint import fingerprint
+from mfsbi.simulating.fingerprint import comparable, fingerprint
 from mfsbi.types import HasGold, Prior, Simulator
 
 __all__ = ["Plan", "require_same"]
@@ -107,9 +108,20 @@ MEANT = {
 
 
 def require_same(path: Path, stored: dict[str, Any], plan: Plan, ours: dict[str, Any]) -> None:
-    """Raise ValueError, by the name of the first difference, unless a plan, of these attributes, made a store."""
+    """Raise ValueError, naming the first difference, unless a store was made by a plan with these attributes.
+
+    A store of another version of mfsbi may hold a hash of the simulator by other rules. Whether its code is the same
+    cannot be told then, which is a warning.
+    """
     shard_rows = stored["shard_rows"] if plan.shard_rows is None else min(plan.shard_rows, plan.rows)
     here = {**ours, "rows": plan.rows, "shard_rows": shard_rows}
+    if not comparable(stored["simulator_hash"], here["simulator_hash"]):
+        here["simulator_hash"] = stored["simulator_hash"]
+        warnings.warn(
+            f"The store {path} notes its simulator's code as another version of mfsbi does. Whether the simulator is "
+            "still the one that made it cannot be told: see to it yourself.",
+            stacklevel=4,
+        )
     for name, why in MEANT.items():
         if not _agree(stored[name], here[name]):
             raise ValueError(
