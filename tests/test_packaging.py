@@ -54,15 +54,12 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="attribute nonsense"):
         _ = mfsbi.nonsense
 
 
-def test_the_stub_lists_the_public_names():
-    from pathlib import Path
-
-    stub = (Path(mfsbi.__file__).parent / "__init__.pyi").read_text()
-    assert sorted(line.split()[-1] for line in stub.splitlines()) == sorted(mfsbi.__all__)
+def test_all_and_dir_list_the_public_names():
+    assert {"ManifoldNLE", "MFlow", "load", "Store"} <= set(mfsbi.__all__) <= set(dir(mfsbi))
 
 
 def test_both_packages_belong_to_this_distribution():
