@@ -13,7 +13,7 @@ from mfsbi.bench.report import report as report_results
 from mfsbi.bench.run import run_table
 from mfsbi.bench.samplers import as_markdown, compare_samplers
 from mfsbi.bench.speed import speed as measure_speed
-from mfsbi.cli.common import console, fail
+from mfsbi.cli.common import SeedOption, command, console, say
 from mfsbi.demo import EVENTS, DemoResult, run_demo
 from mfsbi.plots import scaling
 from mfsbi.registry import registered
@@ -24,7 +24,11 @@ bench = typer.Typer(help="Measure mfsbi and others side by side.", no_args_is_he
 
 TABLES_FOLDER = Path("notebooks/tables")
 
+ResultsOption = Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")]
+RowsOption = Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")]
 
+
+@command(ValueError, OSError)
 def report(
     table: Annotated[str, typer.Argument(help="polynomial, circle or lhc.")] = "polynomial",
     preset: Annotated[str, typer.Option(help="smoke, quick or paper; of lhc also 1e3, 1e4, 1e5.")] = "paper",
@@ -34,34 +38,29 @@ def report(
     ] = None,
 ) -> None:
     """Print the results of a benchmark as Markdown: medians, the published numbers beside them, and every run."""
-    try:
-        console.print(report_results(table, preset, out), soft_wrap=True, markup=False, highlight=False)
-        if figure is not None:
-            scaling(*by_simulations(table, out), "mean KL to the exact posterior, nats").savefig(figure, dpi=120)
-    except (ValueError, OSError) as error:
-        fail(error)
+    say(report_results(table, preset, out))
+    if figure is not None:
+        scaling(*by_simulations(table, out), "mean KL to the exact posterior, nats").savefig(figure, dpi=120)
 
 
+@command(ValueError, OSError)
 def demo(
     simulator: Annotated[str, typer.Argument(help="Name of a registered simulator of a surface.")] = "polynomial",
+    *,
     out: Annotated[Path, typer.Option(help="Folder for draws, estimator and figures.")] = Path("mfsbi-demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything: the same seed gives the same result.")] = 0,
+    seed: SeedOption = 0,
     simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 1_000_000,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")] = False,  # noqa: FBT002
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")],
 ) -> None:
     """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about two minutes."""
-    try:
-        surface = registered(simulator)
-        result = run_demo(
-            surface,
-            out,
-            seed=seed,
-            simulations=simulations,
-            quiet=quiet,
-            tell=(lambda _: None) if quiet else console.print,
-        )
-    except (ValueError, OSError) as error:
-        fail(error)
+    result = run_demo(
+        registered(simulator),
+        out,
+        seed=seed,
+        simulations=simulations,
+        quiet=quiet,
+        tell=(lambda _: None) if quiet else console.print,
+    )
     console.print(_table(result, simulator))
     console.print(
         f"Draws, estimator, figures and numbers are in {escape(str(out.resolve()))}", highlight=False, soft_wrap=True
@@ -74,11 +73,11 @@ def speed(
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch, on both sides.")] = 2,
 ) -> None:
     """Time the kernels against zuko, nflows, sbi and the plain way, in turns, and print the ratios."""
-    table = measure_speed(threads=threads, out=out, tell=lambda row: Console(stderr=True).print(row, soft_wrap=True))
-    console.print(str(table), soft_wrap=True, markup=False, highlight=False)
+    say(str(measure_speed(threads=threads, out=out, tell=_tell)))
 
 
 @bench.command()
+@command(ValueError, OSError)
 def samplers(
     simulators: Annotated[list[str] | None, typer.Argument(help="Registered simulators; default: two.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for samplers.md and samplers.json.")] = None,
@@ -86,42 +85,39 @@ def samplers(
 ) -> None:
     """Learn simulators and compare what each sampler brings per second, and slice on sbi's own potential."""
     chosen = tuple(simulators) if simulators else ("polynomial", "sphere")
-    try:
-        rates = compare_samplers(
-            chosen, threads=threads, out=out, tell=lambda row: Console(stderr=True).print(row, soft_wrap=True)
-        )
-    except (ValueError, OSError) as error:
-        fail(error)
-    console.print(as_markdown(rates), soft_wrap=True, markup=False, highlight=False)
+    say(as_markdown(compare_samplers(chosen, threads=threads, out=out, tell=_tell)))
 
 
 @bench.command()
+@command(ValueError, OSError)
 def polynomial(
     preset: Annotated[str, typer.Option(help="smoke (a minute), quick (a quarter of an hour) or paper.")] = "quick",
-    only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
-    out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+    only: RowsOption = "",
+    out: ResultsOption = TABLES_FOLDER,
 ) -> None:
     """Train and judge every model of the paper on the polynomial surface; an interrupted run goes on where it was."""
     _run("polynomial", preset, only, out)
 
 
 @bench.command()
+@command(ValueError, OSError)
 def circle(
     preset: Annotated[str, typer.Option(help="smoke (a minute), quick (minutes) or paper.")] = "quick",
-    only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
-    out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+    only: RowsOption = "",
+    out: ResultsOption = TABLES_FOLDER,
 ) -> None:
     """Train and judge models on a Gaussian on a circle, which no single chart covers."""
     _run("circle", preset, only, out)
 
 
 @bench.command()
+@command(ValueError, OSError)
 def lhc(
     preset: Annotated[
         str, typer.Option(help="smoke (minutes), quick (half an hour), paper (a night); 1e3, 1e4, 1e5.")
     ] = "quick",
-    only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
-    out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+    only: RowsOption = "",
+    out: ResultsOption = TABLES_FOLDER,
 ) -> None:
     """Train and judge every model on the LHC process, with joint scores and without, by its exact posterior."""
     _run("lhc", preset, only, out)
@@ -129,12 +125,13 @@ def lhc(
 
 def _run(table: str, preset: str, only: str, out: Path) -> None:
     """Run a table and print its report."""
-    try:
-        run_table(table, preset, out, only=only, tell=lambda line: Console(stderr=True).print(line, soft_wrap=True))
-        text = report_results(table, preset, out)
-    except (ValueError, OSError) as error:
-        fail(error)
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    run_table(table, preset, out, only=only, tell=_tell)
+    say(report_results(table, preset, out))
+
+
+def _tell(line: object) -> None:
+    """Print a line of progress, beside the result."""
+    Console(stderr=True).print(line, soft_wrap=True)
 
 
 def _table(result: DemoResult, simulator: str) -> Table:

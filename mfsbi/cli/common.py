@@ -1,24 +1,41 @@
-"""What all commands share: how to speak, how to fail, options by one name."""
+"""What all commands share: their options by one name, how to speak, and how to fail.
 
+A command is a function that `command` makes ready for typer. Options that belong together are a frozen dataclass, which
+is one argument of the function and an option for each of its fields on the command line:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Sizes:
+        rows: Annotated[int, typer.Option(help="Rows of each shard.")] = 100
+        check: Annotated[bool, typer.Option("--check", help="Check them.")]
+
+    @command(ValueError)
+    def simulate(sizes: Sizes, *, seed: SeedOption = 0) -> None: ...
+"""
+
+import inspect
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.models import OptionInfo
 
 from mfsbi.train.ranks import Ranks, process_group
 
 __all__ = [
     "MISTAKES",
     "PriorOption",
+    "QuietOption",
     "SeedOption",
+    "command",
     "console",
-    "fail",
     "require_folder",
     "require_place",
     "say",
@@ -33,7 +50,47 @@ MISTAKES = (ValueError, TypeError, RuntimeError, ArithmeticError, OSError, Memor
 PriorOption = Annotated[
     list[str], typer.Option("--prior", help="LOW:HIGH of a parameter with a uniform prior; once for each, in order.")
 ]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything: the same seed gives the same result.")]
+
+
+def command(*mistakes: type[Exception]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make functions commands: dataclasses become options, and mistakes a message and exit code 2.
+
+    Flags and lists have no default in the function: they are off, or empty, unless they are given.
+
+    Arguments:
+        mistakes: errors whose message is for the user; others end the program with a traceback
+    """
+
+    def of(function: Callable[..., None]) -> Callable[..., None]:
+        arguments = inspect.signature(function).parameters.values()
+        groups: dict[str, Any] = {each.name: each.annotation for each in arguments if is_dataclass(each.annotation)}
+        fields = {name: list(inspect.signature(kind).parameters.values()) for name, kind in groups.items()}
+        options = [option for each in arguments for option in fields.get(each.name, [each])]
+
+        @wraps(function)
+        def run(**given: object) -> None:
+            for name, kind in groups.items():
+                given[name] = kind(**{field.name: given.pop(field.name) for field in fields[name]})
+            try:
+                function(**given)
+            except typer.Exit:
+                raise
+            except mistakes as error:
+                _fail(error)
+
+        run.__signature__ = inspect.Signature([_option(each) for each in options])  # type: ignore[attr-defined]
+        return run
+
+    return of
+
+
+def _option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter as typer takes it: by name, and with a default if it is a flag or an option of many values."""
+    kind, told = get_args(parameter.annotation)
+    empty = parameter.default is parameter.empty and isinstance(told, OptionInfo) and kind in (bool, list[str])
+    return parameter.replace(kind=parameter.KEYWORD_ONLY, default=kind() if empty else parameter.default)
 
 
 def say(line: str) -> None:
@@ -68,7 +125,7 @@ def require_place(out: Path, *endings: str) -> None:
         raise ValueError(f"`--out` should end in {' or '.join(endings)}; got {out}.")
 
 
-def fail(error: Exception) -> NoReturn:
+def _fail(error: Exception) -> NoReturn:
     """Say what is wrong and end the program."""
     Console(stderr=True).print(
         f"[red]Error:[/] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -12,7 +13,7 @@ from zipfile import ZipFile
 
 import typer
 
-from mfsbi.cli.common import MISTAKES, PriorOption, SeedOption, fail, require_folder, say
+from mfsbi.cli.common import MISTAKES, PriorOption, QuietOption, SeedOption, command, require_folder, say
 from mfsbi.simulating import Plan, check, simulate_to_store, workers
 from mfsbi.sources import prior_of, prior_of_store, simulator
 from mfsbi.store import Store
@@ -40,22 +41,44 @@ def _part(word: str) -> tuple[int, int]:
     return int(i), int(count)
 
 
-def simulate(  # noqa: PLR0913 - options of a command
-    word: Annotated[str, typer.Argument(metavar="SIMULATOR", help="A registered simulator, or MODULE:NAME.")],
-    *,
-    rows: Annotated[int, typer.Option("-n", parser=_count, metavar="N", help="Simulations, such as 1e7.")],
-    out: Annotated[Path, typer.Option(help="Folder of the store.")],
-    prior: PriorOption = [],  # noqa: B006 - typer copies it
-    seed: SeedOption = 0,
+@dataclass(frozen=True, kw_only=True)
+class WantedOptions:
+    """What is simulated, and how often."""
+
+    word: Annotated[str, typer.Argument(metavar="SIMULATOR", help="A registered simulator, or MODULE:NAME.")]
+    rows: Annotated[int, typer.Option("-n", parser=_count, metavar="N", help="Simulations, such as 1e7.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """Who simulates which part of a store."""
+
     part: Annotated[
         str, typer.Option("--shard", metavar="i/N", help="Only shards i, i + N, ...; i from 0 as in job arrays.")
-    ] = "0/1",
-    processes: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
-    dask: Annotated[str, typer.Option(metavar="ADDRESS", help="A dask scheduler's, instead of --workers.")] = "",
-    shard_rows: Annotated[int, typer.Option(min=0, help="Rows of a shard; 0 to choose by size.")] = 0,
-    no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave out joint scores and joint log ratios.")] = False,
-    max_failures: Annotated[float, typer.Option(min=0, max=1, help="Fraction of simulations that may fail.")] = 0.1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    ] = "0/1"
+    processes: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1
+    dask: Annotated[str, typer.Option(metavar="ADDRESS", help="A dask scheduler's, instead of --workers.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions:
+    """What a shard holds, and how much of it may fail."""
+
+    shard_rows: Annotated[int, typer.Option(min=0, help="Rows of a shard; 0 to choose by size.")] = 0
+    no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave out joint scores and joint log ratios.")]
+    max_failures: Annotated[float, typer.Option(min=0, max=1, help="Fraction of simulations that may fail.")] = 0.1
+
+
+@command(*MISTAKES)
+def simulate(
+    wanted: WantedOptions,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the store.")],
+    prior: PriorOption,
+    seed: SeedOption = 0,
+    worker: WorkerOptions,
+    shards: ShardOptions,
+    quiet: QuietOption,
 ) -> None:
     """Simulate into a store on disk. The same line again goes on after whatever interrupted it.
 
@@ -68,33 +91,38 @@ def simulate(  # noqa: PLR0913 - options of a command
 
     mfsbi simulate lhc -n 1e7 --out sims --shard $SLURM_ARRAY_TASK_ID/100     (sbatch --array=0-99)
     """
+    require_folder(out)
+    known = simulator(wanted.word, prior)
+    plan = Plan(
+        known,
+        wanted.rows,
+        prior=prior_of(known, prior),  # bounds replace the prior of a simulator that has one
+        seed=seed,
+        shard_rows=shards.shard_rows or None,
+        gold=not shards.no_gold,
+        name=wanted.word,
+    )
     try:
-        require_folder(out)
-        plan = _plan(word, prior, rows=rows, seed=seed, shard_rows=shard_rows or None, gold=not no_gold)
-        with _executor(processes, dask) as executor:
+        with _executor(worker.processes, worker.dask) as executor:
             found = simulate_to_store(
                 plan,
                 out,
                 executor=executor,
-                part=_part(part),
-                max_failures=max_failures,
+                part=_part(worker.part),
+                max_failures=shards.max_failures,
                 show_progress_bar=False if quiet else None,
             )
     except KeyboardInterrupt as error:
         say("Interrupted. Finished shards are safe; the same line again goes on.")
         raise typer.Exit(130) from error
-    except MISTAKES as error:
-        fail(error)
     say(_summary(found))
 
 
 @store.command()
+@command(*MISTAKES)
 def info(path: StoreArgument) -> None:
     """Say what a store holds and where that came from."""
-    try:
-        found = Store(path)
-    except MISTAKES as error:
-        fail(error)
+    found = Store(path)
     say(_summary(found))
     hidden = {"format", "prior_draws", "prior_log_probs", "prior" if found.attributes.get("prior_bounds") else ""}
     for name, value in found.attributes.items():
@@ -103,21 +131,19 @@ def info(path: StoreArgument) -> None:
 
 
 @store.command(name="check")
+@command(*MISTAKES)
 def check_store(
     path: StoreArgument,
     *,
     again: Annotated[int, typer.Option(min=0, help="Shards to simulate again and compare bit by bit.")] = 0,
     simulator_name: Annotated[str, typer.Option("--simulator", help="For --again, if not the store's word.")] = "",
-    prior: PriorOption = [],  # noqa: B006 - typer copies it
+    prior: PriorOption,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of shards.")] = 0,
 ) -> None:
     """Read every finished shard and see whether it is what was written. Exit code 1 if one is not."""
-    try:
-        found = Store(path)
-        plan = _plan_of(found, simulator_name, prior) if again else None
-        faults = check(found, plan, again=again, seed=seed)
-    except MISTAKES as error:
-        fail(error)
+    found = Store(path)
+    plan = _plan_of(found, simulator_name, prior) if again else None
+    faults = check(found, plan, again=again, seed=seed)
     say(_summary(found))
     for fault in faults:
         say(fault)
@@ -127,13 +153,8 @@ def check_store(
     say("No fault found" + (f"; {again} shards came out the same again." if again else "."))
 
 
-def _plan(word: str, prior: list[str], *, rows: int, seed: int, shard_rows: int | None, gold: bool) -> Plan:
-    """Return the plan that words stand for; bounds replace the prior of a simulator that has one."""
-    known = simulator(word, prior)
-    return Plan(known, rows, prior=prior_of(known, prior), seed=seed, shard_rows=shard_rows, gold=gold, name=word)
-
-
 def _plan_of(found: Store, word: str, prior: list[str]) -> Plan:
+    """Return the plan that a store was made by, of the simulator that a word stands for if it is not the store's."""
     stored = found.attributes
     ends = prior or [f"{low}:{high}" for low, high in stored.get("prior_bounds") or ()]  # which a function needs
     known = simulator(word or stored["simulator"], ends)
