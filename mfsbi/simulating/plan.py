@@ -118,8 +118,8 @@ def require_same(path: Path, stored: dict[str, Any], plan: Plan, ours: dict[str,
     if not comparable(stored["simulator_hash"], here["simulator_hash"]):
         here["simulator_hash"] = stored["simulator_hash"]
         warnings.warn(
-            f"The store {path} notes its simulator's code as another version of mfsbi does. Whether the simulator is "
-            "still the one that made it cannot be told: see to it yourself.",
+            f"The store {path} notes the code of {stored['simulator']} as another version of mfsbi does. Whether the "
+            "simulator is still the one that made it cannot be told: see to it yourself.",
             stacklevel=4,
         )
     for name, why in MEANT.items():
