@@ -23,6 +23,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mfsbi.checks import require_finite
@@ -36,6 +37,9 @@ from mfsbi.types import HasGold, Prior, Simulator
 from mfsbi.warp import converted
 
 __all__ = ["Source", "prior_of", "prior_of_store", "read_arrays", "simulator", "source_of"]
+
+KEPT = {"x"}
+"""Arrays that keep their type, whose offsets may need more digits than torch's default type has."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +184,10 @@ def _kind_and_remedy(x: object, found: object) -> tuple[str, str]:
     kind = f"a {type(x).__name__}"
     if isinstance(x, Sequence) and not isinstance(x, str) and len(x):
         kind += f" of {len(x)}, the first of them a {type(x[0]).__name__}"
-    dtype = getattr(found, "dtype", None)
-    if getattr(dtype, "kind", None) == "c" or getattr(dtype, "is_complex", False):
-        return f"{kind} of {dtype}", "Return real and imaginary parts as features of their own."
-    kind += f" of type {dtype}" if isinstance(x, np.ndarray) else ""
+    array = isinstance(found, np.ndarray) and issubclass(found.dtype.type, np.complexfloating)
+    if array or isinstance(found, Tensor):  # that is not real
+        return f"{kind} of {getattr(found, 'dtype', None)}", "Return real and imaginary parts as features of their own."
+    kind += f" of type {x.dtype}" if isinstance(x, np.ndarray) else ""
     return kind, "Return one array of numbers, e.g. by `numpy.stack`."
 
 
@@ -293,7 +297,7 @@ def simulator(word: str, prior: Sequence[str] = ()) -> Simulator:
     return _Function(found, box(prior), [f"theta_{i}" for i in range(len(prior))])
 
 
-def _imported(module: str, attribute: str) -> Any:  # noqa: ANN401 - whatever is there
+def _imported(module: str, attribute: str) -> object:
     """Return what a module within reach has by that name, or an object of it if that is a class."""
     word = f"{module}:{attribute}"
     if str(Path.cwd()) not in sys.path:
@@ -317,41 +321,46 @@ def read_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[Tensor]:
         ValueError: if files or names do not fit, or an array is no array of finite numbers
         FileNotFoundError: if there is no such file
     """
-    wanted = " and ".join(names)
-    if len(paths) == 1 and paths[0].suffix == ".npz":
-        stored = _load(paths[0])
-        missing = [name for name in names if name not in stored]
-        if missing:
-            raise ValueError(f"{paths[0]} should hold {wanted}; it holds {', '.join(stored) or 'nothing'}.")
-        arrays = [stored[name] for name in names]
-    elif len(paths) == len(names) and all(path.suffix == ".npy" for path in paths):
-        arrays = [_load(path) for path in paths]
-    else:
+    forms = {(".npz",): _of_archive, (".npy",) * len(names): _of_files}
+    form = forms.get(tuple(path.suffix for path in paths))
+    if form is None:
+        wanted = " and ".join(names)
         raise ValueError(
             f"Expected one .npz file with {wanted}, or one .npy file each for {wanted}; "
             f"got {', '.join(map(str, paths)) or 'nothing'}."
         )
-    for name, array in zip(names, arrays, strict=True):
-        if array.dtype.kind not in "fiu":
-            raise ValueError(f"`{name}` should be an array of numbers; its type is {array.dtype}.")
-    kind = torch.get_default_dtype()
-    tensors = [torch.as_tensor(array) for array in arrays]
-    tensors = [
-        value if name == "x" and value.is_floating_point() else value.to(kind)  # offsets of x may need its digits
-        for name, value in zip(names, tensors, strict=True)
-    ]
-    for name, tensor in zip(names, tensors, strict=True):
-        require_finite(name, tensor, "Remove these rows from all arrays.")
-    return tensors
+    return [_numbers(name, array) for name, array in zip(names, form(paths, names), strict=True)]
 
 
-def _load(path: Path) -> Any:  # noqa: ANN401 - an array, or arrays by name
-    """Return what numpy reads without unpickling anything."""
+def _of_archive(paths: Sequence[Path], names: Sequence[str]) -> list[NDArray]:
+    stored = _load(paths[0])
+    if any(name not in stored for name in names):
+        raise ValueError(f"{paths[0]} should hold {' and '.join(names)}; it holds {', '.join(stored) or 'nothing'}.")
+    return [stored[name] for name in names]
+
+
+def _of_files(paths: Sequence[Path], _: Sequence[str]) -> list[NDArray]:
+    return [array for path in paths for array in _load(path).values()]
+
+
+def _numbers(name: str, array: NDArray) -> Tensor:
+    """Return an array of finite numbers as a tensor, of torch's default type unless its own may be needed."""
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"`{name}` should be an array of numbers; its type is {array.dtype}.")
+    tensor = torch.as_tensor(array)
+    if name not in KEPT or not tensor.is_floating_point():
+        tensor = tensor.to(torch.get_default_dtype())
+    require_finite(name, tensor, "Remove these rows from all arrays.")
+    return tensor
+
+
+def _load(path: Path) -> dict[str, NDArray]:
+    """Return what numpy reads without unpickling anything: arrays by name, or a single one by that of its file."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
-            return dict(stored.items()) if isinstance(stored, np.lib.npyio.NpzFile) else stored
+            return dict(stored.items()) if isinstance(stored, np.lib.npyio.NpzFile) else {path.stem: stored}
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as arrays of numbers: {error}.") from error

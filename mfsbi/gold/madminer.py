@@ -64,7 +64,6 @@ def read_madminer(folder: str | Path, name: str = "train") -> MadMinerSample:
     """
     files = _files(Path(folder), name)
     read = {word: _mapped(path) for word, path in files.items()}
-    parameters = "theta" if "theta" in read else "theta0"
     for word, value in read.items():
         _require_shape(files[word], value, wide=word in WIDE)
         if len(value) != len(read["x"]):
@@ -72,22 +71,24 @@ def read_madminer(folder: str | Path, name: str = "train") -> MadMinerSample:
                 f"{files[word].name} should have a row for each of the {len(read['x'])} rows of {files['x'].name}; it "
                 f"has {len(value)}. Files of several runs seem to be mixed: sample again into an empty folder."
             )
-    theta = read[parameters]
-    if "theta1" in read and read["theta1"].shape != theta.shape:
+    theta, theta_ref = read.get("theta", read.get("theta0")), read.get("theta1")
+    assert theta is not None
+    if theta_ref is not None and theta_ref.shape != theta.shape:
         raise ValueError(
-            f"{files['theta1'].name} should have the {theta.shape[1]} parameters of {files[parameters].name}; it has "
-            f"{read['theta1'].shape[1]}. Sample again into an empty folder."
+            f"{files['theta1'].name} should have the {theta.shape[1]} parameters of {files['theta0'].name}; it has "
+            f"{theta_ref.shape[1]}. Sample again into an empty folder."
         )
-    score = "t_xz" if "t_xz" in read else "t_xz0"
-    if score in read:
+    score = next((word for word in ("t_xz", "t_xz0") if word in read), None)
+    if score:
         _require_score_of(theta, read[score], files[score])
+    known = {word: MEANT[word](read[word].reshape(-1), files[word]) for word in MEANT.keys() & read.keys()}
     return MadMinerSample(
         theta,
         read["x"],
-        theta_ref=read.get("theta1"),
-        joint_score=read.get(score),
-        joint_log_ratio=_log(read["r_xz"].reshape(-1), files["r_xz"]) if "r_xz" in read else None,
-        from_theta=_from_numerator(read["y"].reshape(-1), files["y"]) if "y" in read else None,
+        theta_ref=theta_ref,
+        joint_score=read[score] if score else None,
+        joint_log_ratio=known.get("r_xz"),
+        from_theta=known.get("y"),
     )
 
 
@@ -103,13 +104,12 @@ def _files(folder: Path, name: str) -> dict[str, Path]:
             f"{folder} should hold a sample {name!r}, files such as x_{name}.npy; "
             + (f"its samples are {', '.join(others)}. Name one of them." if others else "it holds no sample at all.")
         )
-    if "theta" in files and "theta0" in files:
+    if {"theta", "theta0"} <= files.keys():
         raise ValueError(
             f"{folder} should hold theta_{name}.npy or theta0_{name}.npy; it has both, two samples of one name. Remove "
             "the files of one, or sample again under another name."
         )
-    of_ratios = "theta0" in files or "theta1" in files
-    for needed in ("x", "theta0", "y") if of_ratios else ("x", "theta"):
+    for needed in ("x", "theta0", "y") if {"theta0", "theta1"} & files.keys() else ("x", "theta"):
         if needed not in files:
             raise FileNotFoundError(
                 f"{folder} should hold {every[needed].name}; of the sample {name!r} it has "
@@ -188,3 +188,7 @@ def _require_rows(good: Tensor, value: Tensor, expected: str, advice: str) -> No
             f"{expected}; {int((~good).sum())} of {len(value)} rows do not, the first of them row {first}: "
             f"{float(value[first]):g}. {advice}"
         )
+
+
+MEANT = {"r_xz": _log, "y": _from_numerator}
+"""What a file with a number for each event means here."""

@@ -38,6 +38,9 @@ IDLE = 60
 IN_FLIGHT = 1024
 """Shards submitted at a time: more than most clusters have workers, and little to keep."""
 
+ENDS_ITS_WORK = {"loky"}
+"""Libraries whose executors end what they were given when they are shut down, and trip over cancelled futures."""
+
 SAFE = (
     "Finished shards are safe, and the same again goes on. If a worker was killed for want of memory, take fewer "
     "workers or smaller shards."
@@ -106,7 +109,7 @@ def simulate_to_store(
     mine = range(part[0], layout.shards, part[1])
     before = sum(layout.rows_of(shard) for shard in mine) - sum(layout.rows_of(shard) for shard in todo)
     with closing(made):  # so that nothing goes on after an error
-        _follow(made, before, sum(layout.rows_of(shard) for shard in mine), max_failures, show_progress_bar)
+        _follow(made, before, sum(layout.rows_of(shard) for shard in mine), max_failures, show=show_progress_bar)
     store = Store(path)
     if store.complete:
         sweep(path)
@@ -207,8 +210,7 @@ def _made(job: _Job, todo: Sequence[int], executor: Executor | None) -> Generato
                 for future in done:
                     yield future.result()
     finally:
-        kinds = {kind.__module__.partition(".")[0] for kind in type(executor).__mro__}
-        if "loky" not in kinds:  # whose shutdown ends them, and trips over cancelled ones
+        if ENDS_ITS_WORK.isdisjoint(kind.__module__.partition(".")[0] for kind in type(executor).__mro__):
             for future in pending:
                 future.cancel()
 
@@ -226,7 +228,7 @@ def _explained() -> Iterator[None]:
         raise RuntimeError(f"A worker failed by {type(error).__name__}: {error} {SAFE}") from error
 
 
-def _follow(made: Iterator[Made], before: int, rows: int, max_failures: float, show: bool | None) -> None:  # noqa: FBT001
+def _follow(made: Iterator[Made], before: int, rows: int, max_failures: float, *, show: bool | None) -> None:
     """Show progress until all is made, or too much of it failed."""
     failed = total = 0
     disable = None if show is None else not show

@@ -25,6 +25,9 @@ GRACE = 10
 WHOLE = 2**24
 """Whole numbers up to this one are told apart in float32."""
 
+AXES = {"joint_log_ratio": ("rows",)}
+"""Of arrays that do not have rows and features."""
+
 TRIES = 4
 """Pairs of theta at which a simulator may fail before it is given up."""
 
@@ -190,29 +193,36 @@ def _out_of_memory(error: BaseException) -> bool:
     return no_room or isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _array(name: str, value: Any, rows: int) -> NDArray:  # noqa: ANN401
-    """Return what a simulator returned, in float32."""
-    axes = "(rows,)" if name == "joint_log_ratio" else "(rows, features)"
-    told = f"A simulator's `{name}` should be a tensor of shape {axes}, rows being {rows}"
+def _array(name: str, value: object, rows: int) -> NDArray:
+    """Return what a simulator returned, in float32, or raise ValueError if a store cannot keep it."""
+    axes = AXES.get(name, ("rows", "features"))
+    fault = _fault(value, rows, len(axes))
+    if fault or not isinstance(value, Tensor):
+        shape = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
+        raise ValueError(f"A simulator's `{name}` should be a tensor of shape {shape}, rows being {rows}{fault}")
+    return np.asarray(value.detach().cpu().to(torch.float32))
+
+
+def _fault(value: object, rows: int, axes: int) -> str:
+    """Return what is wrong with what a simulator returned, as the end of a sentence; nothing if it can be kept."""
     if not isinstance(value, Tensor):
-        raise ValueError(f"{told}; got {type(value).__name__}.")  # noqa: TRY004 - one type for all
+        return f"; got {type(value).__name__}."
     if value.layout != torch.strided or value.is_complex():
-        raise ValueError(f"{told}, of real numbers; got {value.dtype}, {value.layout}.")
-    if value.ndim < axes.count(" ") + 1 or len(value) != rows or 0 in value.shape:
-        raise ValueError(f"{told}; got shape {tuple(value.shape)}.")
-    array: NDArray = value.detach().cpu().to(torch.float32).numpy()
+        return f", of real numbers; got {value.dtype}, {value.layout}."
+    if value.ndim < axes or len(value) != rows or 0 in value.shape:
+        return f"; got shape {tuple(value.shape)}."
     if not value.is_floating_point() and (value.double().abs() > WHOLE).any():
-        raise ValueError(
-            f"{told}, which is kept in float32; got whole numbers beyond {WHOLE:,}, some of which would become the "
-            "same. Let the simulator return their logarithms, or parts of them."
+        return (
+            f", which is kept in float32; got whole numbers beyond {WHOLE:,}, some of which would become the same. Let "
+            "the simulator return their logarithms, or parts of them."
         )
     if value.dtype == torch.float64 and value.ndim == 2:
         for number, offset, std in lost_digits(value[value.isfinite().all(-1)], torch.float32):
-            raise ValueError(
-                f"{told}, which is kept in float32; got {offset:.6g} +- {std:.3g} for feature {number}, whose values "
-                "would become the same. Let the simulator subtract the offset."
+            return (
+                f", which is kept in float32; got {offset:.6g} +- {std:.3g} for feature {number}, whose values would "
+                "become the same. Let the simulator subtract the offset."
             )
-    return array
+    return ""
 
 
 def _told(reason: dict[str, Any]) -> str:

@@ -11,13 +11,25 @@ import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mfsbi.checks import require_positive_integer
 
-__all__ = ["ASIDE", "AXES", "FORMAT", "MARKS", "Layout", "aside", "create", "force", "read_attributes", "sweep_beside"]
+__all__ = [
+    "ASIDE",
+    "AXES",
+    "FORMAT",
+    "MARKS",
+    "Kind",
+    "Layout",
+    "aside",
+    "create",
+    "force",
+    "read_attributes",
+    "sweep_beside",
+]
 
 FORMAT = "mfsbi store 1"
 MARKS = ("seed", "failed", "digest")
@@ -31,6 +43,21 @@ UNFORCED = {errno.EINVAL, errno.ENOTSUP, errno.EACCES}
 
 AXES = {"theta": "parameter", "joint_score": "parameter", "x": "feature"}
 """Name of the axis after rows."""
+
+
+class Kind(NamedTuple):
+    """The numbers of an array: their type on disk, and what stands where there is none yet."""
+
+    dtype: str
+    empty: float
+
+    @classmethod
+    def of(cls, name: str) -> "Kind":
+        """Return the kind of an array by its name."""
+        return KINDS.get(name, cls("<f4", np.nan))
+
+
+KINDS = {"failed": Kind("?", empty=False)}
 
 
 @dataclass(frozen=True)
@@ -78,8 +105,8 @@ class Layout:
 
     def file_of(self, name: str, shard: int) -> Path:
         """Return the chunk's file, relative to the store."""
-        further = 1 if name == "marks" else len(self.shapes.get(name, ()))
-        return Path(name, ".".join(["c", str(shard), *["0"] * further]))
+        further = {**self.shapes, "marks": (len(MARKS),)}.get(name, ())
+        return Path(name, ".".join(["c", str(shard), *["0"] * len(further)]))
 
     @staticmethod
     def reasons_of(shard: int) -> Path:
@@ -144,8 +171,8 @@ def _create(place: Path, layout: Layout, attributes: dict[str, Any]) -> None:
             name,
             shape=(layout.rows, *shape),
             chunks=(layout.shard_rows, *shape),
-            dtype=bool if name == "failed" else np.float32,
-            fill_value=False if name == "failed" else np.nan,
+            dtype=Kind.of(name).dtype,
+            fill_value=Kind.of(name).empty,
             dimension_names=["row", *_axes(name, shape)],
             **common,
         )
@@ -155,7 +182,7 @@ def _create(place: Path, layout: Layout, attributes: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # xarray looks for consolidated metadata, of which zarr 3 says they are no standard
+        )  # zarr 3 says that consolidated metadata, which xarray looks for, are no standard
         zarr.consolidate_metadata(place)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mfsbi.checks import require_positive_integer, require_seed
 from mfsbi.simulations import Simulations
-from mfsbi.store.layout import MARKS, Layout, read_attributes
+from mfsbi.store.layout import MARKS, Kind, Layout, read_attributes
 
 __all__ = ["Store"]
 
@@ -168,7 +168,7 @@ class Store:
     def chunk(self, name: str, shard: int) -> NDArray:
         """Return an array of one finished shard, mapped from disk, failed rows included."""
         shape = (self.layout.shard_rows, *self.layout.shapes.get(name, ()))
-        kind = np.dtype("?" if name == "failed" else "<f4")
+        kind = np.dtype(Kind.of(name).dtype)
         file = self.path / self.layout.file_of(name, shard)
         expected, got = math.prod(shape) * kind.itemsize, file.stat().st_size
         if got != expected:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mfsbi.store.layout import ASIDE, Layout, aside, force
+from mfsbi.store.layout import ASIDE, Kind, Layout, aside, force
 
 __all__ = ["digest_of", "finish", "is_finished", "require_writable", "sweep"]
 
@@ -58,7 +59,7 @@ def finish(
     return True
 
 
-def digest_of(chunks: Any) -> int:  # noqa: ANN401 - an iterable of bytes
+def digest_of(chunks: Iterable[bytes]) -> int:
     """Return a number that tells whether chunks are as they were written."""
     total = hashlib.blake2b(digest_size=8)
     for chunk in chunks:
@@ -106,10 +107,10 @@ def _place(path: Path, contents: dict[Path, bytes]) -> None:
 
 def _chunk(layout: Layout, name: str, array: NDArray) -> bytes:
     """Return the bytes of a chunk, filled up where the last shard ends early."""
-    kind, empty = ("?", False) if name == "failed" else ("<f4", np.nan)
+    kind = Kind.of(name)
     if len(array) == layout.shard_rows:
-        return array.astype(kind, copy=False).tobytes()
-    whole = np.full((layout.shard_rows, *array.shape[1:]), empty, dtype=kind)
+        return array.astype(kind.dtype, copy=False).tobytes()
+    whole = np.full((layout.shard_rows, *array.shape[1:]), kind.empty, dtype=kind.dtype)
     whole[: len(array)] = array
     return whole.tobytes()
 
