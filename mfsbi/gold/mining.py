@@ -20,43 +20,27 @@ where the derivative was taken out of the integral. So the gold is only worth so
 * randomness enters at sites alone, and autograd sees all the ways by which theta enters their densities.
 * rows are independent, since the derivatives of all rows are taken at once.
 
-None of this is taken on trust. The program is run again on the values of the first run: by halves of the rows, at other
-theta (`runs`), and a small step and all the way there, where the log probability must have changed as its gradients
-foretell (`slopes`). Where runs differ that should agree, an error names the site. Checks see best with many rows, theta
-that differ from row to row, and float64; a fault of one row in a hundred may pass them.
-
-The batch is a plate. A program is written for one run, its parameters being `theta[..., 0]`, `theta[..., 1]`, ..., and
-`mine` runs it within `pyro.plate(..., rows, dim=-1)`: sites that do not mention theta are repeated for every row, the
-program's own plates find their axes left of the rows, and the axes of events stay where Pyro has them, on the right.
+None of this is taken on trust. The program is run again (`plate`) on the values of the first run: by halves of the
+rows, at other theta (`runs`), and a small step and all the way there, where the log probability must have changed as
+its gradients foretell (`slopes`). Where runs differ that should agree, an error names the site. Checks see best with
+many rows, theta that differ from row to row, and float64; a fault of one row in a hundred may pass them.
 
 References: Brehmer, Louppe, Pavez, Cranmer, arXiv:1805.12244, 1805.00020; Bingham et al., arXiv:1810.09538 (Pyro).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from itertools import zip_longest
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from mfsbi.checks import require_finite, require_kind, require_seed, require_tensor
 from mfsbi.gold import runs, slopes
-from mfsbi.gold.runs import Run, Site, edges_of, equal_edges
-from mfsbi.seeds import derived, seeded, undisturbed
+from mfsbi.gold.plate import lent, run_program
+from mfsbi.seeds import derived
 from mfsbi.simulations import Simulations
 from mfsbi.types import ProgramError
 
-with undisturbed():  # pyro switches torch's validation of distributions on
-    import pyro
-    from pyro.distributions import MaskedDistribution
-    from pyro.poutine.messenger import Messenger
-    from pyro.poutine.util import site_is_factor, site_is_subsample
-
 __all__ = ["mine"]
-
-ROWS = "rows of theta"  # the plate, as Pyro's own messages name it
 
 
 def mine(
@@ -108,11 +92,11 @@ def mine(
     require_kind("model", model, Callable, "a Pyro program, a function theta -> x")  # type: ignore[arg-type]
     require_seed(seed)
     theta, theta_ref = _checked(theta, theta_ref)
-    with _lent(theta.dtype):
-        run = _run(model, theta.clone().requires_grad_(), seed=seed)
-        again = partial(_run, model, seed=derived(seed, 1))
+    with lent(theta.dtype):
+        run = run_program(model, theta.clone().requires_grad_(), seed=seed)
+        again = partial(run_program, model, seed=derived(seed, 1))
         runs.require_fixed_x(run)
-        _require_independent_rows(again, run)
+        runs.require_independent_rows(again, run)
         slopes.require_finite_slopes(run)
         elsewhere = runs.elsewhere(theta, theta_ref)
         runs.require_same_x(run, again(elsewhere, held=run, where="at another theta"))
@@ -127,197 +111,6 @@ def mine(
             runs.require_same_x(run, reference)
             joint_log_ratio = run.log_ratio(reference).detach()
     return Simulations(theta, run.x.detach(), joint_score, joint_log_ratio)
-
-
-class _Ledger(Messenger):
-    """Pyro's messenger that draws values, or holds those of another run, and books each site's log probability."""
-
-    def __init__(self, rows: int, where: str, held: Run | None) -> None:
-        super().__init__()
-        self.rows = rows
-        self.where = where
-        self.held = held
-        self.sites: dict[str, Site] = {}
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        msg["stop"] = True  # handlers around the call of `mine` have no part in it
-        if site_is_subsample(msg) or msg["infer"].get("_deterministic"):
-            return
-        name, fn = msg["name"], msg["fn"]
-        _require_draw(msg)
-        if name in self.sites:
-            raise ProgramError(f"Sites should have a name each; {name!r} is drawn twice.")
-        edges = edges_of(fn)
-        value = self._draw(name, fn) if self.held is None else self._recall(name, fn, edges)
-        log_prob = self._log_prob(name, fn, value)
-        self.sites[name] = Site(value, value.ndim - fn.event_dim - 1, log_prob, edges)
-        msg["value"] = value.clone()  # what the program does to it in place is not done to ours
-        msg["done"] = True
-
-    def _draw(self, name: str, fn: Any) -> Tensor:  # noqa: ANN401 - one of Pyro's distributions
-        with torch.no_grad():  # a value is held fixed from the start
-            value = fn().clone()  # a transform remembers where its last value came from, and theta moves that
-        if not torch.isfinite(value).all():
-            raise ValueError(f"Site {name!r} should draw finite values; it drew NaN or infinity from {fn}.")
-        return value
-
-    def _recall(self, name: str, fn: Any, edges: list[Tensor]) -> Tensor:  # noqa: ANN401
-        assert self.held is not None
-        if name not in self.held.sites:
-            raise ProgramError(self._differs(name, f"is passed {self.where} and was not when it was drawn"))
-        held = self.held.sites[name]
-        if tuple(held.value.shape) != tuple(fn.shape()):
-            raise ProgramError(
-                self._differs(
-                    name, f"has shape {tuple(fn.shape())} {self.where} but {tuple(held.value.shape)} as drawn"
-                )
-            )
-        if held.edges is not None and not equal_edges(held.edges, edges):
-            raise ProgramError(
-                f"The support of site {name!r} should be the same at every theta; its edges are "
-                f"{_shown(held.edges)} where it was drawn and {_shown(edges)} {self.where}. Where an edge moves, "
-                "the joint score is not the score on average: draw from a density with fixed edges or none."
-            )
-        return held.value
-
-    def _log_prob(self, name: str, fn: Any, value: Tensor) -> Tensor:  # noqa: ANN401
-        try:
-            log_prob = fn.log_prob(value)
-        except ValueError as error:  # by torch's validation, which does not know the site
-            raise ValueError(f"Site {name!r} has no log probability {self.where}: {error}") from error
-        if log_prob.shape[-1:] != (self.rows,):
-            raise ProgramError(
-                f"Site {name!r} should have log probabilities with the {self.rows} rows of theta as last axis; "
-                f"got shape {tuple(log_prob.shape)}. Declare the axes right of it as events, `.to_event(1)`."
-            )
-        bad = ~torch.isfinite(log_prob)
-        if bad.any():
-            raise ProgramError(
-                f"Site {name!r} should have a finite log probability at every theta; {self.where} it is "
-                f"{float(log_prob[bad][0])} for {int(bad.sum())} of {bad.numel()} values. If it is -inf away from "
-                "where the values were drawn, its support depends on theta and no joint score is valid."
-            )
-        return log_prob.reshape(-1, self.rows).sum(0)
-
-    def _differs(self, name: str, how: str) -> str:
-        return (
-            f"The program should pass the same sites at every theta and for any number of rows, with the same shapes; "
-            f"site {name!r} {how}. Write it for a single run, and let values, not theta, decide what is drawn."
-        )
-
-    def close(self) -> None:
-        """Refuse a run that left out held sites, or passed them in another order."""
-        if self.held is None and not self.sites:
-            raise ProgramError("`model` should draw at sites, `pyro.sample`; it has none.")
-        if self.held is None or list(self.sites) == list(self.held.sites):
-            return
-        for name, passed in zip_longest(self.held.sites, self.sites):
-            if name != passed:
-                raise ProgramError(self._differs(name, f"is not passed {self.where}, or in another order"))
-
-
-ADVICE = {
-    f"Shape mismatch inside plate({ROWS!r})": "`model` runs once for all rows: theta has shape (rows, parameter), "
-    "and a site one value for each row. Write `theta[..., 0]` for a parameter, and `.to_event(1)` for a vector.",
-    "Boolean value of Tensor": "`model` runs once for all rows, which may not take different branches: write "
-    "`torch.where` for `if`, or mine row by row.",
-}
-"""What to do about the errors of torch and Pyro that programs for one row at a time end in."""
-
-
-def _run(
-    model: Callable[[Tensor], Tensor],
-    theta: Tensor,
-    *,
-    seed: int,
-    where: str = "where it was drawn",
-    held: Run | None = None,
-) -> Run:
-    """Run the program under a plate of rows, on values of its own or on those held."""
-    ledger = _Ledger(len(theta), where, held)
-    try:
-        with seeded(seed), ledger, pyro.plate(ROWS, len(theta), dim=-1):
-            x = model(theta.clone())
-        ledger.close()
-    except Exception as error:
-        if advice := next((advice for words, advice in ADVICE.items() if words in str(error)), None):
-            raise ProgramError(f"{advice} The program stopped with: {error}") from error
-        last = next(reversed(ledger.sites), None)
-        error.add_note(
-            f"`mine` was running the program {where}, {len(theta)} rows at once under a plate at dim=-1; "
-            + ("it had passed no site." if last is None else f"the last site passed was {last!r}.")
-        )
-        raise
-    return Run(theta, _features(x, theta), ledger.sites)
-
-
-def _features(x: Any, theta: Tensor) -> Tensor:  # noqa: ANN401 - whatever the program returns
-    """Return what a program returns as `(rows, data)` in theta's type."""
-    if not isinstance(x, Tensor):
-        raise ProgramError(f"`model` should return x, a tensor of shape ({len(theta)}, data); got {type(x).__name__}.")
-    if x.ndim not in {1, 2} or len(x) != len(theta):
-        raise ProgramError(
-            f"`model` should return x of shape ({len(theta)}, data), one row for each of theta; got shape "
-            f"{tuple(x.shape)}. Values within a plate of the program have the rows last: return `values.T`. "
-            "Flatten images."
-        )
-    x = x.reshape(len(theta), -1).to(theta.dtype)
-    require_finite("x", x.detach(), "Let the program return finite numbers.")
-    return x
-
-
-def _require_draw(msg: dict[str, Any]) -> None:
-    """Refuse a site whose density is not that of a draw."""
-    fn, plates = msg["fn"], [frame.name for frame in msg["cond_indep_stack"]]
-    masked = msg["mask"] is not None or any(isinstance(layer, MaskedDistribution) for layer in _layers(fn))
-    faults = {
-        "is a factor, which is no density of a draw": site_is_factor(msg),
-        "is observed, while a simulator draws: run it without data": msg["is_observed"],
-        "is given its value by a handler and can not be held fixed": msg["done"] or msg["value"] is not None,
-        "has no log probability: draw from one of pyro.distributions": not hasattr(fn, "to_event"),
-        "takes arguments, which `mine` does not pass on": bool(msg["args"] or msg["kwargs"]),
-        "is masked: draw it in every run and ignore the value where it is not needed": masked,
-        "is subsampled or scaled: let plates hold all of their members": bool(torch.as_tensor(msg["scale"] != 1).any()),
-        "lacks the axis of rows: draw it within the plate that `mine` opens": ROWS not in plates,
-    }
-    for fault, present in faults.items():
-        if present:
-            raise ProgramError(f"Site {msg['name']!r} {fault}.")
-
-
-def _shown(edges: list[Tensor]) -> list[float]:
-    """Return each edge in the first row, for a message."""
-    return [round(float(edge.flatten()[0]), 4) for edge in edges]
-
-
-def _layers(fn: Any) -> Iterator[Any]:  # noqa: ANN401
-    """Yield a distribution and those that it wraps."""
-    while fn is not None:
-        yield fn
-        fn = getattr(fn, "base_dist", None)
-
-
-def _require_independent_rows(again: Callable[..., Run], run: Run) -> None:
-    """Raise ProgramError if a row changes when others are left out, or from run to run.
-
-    The halves below and above the median are run, so that a condition on all rows has a chance to be met in one only.
-    """
-    theta = run.theta.detach()
-    for rows in theta[:, 0].argsort().chunk(2):
-        half = run.of_rows(rows)
-        changed = runs.change(half, again(theta[rows], held=half, where="on half of the rows"))
-        if changed is None:
-            continue
-        restless = runs.change(run, again(theta, held=run, where="once more"))
-        if restless is not None:
-            raise ProgramError(
-                f"Randomness should enter at sites alone; {restless} changes from run to run although the values of "
-                "all sites are held fixed. Replace what is drawn elsewhere (`rsample`, `torch.randn`) by `pyro.sample`."
-            )
-        raise ProgramError(
-            f"Rows should be independent; {changed} changes in a row when others are left out. Write the program for a "
-            "single run, without sums or means over the rows."
-        )
 
 
 def _checked(theta: Tensor, theta_ref: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -341,15 +134,3 @@ def _checked(theta: Tensor, theta_ref: Tensor | None) -> tuple[Tensor, Tensor | 
         ) from error
     require_finite("theta_ref", theta_ref, "Choose a reference that the program can be run at.")
     return theta.detach(), theta_ref
-
-
-@contextmanager
-def _lent(dtype: torch.dtype) -> Iterator[None]:
-    """Let the program work in `dtype` and initialise parameters, and undo what it does to everybody else."""
-    store, default = pyro.get_param_store(), torch.get_default_dtype()
-    with undisturbed(), store.scope(store.get_state()), torch.enable_grad():
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(default)

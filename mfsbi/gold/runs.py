@@ -4,12 +4,12 @@ Two runs on the same values are compared: they must agree in x and, at the same 
 site. How log probabilities change with theta is for `slopes`.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import TransformedDistribution
+from torch.distributions import Distribution, TransformedDistribution
 from torch.distributions.constraints import Constraint
 
 from mfsbi.types import ProgramError
@@ -17,12 +17,12 @@ from mfsbi.types import ProgramError
 __all__ = [
     "Run",
     "Site",
-    "change",
     "edges_of",
     "elsewhere",
     "equal_edges",
     "gradient",
     "require_fixed_x",
+    "require_independent_rows",
     "require_same_x",
 ]
 
@@ -104,7 +104,30 @@ def require_same_x(run: Run, other: Run) -> None:
     _refuse_moving(_changed_features(run.x, other.x), run)
 
 
-def change(run: Run, again: Run) -> str | None:
+def require_independent_rows(again: Callable[..., Run], run: Run) -> None:
+    """Raise ProgramError if a row changes when others are left out, or from run to run.
+
+    The halves below and above the median are run, so that a condition on all rows has a chance to be met in one only.
+    """
+    theta = run.theta.detach()
+    for rows in theta[:, 0].argsort().chunk(2):
+        half = run.of_rows(rows)
+        changed = _change(half, again(theta[rows], held=half, where="on half of the rows"))
+        if changed is None:
+            continue
+        restless = _change(run, again(theta, held=run, where="once more"))
+        if restless is not None:
+            raise ProgramError(
+                f"Randomness should enter at sites alone; {restless} changes from run to run although the values of "
+                "all sites are held fixed. Replace what is drawn elsewhere (`rsample`, `torch.randn`) by `pyro.sample`."
+            )
+        raise ProgramError(
+            f"Rows should be independent; {changed} changes in a row when others are left out. Write the program for a "
+            "single run, without sums or means over the rows."
+        )
+
+
+def _change(run: Run, again: Run) -> str | None:
     """Say what has changed in a run at the same theta on the same values, the first site if there is one."""
     for name, site in run.sites.items():
         same = SAME_DENSITY.get(site.log_prob.dtype, SAME_DENSITY_OTHERWISE)
@@ -115,7 +138,7 @@ def change(run: Run, again: Run) -> str | None:
     return f"feature {features[0]} of x, at none of the sites {list(run.sites)}," if features else None
 
 
-def edges_of(fn: Any) -> list[Tensor]:  # noqa: ANN401 - one of Pyro's distributions
+def edges_of(fn: Distribution) -> list[Tensor]:
     """Return the numbers that bound the support of a distribution, such as those of Uniform.
 
     What a transformed distribution gives as its support is that of its last transform, the real line for
@@ -161,7 +184,7 @@ def _refuse_moving(features: list[int], run: Run) -> None:
         )
 
 
-def _numbers(part: Any) -> Iterator[Tensor]:  # noqa: ANN401 - whatever a constraint is made of
+def _numbers(part: object) -> Iterator[Tensor]:
     """Yield the numbers in a constraint and in the constraints it is made of."""
     if isinstance(part, Constraint):
         part = list(vars(part).values())
