@@ -1,0 +1,36 @@
+"""How many rows are worked on at a time, wherever memory has to stay bounded: one budget for all.
+
+A block holds at most 2^24 numbers, 64 MiB in float32:
+
+    rows of a block = 2^24 / (numbers of a row).
+
+A row that passes through a network takes more than its features: hidden layers and the parameters of splines are 2^11
+numbers as a rule, so that such blocks have 8192 rows or, where there are more than 2^11 features, fewer. A tangent takes
+as much again as the row. The speed of networks does not depend on it between some 500 and 30,000 rows.
+
+Densities and means do not depend on the size of blocks but for rounding. Random draws do: what draws block by block
+gives other numbers with other blocks.
+"""
+
+__all__ = ["rows_at_work", "rows_of_block"]
+
+NUMBERS = 2**24
+"""Of a block at most."""
+
+WORK = 2**11
+"""Numbers that a row of few features takes in a network."""
+
+
+def rows_of_block(numbers_per_row: int) -> int:
+    """Return how many rows of so many numbers are held at a time, at least one."""
+    return max(1, NUMBERS // numbers_per_row)
+
+
+def rows_at_work(features: int, tangents: int = 1) -> int:
+    """Return how many rows a network works on at a time, at least one.
+
+    Arguments:
+        features: of a row
+        tangents: how many directions are followed through the network at each row
+    """
+    return rows_of_block(max(features, WORK) * tangents)

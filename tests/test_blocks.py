@@ -1,0 +1,20 @@
+import pytest
+
+from mfsbi.blocks import rows_at_work, rows_of_block
+
+
+@pytest.mark.parametrize(("numbers", "rows"), [(1, 2**24), (41, 409200), (2**24, 1), (2**30, 1)])
+def test_a_block_holds_64_mebibytes_and_at_least_one_row(numbers, rows):
+    assert rows_of_block(numbers) == rows
+    assert rows == 1 or 4 * numbers * rows <= 2**26 < 4 * numbers * (rows + 1)
+
+
+@pytest.mark.parametrize("features", [1, 3, 40, 2048])
+def test_a_network_takes_as_much_for_few_features_as_for_many(features):
+    assert rows_at_work(features) == 8192
+
+
+def test_rows_of_many_features_or_with_many_tangents_are_fewer():
+    assert rows_at_work(3 * 64 * 64) == 1365
+    assert rows_at_work(40, tangents=14) == 585
+    assert rows_at_work(10**6, tangents=10**6) == 1
