@@ -5,8 +5,8 @@ A block holds at most 2^24 numbers, 64 MiB in float32:
     rows of a block = 2^24 / (numbers of a row).
 
 A row that passes through a network takes more than its features: hidden layers and the parameters of splines are 2^11
-numbers as a rule, so that such blocks have 8192 rows or, where there are more than 2^11 features, fewer. A tangent takes
-as much again as the row. The speed of networks does not depend on it between some 500 and 30,000 rows.
+numbers as a rule. So blocks have 8192 rows or, if there are more than 2^11 features, fewer. A tangent takes as much as
+a row does. The speed of networks does not depend on it between some 500 and 30,000 rows.
 
 Densities and means do not depend on the size of blocks but for rounding. Random draws do: what draws block by block
 gives other numbers with other blocks.
