@@ -1,4 +1,4 @@
-"""Refusals: every message names the argument, what was expected, what came and what to do."""
+"""Check arguments. Every message names the argument, what was expected, what came, and what to do."""
 
 import math
 from numbers import Integral, Real
@@ -24,40 +24,40 @@ __all__ = [
 
 
 def require_number(name: str, value: object) -> None:
-    """Raise TypeError unless `value` is a number; True and False are none."""
+    """Raise TypeError unless `value` is a number; True and False are not numbers."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` should be a number; got {_told(value)}.")
 
 
 def require_positive(name: str, value: float) -> None:
-    """Raise unless `value` is a finite number above zero: TypeError for what is no number, else ValueError."""
+    """Raise TypeError unless `value` is a number, and ValueError unless it is finite and above zero."""
     require_number(name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"`{name}` should be positive{' and finite' if value > 0 else ''}; got {value}.")
 
 
 def require_not_negative(name: str, value: float) -> None:
-    """Raise unless `value` is a finite number, zero or above: TypeError for what is no number, else ValueError."""
+    """Raise TypeError unless `value` is a number, and ValueError unless it is finite and not negative."""
     require_number(name, value)
     if not 0 <= value < math.inf:
         raise ValueError(f"`{name}` should not be negative{' but finite' if value > 0 else ''}; got {value}.")
 
 
 def require_positive_integer(name: str, value: float) -> None:
-    """Raise unless `value` is an integer above zero: TypeError for what is no number, else ValueError."""
+    """Raise TypeError unless `value` is a number, and ValueError unless it is an integer above zero."""
     require_number(name, value)
     if not (isinstance(value, Integral) and value > 0):
         raise ValueError(f"`{name}` should be a positive integer; got {value}.")
 
 
 def require_kind(name: str, value: object, kind: type | UnionType, wanted: str) -> None:
-    """Raise TypeError unless `value` is of a kind, which `wanted` says in words."""
+    """Raise TypeError unless `value` is of a type, which the message calls `wanted`."""
     if not isinstance(value, kind):
         raise TypeError(f"`{name}` should be {wanted}; got {_told(value)}.")
 
 
 def require_whole(name: str, value: float) -> None:
-    """Raise unless `value` is an integer, zero or above: TypeError for what is no number, else ValueError."""
+    """Raise TypeError unless `value` is a number, and ValueError unless it is an integer and not negative."""
     require_number(name, value)
     if not (isinstance(value, Integral) and value >= 0):
         what = "should not be negative" if value < 0 else "should be a whole number"
@@ -65,7 +65,7 @@ def require_whole(name: str, value: float) -> None:
 
 
 def require_seed(seed: int) -> None:
-    """Raise unless `seed` is an integer that is not negative: TypeError for what is none, else ValueError."""
+    """Raise TypeError unless `seed` is an integer, and ValueError unless it lies between 0 and 2^63."""
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"`seed` should be a non-negative integer; got {_told(seed)}.")
     if not 0 <= seed < 2**63:
@@ -92,7 +92,7 @@ def require_features(name: str, value: Tensor, features: int, of: str) -> None:
 
 
 def require_last_axis(name: str, value: Tensor, features: int, of: str) -> None:
-    """Raise ValueError unless the last axis of `value` has that many features: one alone would be broadcast."""
+    """Raise ValueError unless the last axis of `value` has that many features; torch would broadcast a single one."""
     if value.shape[-1:] != (features,):
         raise ValueError(
             f"`{name}` should have shape (*, {features}), {features} being the features of {of}; "

@@ -1,4 +1,4 @@
-"""Tensors with a description on disk, in one file and without pickle.
+"""Save tensors with a description in one file, and read them, without pickle.
 
 A file is in the safetensors format (https://huggingface.co/docs/safetensors): raw tensors, and a description as
 JSON in the header. Reading one runs no code. Files are written aside, flushed to the disk and renamed into place, so
@@ -47,7 +47,7 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
         aside.unlink(missing_ok=True)
 
 
-def plain(number: Any) -> Any:  # noqa: ANN401
+def plain(number: object) -> object:
     """Return a number of numpy as Python's, for `json.dumps(..., default=plain)`.
 
     Raises:
@@ -63,7 +63,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is none
-        ValueError: if it is not a file of this library, or of a version this one does not know, is damaged, or has no
+        ValueError: if it is not a file of this library, is damaged, was written by a newer version, or has no
             description
     """
     if not path.is_file():
@@ -71,7 +71,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a file of mfsbi: {error}.") from error
     if header.get("format") != FORMAT:
@@ -85,7 +86,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _digest(tensors: dict[str, Tensor], description: str) -> str:
-    """Return a hash of all that a file holds; early files have none."""
+    """Return a hash of all that a file holds; a file may have none in its header."""
     digest = sha256(description.encode())
     for name in sorted(tensors):
         value = tensors[name]
@@ -100,9 +101,9 @@ def _description(path: Path, header: dict[str, str]) -> dict[str, Any]:
         description = json.loads(header["description"])
     except (KeyError, ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of too many digits
         raise ValueError(f"{path} has no description of what it holds: {error}. Save it again.") from error
-    if not isinstance(description, dict):
-        raise ValueError(  # noqa: TRY004 - of the file, not of an argument
-            f"{path} has no description of what it holds: it should be a JSON object and is a "
-            f"{type(description).__name__}. Save it again."
-        )
-    return description
+    if isinstance(description, dict):
+        return description
+    raise ValueError(
+        f"{path} has no description of what it holds: it should be a JSON object and is a "
+        f"{type(description).__name__}. Save it again."
+    )

@@ -1,7 +1,6 @@
 """Simulators by name: packages announce theirs by entry points, so that mfsbi need not import them."""
 
 import importlib.metadata
-from typing import Any
 
 from mfsbi.types import KnownTruth, Simulator
 
@@ -10,8 +9,8 @@ __all__ = ["GROUP", "named", "registered"]
 GROUP = "mfsbi.simulators"
 
 
-def named(name: str, **options: Any) -> Simulator:  # noqa: ANN401 - the simulator's own
-    """Return a new simulator of that name, made with these options.
+def named(name: str, **options: object) -> Simulator:
+    """Return a new simulator of that name, made with the options that it takes.
 
     Raises:
         ValueError: if there is none, or it has no parameters to infer
@@ -23,11 +22,11 @@ def named(name: str, **options: Any) -> Simulator:  # noqa: ANN401 - the simulat
             f"A package adds its own by an entry point in the group {GROUP!r}."
         )
     simulator = known[name].load()(**options)
-    if not isinstance(simulator, Simulator):
-        raise ValueError(  # noqa: TRY004 - the word typed was wrong, not a type
-            f"the simulator {name!r} has no parameters to infer: it lacks `prior`, `parameter_names` or `simulate`."
-        )
-    return simulator
+    if isinstance(simulator, Simulator):
+        return simulator
+    raise ValueError(
+        f"the simulator {name!r} has no parameters to infer: it lacks `prior`, `parameter_names` or `simulate`."
+    )
 
 
 def registered(name: str) -> KnownTruth:
@@ -37,8 +36,6 @@ def registered(name: str) -> KnownTruth:
         ValueError: if there is none, it has no parameters, or its likelihood or manifold is not known
     """
     simulator = named(name)
-    if not isinstance(simulator, KnownTruth):
-        raise ValueError(  # noqa: TRY004 - the word typed was wrong, not a type
-            f"what was learned is compared with the truth, and {name!r} lacks `log_prob` or a known manifold."
-        )
-    return simulator
+    if isinstance(simulator, KnownTruth):
+        return simulator
+    raise ValueError(f"what was learned is compared with the truth, and {name!r} lacks `log_prob` or a known manifold.")

@@ -1,4 +1,4 @@
-"""Global state on loan: libraries that use or change it are let in, and the user's state comes back."""
+"""Random seeds, and blocks in which libraries may use or change global state, which is restored after them."""
 
 import random
 import threading

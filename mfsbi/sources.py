@@ -130,7 +130,7 @@ class _Function:
         """Return x of each row of theta.
 
         Raises:
-            TypeError: if the function returns what is no array of real numbers
+            TypeError: if the function does not return an array of real numbers
             ValueError: if it is of another shape
         """
         if seed is None:
@@ -318,7 +318,7 @@ def read_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[Tensor]:
     """Return arrays from one `.npz` file that has these names, or from as many `.npy` files in this order.
 
     Raises:
-        ValueError: if files or names do not fit, or an array is no array of finite numbers
+        ValueError: if files or names do not fit, or a number is not finite or not real
         FileNotFoundError: if there is no such file
     """
     forms = {(".npz",): _of_archive, (".npy",) * len(names): _of_files}
@@ -333,6 +333,7 @@ def read_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[Tensor]:
 
 
 def _of_archive(paths: Sequence[Path], names: Sequence[str]) -> list[NDArray]:
+    """Return the arrays of one `.npz` file that have these names."""
     stored = _load(paths[0])
     if any(name not in stored for name in names):
         raise ValueError(f"{paths[0]} should hold {' and '.join(names)}; it holds {', '.join(stored) or 'nothing'}.")
@@ -340,6 +341,7 @@ def _of_archive(paths: Sequence[Path], names: Sequence[str]) -> list[NDArray]:
 
 
 def _of_files(paths: Sequence[Path], _: Sequence[str]) -> list[NDArray]:
+    """Return the array of each `.npy` file."""
     return [array for path in paths for array in _load(path).values()]
 
 

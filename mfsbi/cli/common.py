@@ -50,6 +50,9 @@ MISTAKES = (ValueError, TypeError, RuntimeError, ArithmeticError, OSError, Memor
 PriorOption = Annotated[
     list[str], typer.Option("--prior", help="LOW:HIGH of a parameter with a uniform prior; once for each, in order.")
 ]
+FOLDERS = {".zarr"}
+"""Endings of files that are folders."""
+
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything: the same seed gives the same result.")]
 
@@ -119,7 +122,7 @@ def require_place(out: Path, *endings: str) -> None:
     require_folder(out)
     if not os.access(out.resolve().parent, os.W_OK):
         raise OSError(f"Cannot write {out}: its folder may not be written to. Choose another place by --out.")
-    if out.is_dir() and out.suffix != ".zarr":
+    if out.is_dir() and out.suffix not in FOLDERS:
         raise OSError(f"Cannot write {out}: a folder is there. Choose another place by --out.")
     if endings and out.suffix not in endings:
         raise ValueError(f"`--out` should end in {' or '.join(endings)}; got {out}.")

@@ -1,4 +1,4 @@
-r"""Free checks of gold, before anything is trained on it.
+r"""Check joint scores and joint log ratios before anything is trained on them; it takes no further simulations.
 
 At fixed theta the joint score averages to zero, whatever the simulator,
 
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 CHANCE = 1e-9
-"""Of either sign, that true gold is refused: a z of six."""
+"""Of either sign, that true scores or ratios are refused: a z of six."""
 
 FACTOR = 1.25
 """By which scores may be off: a prior may be not quite what theta was drawn from."""

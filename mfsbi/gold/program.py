@@ -97,10 +97,11 @@ class PyroSimulator:
 
 
 def _mean_of(prior: Prior) -> Tensor:
+    """Return the mean of a prior, or raise ValueError if it has none."""
     try:
         mean = getattr(prior, "mean", None)
     except NotImplementedError:
         mean = None
-    if not isinstance(mean, Tensor):
-        raise ValueError(f"{prior} has no mean, where the ratio could have its reference: say `theta_ref=`.")  # noqa: TRY004
-    return mean
+    if isinstance(mean, Tensor):
+        return mean
+    raise ValueError(f"{prior} has no mean, where the ratio could have its reference: say `theta_ref=`.")

@@ -1,4 +1,4 @@
-r"""What is left of a program's run, and the comparisons of two runs that make sure that gold is gold.
+r"""The record of a program's run, and comparisons of two runs that show whether its joint score is valid.
 
 Two runs on the same values are compared: they must agree in x and, at the same theta, in the log probability of every
 site. How log probabilities change with theta is for `slopes`.
@@ -17,6 +17,7 @@ from mfsbi.types import ProgramError
 __all__ = [
     "Run",
     "Site",
+    "Tolerance",
     "edges_of",
     "elsewhere",
     "equal_edges",
@@ -27,8 +28,25 @@ __all__ = [
 ]
 
 SAME = 1e-5  # relative; sums taken in another order differ by 1e-6 in float32, mistakes by far more
-SAME_DENSITY = {torch.float64: 1e-5}  # densities may be narrow, and differ by much more than what they are made of
-SAME_DENSITY_OTHERWISE = 1e-2
+
+
+class Tolerance(NamedTuple):
+    """What rounding may do to numbers of a type.
+
+    Arguments:
+        density: relative difference of log probabilities; densities may be narrow, and differ by more than their values
+        jump: of a log probability
+        faults: share of rows whose log probability changes otherwise than its gradient says, kinks included
+    """
+
+    density: float
+    jump: float
+    faults: float
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> "Tolerance":
+        """Return that of a type of tensors."""
+        return cls(1e-5, 1e-3, 0.01) if dtype == torch.float64 else cls(1e-2, 0.1, 0.1)
 
 
 class Site(NamedTuple):
@@ -128,10 +146,9 @@ def require_independent_rows(again: Callable[..., Run], run: Run) -> None:
 
 
 def _change(run: Run, again: Run) -> str | None:
-    """Say what has changed in a run at the same theta on the same values, the first site if there is one."""
+    """Return what differs between two runs at the same theta on the same values: the first such site, or feature."""
     for name, site in run.sites.items():
-        same = SAME_DENSITY.get(site.log_prob.dtype, SAME_DENSITY_OTHERWISE)
-        tolerance = same * (1 + site.log_prob.abs())
+        tolerance = Tolerance.of(site.log_prob.dtype).density * (1 + site.log_prob.abs())
         if ((again.sites[name].log_prob - site.log_prob).abs() > tolerance).any():
             return f"the log probability of site {name!r}"
     features = _changed_features(run.x, again.x)
@@ -160,7 +177,7 @@ def edges_of(fn: Distribution) -> list[Tensor]:
 
 
 def equal_edges(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    """Tell whether two supports have the same edges."""
+    """Return whether two supports have the same edges."""
     return len(ours) == len(theirs) and all(
         a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
         for a, b in zip(ours, theirs, strict=True)
@@ -176,6 +193,7 @@ def _changed_features(x: Tensor, other: Tensor) -> list[int]:
 
 
 def _refuse_moving(features: list[int], run: Run) -> None:
+    """Raise ProgramError if there are features that move with theta while all values are held."""
     if features:
         raise ProgramError(
             f"`model` should let theta reach x through its sites alone; feature {features[0]} of x depends on theta "

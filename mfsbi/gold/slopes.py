@@ -1,4 +1,4 @@
-r"""Whether log probabilities of a program change with theta as autograd says; the program is run on held values.
+r"""Check that log probabilities of a program change with theta as autograd says, with all values held fixed.
 
 A small step h away the log probability must rise by what the gradients t and t' at both ends foretell,
 
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mfsbi.gold.runs import Run, gradient
+from mfsbi.gold.runs import Run, Tolerance, gradient
 from mfsbi.types import ProgramError
 
 __all__ = ["require_finite_slopes", "require_gradient", "require_no_jump"]
@@ -31,10 +31,6 @@ __all__ = ["require_finite_slopes", "require_gradient", "require_no_jump"]
 HALVINGS, JUMP_ROWS = 20, 1000
 BESIDE = (1, 4, 16, 64, 256)  # steps of these sizes, to either side
 TIMES_NOISE = 10
-LEAST_JUMP = {torch.float64: 1e-3}  # of a log probability
-LEAST_JUMP_OTHERWISE = 0.1
-FAULTS = {torch.float64: 0.01}  # rows that may be found at fault by rounded numbers and kinks
-FAULTS_OTHERWISE = 0.1
 
 
 class _Ends(NamedTuple):
@@ -81,7 +77,7 @@ def require_gradient(again: Callable[..., Run], run: Run, towards: Tensor) -> No
         error, foretold = _error(here, ends), 10 * _budget(near) * _foretold(here, ends)
         far &= ~(error <= foretold + rounding)
         off &= ~(error <= 0.2 * foretold + rounding)
-        if far.double().mean() <= FAULTS.get(near.dtype, FAULTS_OTHERWISE) and off.double().mean() <= 0.5:
+        if far.double().mean() <= Tolerance.of(near.dtype).faults and off.double().mean() <= 0.5:
             return
     _refuse_gradient(run, there)
 
@@ -127,6 +123,7 @@ def require_no_jump(again: Callable[..., Run], run: Run, towards: Tensor) -> Non
 
 
 def _ends(run: Run) -> _Ends:
+    """Return what a run knows of its log probability."""
     log_prob = torch.stack([site.log_prob for site in run.sites.values()], -1).detach()
     scale = torch.stack([1 + site.log_prob.detach().abs() + site.size() for site in run.sites.values()]).sum(0)
     return _Ends(run.theta.detach(), log_prob, run.score(), scale)
@@ -139,6 +136,7 @@ def _error(left: _Ends, right: _Ends) -> Tensor:
 
 
 def _foretold(left: _Ends, right: _Ends) -> Tensor:
+    """Return how much the parameters' changes, one by one, should change the log probability, shape `(rows,)`."""
     return (0.5 * (left.slope + right.slope) * (right.theta - left.theta)).abs().sum(1)
 
 
@@ -148,11 +146,10 @@ def _rounding(here: _Ends) -> Tensor:
 
 
 def _jumps(left: _Ends, right: _Ends, slack: float) -> Tensor:
-    """Tell rows with a rise beyond rounding, and beyond `slack` times what a kink between slopes explains."""
+    """Return the rows with a rise beyond rounding, and beyond `slack` times what a kink between slopes explains."""
     step = right.theta - left.theta
     kink = 0.5 * ((left.slope * step).sum(1).abs() + (right.slope * step).sum(1).abs())
-    least = LEAST_JUMP.get(step.dtype, LEAST_JUMP_OTHERWISE)
-    return _error(left, right) > least + slack * kink + _rounding(left) + _rounding(right)
+    return _error(left, right) > Tolerance.of(step.dtype).jump + slack * kink + _rounding(left) + _rounding(right)
 
 
 def _choose(first: Tensor, ours: _Ends, theirs: _Ends) -> _Ends:
@@ -168,6 +165,7 @@ def _small_step(here: _Ends, towards: Tensor, shrunk: float) -> Tensor:
 
 
 def _budget(like: Tensor) -> float:
+    """Return the change of a log probability at which rounding and curvature err alike, times ten."""
     return 10 * torch.finfo(like.dtype).eps ** (1 / 3)
 
 

@@ -13,9 +13,9 @@ and never two at a time in one process, because threads share the random generat
 
 **Failures.** A call that fails is made once more, since what fails by chance should not change x. If it fails again,
 its rows are halved and each half simulated by a seed of its own, down to the single rows that fail: one bad row among n
-costs 2 log2(n) calls and not n. Those rows, and rows that are not finite, are flagged `failed` in the store and told
-with theta and traceback in `failed/<shard>.jsonl`; nobody learns from them. A model then describes x given that the
-simulator did not fail.
+costs 2 log2(n) calls and not n. Those rows, and rows that are not finite, are flagged `failed` in the store and noted
+with theta and traceback in `failed/<shard>.jsonl`; readers leave them out. A model learned from a store hence describes
+x given that the simulator did not fail.
 """
 
 from mfsbi.simulating.checking import check

@@ -1,4 +1,4 @@
-"""Is a store what it says? Sizes, digests, seeds and finiteness of every shard, and some of them made again."""
+"""Check a store: sizes, digests, seeds and finiteness of every shard, and that some come out the same again."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def check(store: Store, plan: Plan | None = None, *, again: int = 0, seed: int =
         seed: of that choice
 
     Raises:
-        ValueError: if the plan is another one, or missing
+        ValueError: if the store was made by another plan, or `again` comes without one
     """
     if again and plan is None:
         raise ValueError("Simulating again needs the `plan` that the store was made by.")
@@ -35,6 +35,7 @@ def check(store: Store, plan: Plan | None = None, *, again: int = 0, seed: int =
 
 
 def _fault(store: Store, shard: int) -> str:
+    """Return what is wrong with a shard as it lies there; nothing if all is well."""
     mark = store.marks[shard]
     try:
         arrays, reasons = store.chunks_of(shard), store.reasons(shard)

@@ -1,4 +1,4 @@
-"""What is simulated, and how to tell whether it is still the same."""
+"""What is simulated, and whether a store was made by the same simulations."""
 
 import platform
 import sys
@@ -26,7 +26,7 @@ class Plan:
 
     Arguments:
         simulator: called with `theta` of shape `(rows, parameter)` in float32 and a whole number `seed` below 2^63
-            (`numpy.random.seed` takes fewer, `numpy.random.default_rng` any). A public attribute `version` is noted
+            (`numpy.random.seed` takes fewer, `numpy.random.default_rng` any). An attribute `version` is noted
         rows: how many
         prior: of theta; the simulator's own if None
         seed: of everything
@@ -130,7 +130,7 @@ def require_same(path: Path, stored: dict[str, Any], plan: Plan, ours: dict[str,
             )
 
 
-def _agree(one: Any, other: Any) -> bool:  # noqa: ANN401
+def _agree(one: object, other: object) -> bool:
     """Whether two values of JSON are the same, up to rounding by different processors in lists of numbers."""
     if one == other or not (isinstance(one, list) and isinstance(other, list)):
         return bool(one == other)
@@ -140,11 +140,12 @@ def _agree(one: Any, other: Any) -> bool:  # noqa: ANN401
         return False
 
 
-def _short(value: Any) -> str:  # noqa: ANN401
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) < 60 else text[:57] + "..."
 
 
-def _version(simulator: Simulator) -> Any:  # noqa: ANN401
+def _version(simulator: Simulator) -> object:
+    """Return the version that a simulator says, or else that of its package."""
     package = sys.modules.get(type(simulator).__module__.partition(".")[0])
     return getattr(simulator, "version", getattr(package, "__version__", ""))

@@ -3,13 +3,14 @@
 import math
 import shutil
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -30,6 +31,8 @@ from mfsbi.store import (
 
 __all__ = ["simulate_to_store", "workers"]
 
+Result = TypeVar("Result")
+
 SHARD_BYTES = 16_000_000
 SHARDS = 64
 IDLE = 60
@@ -48,7 +51,7 @@ SAFE = (
 
 
 class Made(NamedTuple):
-    """What became of a shard."""
+    """What became of a shard: its rows, how many of them failed, and theta and error of the first."""
 
     rows: int
     failed: int
@@ -132,9 +135,9 @@ def workers(count: int) -> Iterator[Executor | None]:
     from loky import ProcessPoolExecutor  # noqa: PLC0415 - most processes do without
 
     class Pool(ProcessPoolExecutor):
-        def submit(self, *task: Any, **named: Any) -> Future[Any]:  # noqa: ANN401 - what loky's takes
+        def submit(self, task: Callable[..., Result], /, *given: object, **named: object) -> Future[Result]:
             with _blocked_interrupts():  # processes and the thread that are begun here inherit it
-                return super().submit(*task, **named)
+                return super().submit(task, *given, **named)
 
     pool = Pool(count, timeout=IDLE)
     try:
@@ -151,8 +154,6 @@ def _blocked_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    from multiprocessing import resource_tracker  # noqa: PLC0415 - not everywhere
-
     resource_tracker.ensure_running()  # which in Python 3.11 lets SIGINT through when it begins
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -257,6 +258,7 @@ def _require_room(path: Path, needed: int) -> None:
 
 
 def _require_range(part: tuple[int, int], max_failures: float) -> None:
+    """Raise ValueError unless there is such a part, and such a fraction."""
     whole = isinstance(part, tuple) and len(part) == 2 and all(isinstance(number, int) for number in part)
     if not whole or not 0 <= part[0] < part[1]:
         raise ValueError(f"`part` should be (i, N) with 0 <= i < N; got {part}.")

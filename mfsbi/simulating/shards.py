@@ -23,13 +23,13 @@ GRACE = 10
 """Failures that never are too many, unless none is allowed."""
 
 WHOLE = 2**24
-"""Whole numbers up to this one are told apart in float32."""
+"""Whole numbers up to this one differ in float32."""
 
 AXES = {"joint_log_ratio": ("rows",)}
 """Of arrays that do not have rows and features."""
 
 TRIES = 4
-"""Pairs of theta at which a simulator may fail before it is given up."""
+"""Pairs of theta at which a simulator may fail before nothing more is tried."""
 
 
 class Drawn(NamedTuple):
@@ -226,4 +226,5 @@ def _fault(value: object, rows: int, axes: int) -> str:
 
 
 def _told(reason: dict[str, Any]) -> str:
+    """Return theta of a failure, and the traceback if there is one."""
     return f"theta = {reason['theta']}\n{reason['traceback'] or reason['error']}"

@@ -130,7 +130,7 @@ class Store:
 
         Raises:
             IndexError: if there is no such row
-            TypeError: if rows are no whole numbers, such as a mask of True and False
+            TypeError: if rows are not whole numbers, such as a mask of True and False
         """
         numbers = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
@@ -198,6 +198,7 @@ class Store:
         return Simulations(**{name: torch.from_numpy(values) for name, values in out.items()})
 
     def _all(self, name: str) -> NDArray:
+        """Return all rows of an array that can be read."""
         out = np.empty((len(self), *self.layout.shapes[name]), dtype=np.float32)
         for place, shard in enumerate(self.finished):
             end = self._ends[place]
@@ -220,6 +221,7 @@ class Store:
 
     @cached_property
     def _ends(self) -> NDArray:
+        """The number of the row after the last of each finished shard."""
         return np.cumsum(self._counts)
 
     def _marks(self) -> dict[int, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Finishing a shard: aside, checked, forced to disk, renamed into place, the mark last."""
+"""Write a shard: checked, aside, forced to disk, renamed into place, the mark last."""
 
 import errno
 import hashlib
@@ -116,6 +116,7 @@ def _chunk(layout: Layout, name: str, array: NDArray) -> bytes:
 
 
 def _require_sound(layout: Layout, shard: int, arrays: dict[str, NDArray]) -> None:
+    """Raise ValueError unless arrays have the store's shapes, and finite numbers where no simulation failed."""
     rows = layout.rows_of(shard)
     for name in layout.arrays:
         expected = (rows, *layout.shapes.get(name, ()))
@@ -132,6 +133,7 @@ def _require_sound(layout: Layout, shard: int, arrays: dict[str, NDArray]) -> No
 
 
 def _complaint(path: Path, error: OSError) -> str:
+    """Return why a store cannot be written, and what to do about it."""
     advice = {
         errno.ENOSPC: "Make room and run the same again: finished shards are safe.",
         errno.EDQUOT: "Make room and run the same again: finished shards are safe.",
