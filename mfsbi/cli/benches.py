@@ -1,5 +1,6 @@
 """Commands that measure: the demo, benchmarks and their reports."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +24,6 @@ __all__ = ["bench", "demo", "report"]
 bench = typer.Typer(help="Measure mfsbi and others side by side.", no_args_is_help=True)
 
 TABLES_FOLDER = Path("notebooks/tables")
-
-ResultsOption = Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")]
-RowsOption = Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")]
 
 
 @command(ValueError, OSError)
@@ -61,7 +59,7 @@ def demo(
         quiet=quiet,
         tell=(lambda _: None) if quiet else console.print,
     )
-    console.print(_table(result, simulator))
+    console.print(_numbers(result, simulator))
     console.print(
         f"Draws, estimator, figures and numbers are in {escape(str(out.resolve()))}", highlight=False, soft_wrap=True
     )
@@ -88,45 +86,39 @@ def samplers(
     say(as_markdown(compare_samplers(chosen, threads=threads, out=out, tell=_tell)))
 
 
-@bench.command()
-@command(ValueError, OSError)
-def polynomial(
-    preset: Annotated[str, typer.Option(help="smoke (a minute), quick (a quarter of an hour) or paper.")] = "quick",
-    only: RowsOption = "",
-    out: ResultsOption = TABLES_FOLDER,
-) -> None:
-    """Train and judge every model of the paper on the polynomial surface; an interrupted run goes on where it was."""
-    _run("polynomial", preset, only, out)
+def _of_table(table: str, presets: str) -> Callable[..., None]:
+    """Return the command that runs a table and prints its report."""
+
+    @command(ValueError, OSError)
+    def run(
+        preset: Annotated[str, typer.Option(help=presets)] = "quick",
+        only: Annotated[str, typer.Option(help="Rows whose name holds these letters; all if not given.")] = "",
+        out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+    ) -> None:
+        run_table(table, preset, out, only=only, tell=_tell)
+        say(report_results(table, preset, out))
+
+    return run
 
 
-@bench.command()
-@command(ValueError, OSError)
-def circle(
-    preset: Annotated[str, typer.Option(help="smoke (a minute), quick (minutes) or paper.")] = "quick",
-    only: RowsOption = "",
-    out: ResultsOption = TABLES_FOLDER,
-) -> None:
-    """Train and judge models on a Gaussian on a circle, which no single chart covers."""
-    _run("circle", preset, only, out)
-
-
-@bench.command()
-@command(ValueError, OSError)
-def lhc(
-    preset: Annotated[
-        str, typer.Option(help="smoke (minutes), quick (half an hour), paper (a night); 1e3, 1e4, 1e5.")
-    ] = "quick",
-    only: RowsOption = "",
-    out: ResultsOption = TABLES_FOLDER,
-) -> None:
-    """Train and judge every model on the LHC process, with joint scores and without, by its exact posterior."""
-    _run("lhc", preset, only, out)
-
-
-def _run(table: str, preset: str, only: str, out: Path) -> None:
-    """Run a table and print its report."""
-    run_table(table, preset, out, only=only, tell=_tell)
-    say(report_results(table, preset, out))
+for _table, _presets, _purpose in (
+    (
+        "polynomial",
+        "smoke (a minute), quick (a quarter of an hour) or paper.",
+        "Train and judge every model of the paper on the polynomial surface; an interrupted run goes on where it was.",
+    ),
+    (
+        "circle",
+        "smoke (a minute), quick (minutes) or paper.",
+        "Train and judge models on a Gaussian on a circle, which no single chart covers.",
+    ),
+    (
+        "lhc",
+        "smoke (minutes), quick (half an hour), paper (a night); 1e3, 1e4, 1e5.",
+        "Train and judge every model on the LHC process, with joint scores and without, by its exact posterior.",
+    ),
+):
+    bench.command(name=_table, help=_purpose)(_of_table(_table, _presets))
 
 
 def _tell(line: object) -> None:
@@ -134,7 +126,7 @@ def _tell(line: object) -> None:
     Console(stderr=True).print(line, soft_wrap=True)
 
 
-def _table(result: DemoResult, simulator: str) -> Table:
+def _numbers(result: DemoResult, simulator: str) -> Table:
     """Return the demo's numbers as one table."""
     table = Table(title=f"M-flow on the simulator {simulator!r}, {EVENTS} observations", title_justify="left")
     table.add_column("quantity", no_wrap=True)

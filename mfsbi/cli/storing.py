@@ -164,6 +164,11 @@ def _plan_of(found: Store, word: str, prior: list[str]) -> Plan:
 
 @contextmanager
 def _executor(count: int, dask: str) -> Iterator[Executor | None]:
+    """Lend an executor of processes on this machine, or of the workers of a dask scheduler, if there is an address.
+
+    The latter are sent the modules of the working folder by distributed's plugin `UploadFile`, also those that join
+    later. Its `UploadDirectory` would send the whole folder, stores included, and only to workers that have a nanny.
+    """
     if not dask:
         with workers(count) as executor:
             yield executor
@@ -200,6 +205,7 @@ def _zipped(files: list[Path], folder: Path) -> str:
 
 
 def _summary(found: Store) -> str:
+    """Return in one line how much of a store is there."""
     shards = f"{len(found.finished)} of {found.layout.shards} shards are finished"
     failed = f", {found.failed:,} failed" if found.failed else ""
     return f"{found.path} holds {len(found):,} of {found.rows:,} simulations{failed}; {shards}."
