@@ -19,7 +19,8 @@ from mfsbi.inference.chains import Chains
 from mfsbi.inference.to_arviz import diagnose
 from mfsbi.plugin.host import LikelihoodBasedPotential, MCMCPosterior
 from mfsbi.plugin.likelihood import ManifoldNLE
-from mfsbi.plugin.sampling import SAMPLERS, sample_chains
+from mfsbi.plugin.samplers import SAMPLERS
+from mfsbi.plugin.sampling import sample_chains
 from mfsbi.plugin.specs import MFlow
 from mfsbi.registry import registered
 from mfsbi.seeds import derived, seeded
@@ -147,18 +148,9 @@ def _posteriors(name: str, scale: Scale) -> tuple[MCMCPosterior, MCMCPosterior, 
     ours = trainer.build_posterior()
     x = simulator.simulate(truth.expand(scale.events, -1), seed=derived(0, 2))
     potential = LikelihoodBasedPotential(EveryRow(estimator.model).eval(), ours.potential_fn.prior, x)
-    stock = MCMCPosterior(
-        potential,
-        ours.potential_fn.prior,
-        theta_transform=ours.theta_transform,
-        method=ours.method,
-        num_chains=ours.num_chains,
-        warmup_steps=ours.warmup_steps,
-        thin=ours.thin,
-        init_strategy=ours.init_strategy,
-        init_strategy_parameters=ours.init_strategy_parameters,
-    )
-    return ours, stock, x
+    names = "theta_transform method num_chains warmup_steps thin init_strategy init_strategy_parameters"
+    settings = {name: getattr(ours, name) for name in names.split()}
+    return ours, MCMCPosterior(potential, ours.potential_fn.prior, **settings), x
 
 
 def _rate(simulator: str, label: str, chains: Chains) -> Rate:
@@ -169,7 +161,7 @@ def _rate(simulator: str, label: str, chains: Chains) -> Rate:
         label,
         count,
         draws,
-        seconds=chains.info["seconds"],
+        seconds=chains.info.seconds,
         effective=min(diagnostics.ess_bulk),
         tails=min(diagnostics.ess_tail),
         r_hat=max(diagnostics.r_hat),

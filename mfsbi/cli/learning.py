@@ -31,10 +31,11 @@ from mfsbi.plots import calibration
 from mfsbi.plugin.calibrating import calibrate as run_calibration
 from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.ratio import ALICES
-from mfsbi.plugin.sampling import SAMPLERS, sample_chains
+from mfsbi.plugin.samplers import SAMPLERS
+from mfsbi.plugin.sampling import sample_chains
 from mfsbi.plugin.saving import SPECS, Estimator, Trainer, load, save, trainer_for
 from mfsbi.plugin.specs import AF, FOM, Spec
-from mfsbi.priors import bounds_of, box
+from mfsbi.priors import box
 from mfsbi.seeds import derived
 from mfsbi.sources import Source, prior_of, read_arrays, simulator, source_of
 from mfsbi.train.ranks import Ranks
@@ -170,12 +171,8 @@ def sample(
     prior, names = belief.prior_and_names()
     (observed,) = read_arrays([x], ["x"])
     posterior = trainer_for(_loaded(model), prior).build_posterior()
-    sampler = chains.sampler
-    settings = {"bounds": bounds_of(prior)} if sampler == "grid" else {}
     bars = not quiet and Console(stderr=True).is_terminal
-    found = sample_chains(
-        posterior, observed, chains.draws, sampler=sampler, seed=seed, show_progress_bars=bars, **settings
-    )
+    found = sample_chains(posterior, observed, chains.draws, sampler=chains.sampler, seed=seed, show_progress_bars=bars)
     write(to_arviz(found, names, x=observed), out)
     console.print(_summary(found, names))
     say(f"The draws are in {out}")
@@ -293,7 +290,7 @@ def _spec(name: str, dim: int | None, coordinates: tuple[int, ...]) -> Spec:
 
 def _summary(chains: Chains, names: Sequence[str]) -> Table:
     """Return a row for each parameter."""
-    table = Table(title=f"Posterior by {chains.info['sampler']}", title_justify="left")
+    table = Table(title=f"Posterior by {chains.info.sampler}", title_justify="left")
     table.add_column("parameter")
     for column in ("mean", "sd", "5 %", "95 %", "R-hat", "ESS"):
         table.add_column(column, justify="right")

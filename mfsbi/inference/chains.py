@@ -1,24 +1,56 @@
 """Chains: what a sampler returns, whichever it was."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mfsbi.checks import require_tensor
 
-__all__ = ["Chains"]
+__all__ = ["Chains", "Info"]
+
+
+class Info(NamedTuple):
+    """How chains were made; what does not apply to a sampler is None.
+
+    `info["seconds"]` is the same as `info.seconds`.
+
+    Arguments:
+        sampler: the name of the sampler
+        markov: whether each draw depends on the one before; draws that are independent were only dealt into chains
+        warmup_steps: steps of each chain before its draws
+        thin: steps for each draw
+        seed: of everything random
+        seconds: how long it took, warm-up included
+        acceptance: the mean share of proposals that were accepted; the effective share of candidates where these were
+            resampled by their weights
+        divergences: the number of trajectories that diverged
+        evaluations: how many theta the potential was evaluated at
+    """
+
+    sampler: str = ""
+    markov: bool = True
+    warmup_steps: int | None = None
+    thin: int | None = None
+    seed: int | None = None
+    seconds: float = 0.0
+    acceptance: float | None = None
+    divergences: int | None = None
+    evaluations: int | None = None
+
+    def __getitem__(self, key: object) -> object:  # type: ignore[override]
+        return getattr(self, key) if isinstance(key, str) else tuple(self)[key]  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
 class Chains:
-    """Draws of theta from several Markov chains after their warm-up.
+    """Draws of theta from several chains after their warm-up.
 
     Arguments:
         draws: shape `(chain, draw, parameter)`
         log_prob: log posterior of each draw up to a constant, shape `(chain, draw)`
-        info: how they were made: sampler, warm-up steps, seed, seconds
+        info: how they were made
 
     Raises:
         ValueError: if the shapes do not fit each other
@@ -26,7 +58,7 @@ class Chains:
 
     draws: Tensor
     log_prob: Tensor
-    info: dict[str, Any] = field(default_factory=dict)
+    info: Info = field(default_factory=Info)
 
     def __post_init__(self) -> None:
         require_tensor("draws", self.draws)

@@ -19,7 +19,8 @@ sample size is
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import cast
 
 import emcee
 import numpy as np
@@ -29,22 +30,64 @@ from torch import Tensor
 from torch.distributions import Transform, identity_transform
 
 from mfsbi.checks import require_positive_integer, require_whole
-from mfsbi.inference.chains import Chains
+from mfsbi.inference.chains import Chains, Info
+from mfsbi.inference.samplers import Problem
+from mfsbi.seeds import derived
 
-__all__ = ["run_emcee"]
+__all__ = ["Emcee", "run_emcee"]
 
 
-def run_emcee(  # noqa: PLR0913, PLR0915 - what a sampler must be told
+@dataclass(frozen=True)
+class Emcee:
+    """The sampler of `run_emcee`, whose walkers begin at draws of the prior.
+
+    Arguments:
+        walkers: how many, at least twice the parameters; 16 or four times the parameters if None
+        warmup: steps before the draws
+        thin: steps for each draw
+        moves: emcee's, one or a list with weights; half `DEMove` and half `KDEMove` if None
+        backend: emcee's, which can keep the steps in a file
+
+    Raises:
+        ValueError: if walkers or thin is not a positive integer, or warmup is negative
+    """
+
+    walkers: int | None = None
+    warmup: int = 500
+    thin: int = 5
+    moves: object = None
+    backend: object = None
+
+    def __post_init__(self) -> None:
+        if self.walkers is not None:
+            require_positive_integer("walkers", self.walkers)
+        require_positive_integer("thin", self.thin)
+        require_whole("warmup", self.warmup)
+
+    def draw(self, problem: Problem, draws: int, seed: int) -> Chains:
+        """Return one chain for each walker."""
+        problem.require_continuous("emcee")
+        return run_emcee(
+            problem.log_prob,
+            problem.starts(self.walkers or max(16, 4 * problem.parameters), derived(seed, 0)),
+            draws,
+            sampler=self,
+            transform=problem.transform,
+            seed=derived(seed, 1),
+            show_progress_bars=problem.show_progress_bars,
+        )
+
+
+def run_emcee(
     log_prob: Callable[[Tensor], Tensor],
     starts: Tensor,
     draws: int = 250,
     *,
-    warmup: int = 500,
-    thin: int = 5,
+    sampler: Emcee | None = None,
     transform: Transform = identity_transform,
     seed: int = 0,
     show_progress_bars: bool = False,
-    **settings: Any,  # noqa: ANN401 - those of emcee's sampler
+    **settings: object,
 ) -> Chains:
     """Sample by emcee's ensemble of walkers; Ctrl-C keeps the draws so far.
 
@@ -52,23 +95,21 @@ def run_emcee(  # noqa: PLR0913, PLR0915 - what a sampler must be told
         log_prob: theta of shape `(rows, parameter)` -> log posterior up to a constant, -inf outside the prior
         starts: where the walkers begin, shape `(walkers, parameter)`, at least twice as many walkers as parameters
         draws: of each walker
-        warmup: steps before these
-        thin: steps for each draw
+        sampler: settings as a value
         transform: theta -> unconstrained coordinates, in which the walkers move
         seed: of the moves
         show_progress_bars: show emcee's progress bar
-        settings: of emcee's `EnsembleSampler`, such as `moves`, or `backend` for draws that are kept in a file
+        settings: those of `Emcee` by name, if there is no `sampler`: warmup, thin, moves, backend
 
     Returns:
-        one chain for each walker, with the share of accepted steps in `info`
+        one chain for each walker
 
     Raises:
         ValueError: if there are too few walkers, log_prob is NaN, or -inf at a start
         KeyboardInterrupt: if interrupted before the first draw
     """
     require_positive_integer("draws", draws)
-    require_positive_integer("thin", thin)
-    require_whole("warmup", warmup)
+    how = cast(Callable[..., Emcee], Emcee)(**settings) if sampler is None else sampler
     kind = starts.dtype
 
     def back(y: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -93,29 +134,29 @@ def run_emcee(  # noqa: PLR0913, PLR0915 - what a sampler must be told
     if not np.isfinite(first).all():
         raise ValueError(f"`log_prob` should be finite at every start; it is {first[~np.isfinite(first)][0]} at one.")
     began = time.perf_counter()
-    settings = {"moves": [(DEMove(), 0.5), (KDEMove(), 0.5)]} | settings
-    sampler = emcee.EnsembleSampler(walkers, parameters, vectorised, vectorize=True, **settings)
+    moves = [(DEMove(), 0.5), (KDEMove(), 0.5)] if how.moves is None else how.moves
+    ensemble = emcee.EnsembleSampler(walkers, parameters, vectorised, vectorize=True, moves=moves, backend=how.backend)
     state = emcee.State(begin, random_state=np.random.RandomState(seed).get_state())
-    before = sampler.iteration
+    before = ensemble.iteration
     try:
-        if warmup > 0:
-            state = sampler.run_mcmc(state, warmup, progress=show_progress_bars)
-        sampler.run_mcmc(state, draws, thin_by=thin, progress=show_progress_bars)
+        if how.warmup > 0:
+            state = ensemble.run_mcmc(state, how.warmup, progress=show_progress_bars)
+        ensemble.run_mcmc(state, draws, thin_by=how.thin, progress=show_progress_bars)
     except KeyboardInterrupt:
-        done = sampler.iteration - before - warmup
+        done = ensemble.iteration - before - how.warmup
         if done < 1:
             raise
         warnings.warn(f"Sampling was interrupted; {done} of {draws} draws of each walker are kept.", stacklevel=2)
-    discard = before + warmup
-    chain = sampler.get_chain(discard=discard).swapaxes(0, 1)
+    discard = before + how.warmup
+    chain = ensemble.get_chain(discard=discard).swapaxes(0, 1)
     theta, volume = back(chain.reshape(-1, parameters))
-    log_posterior = torch.from_numpy(sampler.get_log_prob(discard=discard).T.copy()) + volume.view(chain.shape[:2])
-    info = {
-        "sampler": "emcee",
-        "warmup_steps": warmup,
-        "thin": thin,
-        "seed": seed,
-        "seconds": time.perf_counter() - began,
-        "acceptance": float(sampler.acceptance_fraction.mean()),
-    }
+    log_posterior = torch.from_numpy(ensemble.get_log_prob(discard=discard).T.copy()) + volume.view(chain.shape[:2])
+    info = Info(
+        "emcee",
+        warmup_steps=how.warmup,
+        thin=how.thin,
+        seed=seed,
+        seconds=time.perf_counter() - began,
+        acceptance=float(ensemble.acceptance_fraction.mean()),
+    )
     return Chains(theta.to(kind).view(*chain.shape[:2], -1), log_posterior.to(kind), info)

@@ -14,7 +14,9 @@ one before; Pyro's 2 pi is a full period, after which such a posterior is back w
 import math
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,24 +25,112 @@ from torch.distributions import Transform, identity_transform
 from tqdm.auto import tqdm
 
 from mfsbi.checks import require_positive_integer, require_whole
-from mfsbi.inference.chains import Chains
+from mfsbi.inference.chains import Chains, Info
+from mfsbi.inference.samplers import Problem
 from mfsbi.seeds import derived, seeded, undisturbed
 
 with undisturbed():  # pyro switches torch's validation of distributions on
-    from pyro.infer.mcmc import HMC, MCMC, NUTS
+    from pyro.infer import mcmc
 
-__all__ = ["run_pyro"]
+__all__ = ["HMC", "NUTS", "run_pyro"]
 
 
-class _BoundedHMC(HMC):
-    """Pyro's HMC with a limit for the steps of a trajectory, as NUTS has: a density that jumps adapts them to nothing.
+@dataclass(frozen=True)
+class Hamiltonian(ABC):
+    """What `NUTS` and `HMC` share.
 
     Arguments:
-        max_num_steps: as many as NUTS takes, unless given
-        settings: those of Pyro's `HMC`
+        chains: how many
+        warmup: steps before the draws, in which step size and mass are adapted
+        target_accept_prob: to which the step size is adapted
+        step_size: the first one
+        adapt_step_size: whether to adapt it
+        adapt_mass_matrix: whether to adapt the mass
+        full_mass: whether the mass is a matrix rather than its diagonal
+
+    Raises:
+        ValueError: if chains is not a positive integer, or warmup is negative
     """
 
-    def __init__(self, *, max_num_steps: int = 1024, **settings: Any) -> None:  # noqa: ANN401
+    chains: int = 4
+    warmup: int = 250
+    target_accept_prob: float = 0.8
+    step_size: float = 1
+    adapt_step_size: bool = True
+    adapt_mass_matrix: bool = True
+    full_mass: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive_integer("chains", self.chains)
+        require_whole("warmup", self.warmup)
+
+    def draw(self, problem: Problem, draws: int, seed: int) -> Chains:
+        """Return the chains, which begin at draws of the prior."""
+        problem.require_continuous(self._name)
+        return run_pyro(
+            problem.potential,
+            problem.starts(self.chains, derived(seed, 0)),
+            draws,
+            kernel=self,
+            transform=problem.transform,
+            seed=derived(seed, 1),
+            show_progress_bars=problem.show_progress_bars,
+        )
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__.lower()
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Those that Pyro's kernel knows."""
+        own = "chains", "warmup"
+        return {name: value for name, value in asdict(self).items() if name not in own}
+
+    @abstractmethod
+    def _kernel(self, energy: Callable[[dict[str, Tensor]], Tensor]) -> mcmc.HMC:
+        """Return Pyro's kernel."""
+
+
+@dataclass(frozen=True)
+class NUTS(Hamiltonian):
+    """Pyro's NUTS, whose trajectories end where they turn back.
+
+    Arguments, besides those of `Hamiltonian`:
+        max_tree_depth: a trajectory has at most 2 to this power steps
+        use_multinomial_sampling: whether to choose points of a trajectory by their weight, rather than by a slice
+    """
+
+    max_tree_depth: int = 10
+    use_multinomial_sampling: bool = True
+
+    def _kernel(self, energy: Callable[[dict[str, Tensor]], Tensor]) -> mcmc.HMC:
+        return mcmc.NUTS(potential_fn=energy, **self._settings)
+
+
+@dataclass(frozen=True)
+class HMC(Hamiltonian):
+    """Pyro's HMC, whose trajectories have a fixed length.
+
+    Arguments, besides those of `Hamiltonian`:
+        trajectory_length: in units of the posterior's spread; pi / 2 if neither it nor num_steps is given
+        num_steps: steps of the first size in a trajectory, which say its length
+        max_num_steps: at most so many steps: a density that jumps adapts their size to nothing
+    """
+
+    trajectory_length: float | None = None
+    num_steps: int | None = None
+    max_num_steps: int = 1024
+
+    def _kernel(self, energy: Callable[[dict[str, Tensor]], Tensor]) -> mcmc.HMC:
+        quarter = math.pi / 2 if self.trajectory_length is None and self.num_steps is None else self.trajectory_length
+        return _BoundedHMC(potential_fn=energy, **self._settings | {"trajectory_length": quarter})
+
+
+class _BoundedHMC(mcmc.HMC):
+    """Pyro's HMC with a limit for the steps of a trajectory, as NUTS has."""
+
+    def __init__(self, *, max_num_steps: int, **settings: object) -> None:
         super().__init__(**settings)
         self.max_num_steps = max_num_steps
 
@@ -50,17 +140,19 @@ class _BoundedHMC(HMC):
         return min(self.max_num_steps, int(super().num_steps))
 
 
-def run_pyro(  # noqa: PLR0913 - what a sampler must be told
+KERNELS: dict[str, Callable[..., Hamiltonian]] = {"nuts": NUTS, "hmc": HMC}
+
+
+def run_pyro(
     log_prob: Callable[[Tensor], Tensor],
     starts: Tensor,
     draws: int = 250,
     *,
-    kernel: str = "nuts",
+    kernel: str | Hamiltonian = "nuts",
     transform: Transform = identity_transform,
-    warmup: int = 250,
     seed: int = 0,
     show_progress_bars: bool = False,
-    **settings: Any,  # noqa: ANN401 - those of Pyro's kernel
+    **settings: object,
 ) -> Chains:
     """Sample by Pyro's NUTS or HMC, one chain from each start; Ctrl-C keeps the chains that are finished.
 
@@ -68,12 +160,11 @@ def run_pyro(  # noqa: PLR0913 - what a sampler must be told
         log_prob: theta of shape `(rows, parameter)` -> log posterior up to a constant, differentiable
         starts: where the chains begin, shape `(chains, parameter)`
         draws: of each chain, after the warm-up
-        kernel: "nuts" or "hmc"
+        kernel: "nuts", "hmc", or a value with its settings
         transform: theta -> unconstrained coordinates
-        warmup: steps in which step size and mass are adapted
         seed: of the momenta
         show_progress_bars: show a bar over the chains
-        settings: of Pyro's kernel, such as `target_accept_prob`, `max_tree_depth` for NUTS, or `max_num_steps` for HMC
+        settings: those of `NUTS` or `HMC` by name, if `kernel` is a word, such as warmup
 
     Returns:
         the chains, with the mean acceptance and the number of divergent trajectories in `info`
@@ -83,10 +174,9 @@ def run_pyro(  # noqa: PLR0913 - what a sampler must be told
         KeyboardInterrupt: if interrupted before the first chain is finished
     """
     require_positive_integer("draws", draws)
-    require_whole("warmup", warmup)
-    kernels = {"nuts": NUTS, "hmc": _BoundedHMC}
-    if kernel not in kernels:
-        raise ValueError(f"`kernel` should be one of {sorted(kernels)}; got {kernel!r}.")
+    if isinstance(kernel, str) and kernel not in KERNELS:
+        raise ValueError(f"`kernel` should be one of {sorted(KERNELS)}; got {kernel!r}.")
+    how = KERNELS[kernel](**settings) if isinstance(kernel, str) else kernel
     with torch.no_grad():
         first = log_prob(starts)
     if not torch.isfinite(first).all():
@@ -99,17 +189,15 @@ def run_pyro(  # noqa: PLR0913 - what a sampler must be told
         theta = transform.inv(y)
         return -(log_prob(theta[None])[0] - transform.log_abs_det_jacobian(theta, y).sum())
 
-    if kernel == "hmc" and "num_steps" not in settings:
-        settings = {"trajectory_length": math.pi / 2} | settings
     began, chains, accepted, divergent = time.perf_counter(), [], [], 0
     try:
-        for number, start in enumerate(tqdm(starts, disable=not show_progress_bars, desc=kernel, leave=False)):
+        for number, start in enumerate(tqdm(starts, disable=not show_progress_bars, desc=how._name, leave=False)):
             # pyro fills global state: its generator is torch's
             with seeded(derived(seed, number)), undisturbed():
-                walk = MCMC(
-                    kernels[kernel](potential_fn=energy, **settings),
+                walk = mcmc.MCMC(
+                    how._kernel(energy),
                     num_samples=draws,
-                    warmup_steps=warmup,
+                    warmup_steps=how.warmup,
                     initial_params={"y": transform(start).detach()},
                     disable_progbar=True,
                 )
@@ -125,12 +213,12 @@ def run_pyro(  # noqa: PLR0913 - what a sampler must be told
     theta = torch.stack(chains)
     with torch.no_grad():
         values = log_prob(theta.flatten(0, 1)).view(theta.shape[:2])
-    info = {
-        "sampler": kernel,
-        "warmup_steps": warmup,
-        "seed": seed,
-        "seconds": time.perf_counter() - began,
-        "acceptance": sum(accepted) / len(accepted),
-        "divergences": divergent,
-    }
+    info = Info(
+        how._name,
+        warmup_steps=how.warmup,
+        seed=seed,
+        seconds=time.perf_counter() - began,
+        acceptance=sum(accepted) / len(accepted),
+        divergences=divergent,
+    )
     return Chains(theta, values, info)

@@ -146,7 +146,8 @@ def to_arviz(
                     f"chains and draws or fewer of the latter; {name!r} has shape {tuple(value.shape)}."
                 )
         groups["posterior_predictive"] = {name: np.asarray(x.cpu()) for name, x in new.items()}
-    attributes = {key: value for key, value in chains.info.items() if isinstance(value, str | int | float)}
+    known = {name: value for name, value in chains.info._asdict().items() if value is not None}
+    attributes = {name: int(value) if isinstance(value, bool) else value for name, value in known.items()}
     if MODERN:
         return arviz.from_dict(groups, attrs={"/": attributes})
     return arviz.from_dict(**groups, attrs=attributes)

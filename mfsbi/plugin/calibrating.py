@@ -1,6 +1,10 @@
 """`calibrate`: the exam of `mfsbi.inference.calibration` for any posterior, in one call."""
 
 import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,8 +20,10 @@ from mfsbi.checks import (
     require_whole,
 )
 from mfsbi.inference.calibration import Calibration, closeness, levels, ranks
+from mfsbi.inference.samplers import Sampler
 from mfsbi.plugin.host import MCMCPosterior, NeuralPosterior
 from mfsbi.plugin.potential import ManifoldPotential
+from mfsbi.plugin.samplers import sampler_of
 from mfsbi.plugin.sampling import sample_chains
 from mfsbi.seeds import derived, seeded
 
@@ -27,41 +33,42 @@ CHAINS = 2
 """For each data set, where chains of all data sets run at once."""
 
 
-def calibrate(  # noqa: PLR0913 - what an exam must be told
+def calibrate(
     posterior: NeuralPosterior,
     theta: Tensor,
     x: Tensor,
     draws: int = 200,
     *,
-    sampler: str | None = None,
-    warmup: int = 20,
+    sampler: str | Sampler | None = None,
     seed: int = 0,
     show_progress_bars: bool = False,
+    **settings: object,
 ) -> Calibration:
     """Examine whether a posterior is calibrated, on data whose theta is known.
 
-    By default the posterior's own way of sampling is used; MCMC of a `ManifoldNLE` walks on all data sets at once.
+    By default the posterior's own way of sampling is used; MCMC of a `ManifoldNLE` walks on all data sets at once. The
+    posterior stays as it is.
 
     Arguments:
         posterior: any of sbi's, as `build_posterior()` returns them
         theta: draws of the prior, shape `(sets, parameter)`; more sets show smaller faults
         x: simulated from them, shape `(sets, data)`, or `(sets, events, data)` where events share one theta
         draws: of each posterior
-        sampler: one of `mfsbi.plugin.sampling.SAMPLERS` to take each data set through, one after the other
-        warmup: steps of each chain before its draws where MCMC walks on all sets at once; they begin at candidates
-            resampled by their posterior, so few are needed
+        sampler: by which to take each data set, one after the other, as in `sample_chains`
         seed: of everything random
         show_progress_bars: show a bar over data sets
+        settings: those of the sampler, if it is given by word; without one `warmup`, the steps of each chain before its
+            draws where MCMC walks on all sets at once: 20, since chains begin at candidates resampled by their
+            posterior
 
     Returns:
         ranks, levels and closeness of the truth, with p-values; `print` shows the verdict
 
     Raises:
         ValueError: if shapes do not fit, or theta, x or a draw is not finite
-        TypeError: if posterior is none, or theta or x no tensor
+        TypeError: if posterior is not one, theta or x is not a tensor, or there is no such setting
     """
     require_positive_integer("draws", draws)
-    require_whole("warmup", warmup)
     require_seed(seed)
     require_kind("posterior", posterior, NeuralPosterior, "a posterior, as `build_posterior()` returns it")
     require_tensor("theta", theta)
@@ -75,17 +82,21 @@ def calibrate(  # noqa: PLR0913 - what an exam must be told
     require_matching_rows("theta", theta, "x", x)
     require_finite("theta", theta, "The truth of a data set is known.")
     require_finite("x", x, "Leave these data sets out.")
-    if sampler is None and _walks_at_once(posterior):
-        theta_drawn = _walk_at_once(posterior, x, draws, warmup, seed)
+    walk = cast(Callable[..., _Walk], _Walk)(**settings) if sampler is None else None
+    chosen = None if sampler is None else sampler_of(sampler, **settings)
+    posterior = deepcopy(posterior)  # sampling sets observations
+    sets = x if x.ndim > 2 else x[:, None]
+    if walk is not None and walk.fits(posterior):
+        theta_drawn = walk.draw(posterior, x, draws, seed)
     else:
-        bar = enumerate(tqdm(x, disable=not show_progress_bars, desc="data sets"))
-        theta_drawn = torch.stack([_one_set(posterior, one, draws, sampler, derived(seed, i)) for i, one in bar])
+        bar = enumerate(tqdm(sets, disable=not show_progress_bars, desc="data sets"))
+        theta_drawn = torch.stack([_one_set(posterior, one, draws, chosen, derived(seed, i)) for i, one in bar])
     theta, theta_drawn = theta.to(theta_drawn.dtype).cpu(), theta_drawn.cpu()
     potential, values = posterior.potential_fn, []
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Observation .* lies outside all")  # said when they were drawn for
-        for one, truth, drawn in zip(x, theta, theta_drawn, strict=True):
-            potential.set_x(one if one.ndim > 1 else one[None])
+        for one, truth, drawn in zip(sets, theta, theta_drawn, strict=True):
+            potential.set_x(one)
             rows = torch.cat([truth[None], drawn]).to(potential.device)
             values.append(potential(rows, track_gradients=False).cpu())
     log_prob = torch.stack(values)
@@ -97,28 +108,39 @@ def calibrate(  # noqa: PLR0913 - what an exam must be told
     )
 
 
-def _walks_at_once(posterior: NeuralPosterior) -> bool:
-    return (
-        isinstance(posterior, MCMCPosterior)
-        and posterior.method == "slice_np_vectorized"
-        and isinstance(posterior.potential_fn, ManifoldPotential)
-    )
+@dataclass(frozen=True)
+class _Walk:
+    """Chains that walk on all data sets at once.
 
+    Arguments:
+        warmup: steps of each chain before its draws
+    """
 
-def _walk_at_once(posterior: MCMCPosterior, x: Tensor, draws: int, warmup: int, seed: int) -> Tensor:
-    """Return draws of the posterior of each data set by chains that walk together, shape `(sets, draws, parameter)`."""
-    with seeded(seed), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Note that for batched sampling")  # many chains are the point
-        drawn = posterior.sample_batched(
-            (draws,), x=x, num_chains=CHAINS, warmup_steps=warmup, show_progress_bars=False
+    warmup: int = 20
+
+    def __post_init__(self) -> None:
+        require_whole("warmup", self.warmup)
+
+    def fits(self, posterior: NeuralPosterior) -> bool:
+        """Return whether a posterior can be sampled so."""
+        return (
+            isinstance(posterior, MCMCPosterior)
+            and posterior.method == "slice_np_vectorized"
+            and isinstance(posterior.potential_fn, ManifoldPotential)
         )
-    return drawn.transpose(0, 1)
+
+    def draw(self, posterior: NeuralPosterior, x: Tensor, draws: int, seed: int) -> Tensor:
+        """Return draws of the posterior of each data set, shape `(sets, draws, parameter)`."""
+        settings = {"num_chains": CHAINS, "warmup_steps": self.warmup, "show_progress_bars": False}
+        with seeded(seed), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Note that for batched sampling")  # many chains are the point
+            return posterior.sample_batched((draws,), x=x, **settings).transpose(0, 1)
 
 
-def _one_set(posterior: NeuralPosterior, x: Tensor, draws: int, sampler: str | None, seed: int) -> Tensor:
+def _one_set(posterior: NeuralPosterior, x: Tensor, draws: int, sampler: Sampler | None, seed: int) -> Tensor:
     """Return draws of the posterior of one data set, shape `(draws, parameter)`."""
-    events = x if x.ndim > 1 else x[None]
     if sampler is not None:
-        return sample_chains(posterior, events, -(-draws // 4), sampler=sampler, seed=seed).pooled[:draws]
+        each = -(-draws // getattr(sampler, "chains", 4))
+        return sample_chains(posterior, x, each, sampler=sampler, seed=seed).pooled[:draws]
     with seeded(seed):
-        return posterior.sample((draws,), x=events, show_progress_bars=False)
+        return posterior.sample((draws,), x=x, show_progress_bars=False)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
+from mfsbi.inference.samplers import FEW_VALUES
 from mfsbi.plugin import host
 from mfsbi.plugin.host import (
     BasePotential,
@@ -20,7 +21,7 @@ from mfsbi.plugin.host import (
 from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.plugin.potential import with_all_digits
 
-__all__ = ["PosteriorParameters", "posterior_of", "require_continuous"]
+__all__ = ["PosteriorParameters", "posterior_of"]
 
 PosteriorParameters: TypeAlias = (
     MCMCPosteriorParameters
@@ -36,22 +37,6 @@ DEFAULTS: dict[str, Callable[[], PosteriorParameters]] = {
     "importance": ImportanceSamplingPosteriorParameters,
 }
 """sbi's settings, but for chain starts drawn from 1,000 candidates each instead of 10,000."""
-
-
-FOR_DISCRETE = "rejection", "importance"
-"""Samplers that need no way from one theta to another."""
-
-FEW_VALUES = (
-    "the prior has parameters that take few values, such as whole numbers: its draws would not be those of the "
-    'posterior. Use `sample_with="rejection"`, or `sample_chains(..., sampler="importance")`.'
-)
-
-
-def require_continuous(posterior: object, sampler: str) -> None:
-    """Raise ValueError if a sampler that moves continuously is to draw parameters that take few values."""
-    prior = getattr(getattr(posterior, "potential_fn", None), "prior", None)
-    if sampler not in FOR_DISCRETE and isinstance(prior, ParameterPrior) and prior.discrete:
-        raise ValueError(f"Sampler {sampler!r} moves through theta continuously, and {FEW_VALUES}")
 
 
 def posterior_of(
@@ -99,14 +84,14 @@ def posterior_of(
 class _WithAllDigits:
     """A posterior of sbi that leaves observations in the type in which they came, whose digits a model may need."""
 
-    def set_default_x(self, x: Any) -> NeuralPosterior:  # noqa: ANN401 - a tensor, or what makes one
-        """Set the observations to draw for where none are given."""
+    def set_default_x(self, x: object) -> NeuralPosterior:
+        """Set the observations to draw for where none are given: a tensor, or what makes one."""
         posterior = cast(Any, super()).set_default_x(x)
         posterior._x = with_all_digits(x).to(posterior._device)
         posterior.potential_fn.set_x(posterior._x)  # which knows them again, whatever sbi makes of them
         return cast(NeuralPosterior, posterior)
 
-    def _x_else_default_x(self, x: Any) -> Tensor:  # noqa: ANN401
+    def _x_else_default_x(self, x: object) -> Tensor:
         found = cast(Any, super())._x_else_default_x(x)
         if x is None:
             return cast(Tensor, found)
@@ -126,16 +111,16 @@ class RejectionPosterior(_WithAllDigits, host.RejectionPosterior):
 class VIPosterior(_WithAllDigits, host.VIPosterior):
     """sbi's class of this name, which keeps the digits of observations."""
 
-    def train(self, x: Any = None, *args: Any, **settings: Any) -> "VIPosterior":  # noqa: ANN401 - sbi's
+    def train(self, x: object = None, *args: object, **settings: object) -> "VIPosterior":
         """Fit the density, as sbi does, and remember the observations as they came, not as float32."""
         observed = self._x_else_default_x(x).to(self._device)
         potential = cast(Any, self).potential_fn
         potential.set_x(observed)
-        potential._digits.held = True
+        potential.keeps_digits = True
         try:
             super().train(x, *args, **settings)
         finally:
-            potential._digits.held = False
+            potential.keeps_digits = False
         cast(Any, self)._trained_on = observed
         return self
 

@@ -5,6 +5,7 @@ from torch.distributions import Independent, Uniform
 
 from mfsbi import (
     AF,
+    NUTS,
     Chains,
     ManifoldNLE,
     calibrate,
@@ -124,12 +125,27 @@ POSTERIORS = {
     ),
     "bounds upside down": (sampled(sampler="grid", bounds=[(1, -1)]), ValueError, "`bounds` should be 1 finite pairs"),
     "a setting there is not": (sampled(sampler="nuts", speed=3), TypeError, "unexpected keyword argument 'speed'"),
+    "a sampler that is not called": (sampled(sampler=NUTS), TypeError, r"a value such as NUTS\(chains=8\); got <class"),
+    "a sampler that cannot draw": (sampled(sampler=3), TypeError, "`sampler` should be a word, or a value .* got 3"),
+    "settings beside a value": (
+        sampled(sampler=NUTS(), chains=2),
+        TypeError,
+        "Settings belong .* got NUTS.*: 2}",
+    ),
+    "no walkers": (sampled(sampler="emcee", walkers=0), ValueError, "`walkers` should be a positive integer; got 0"),
+    "a grid without points": (sampled(sampler="grid", points=0), ValueError, "`points` .* positive integer; got 0"),
     "an estimator for a posterior": (
         lambda at: sample_chains(at.estimator, at.x, sampler="emcee"),
         TypeError,
         "`posterior` should come from build_posterior.*got a ManifoldEstimator",
     ),
     "an exam without draws": (calibrated(draws=0), ValueError, "`draws` should be a positive integer; got 0"),
+    "an exam with a setting there is not": (
+        calibrated(sampler=None, walk=3),
+        TypeError,
+        "unexpected keyword",
+    ),
+    "an exam with half a step": (calibrated(sampler=None, warmup=0.5), ValueError, "`warmup` should be a whole number"),
     "an exam of other rows": (calibrated(lambda at: at.theta[:3]), ValueError, "got 3 rows of `theta` and 4 of `x`"),
     "an exam of one set": (
         calibrated(lambda at: at.theta[:1], lambda at: at.x[:1]),

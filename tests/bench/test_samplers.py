@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import pytest
 
@@ -8,12 +9,11 @@ from mfsbi.bench.samplers import ROADS, Scale, as_markdown, compare_samplers
 @pytest.mark.filterwarnings("ignore:The chart")
 @pytest.mark.usefixtures("short_chains")
 def test_every_sampler_has_a_row_and_slice_two(tmp_path, monkeypatch):
-    from mfsbi.plugin import sampling
+    from mfsbi.plugin.samplers import SAMPLERS
 
     quick = {"nuts": {"warmup": 5}, "hmc": {"warmup": 5}, "emcee": {"warmup": 5}, "vi": {"max_num_iters": 20}}
     for road, settings in quick.items():
-        full = sampling.SAMPLERS[road]
-        monkeypatch.setitem(sampling.SAMPLERS, road, lambda *args, full=full, s=settings, **kw: full(*args, **kw, **s))
+        monkeypatch.setitem(SAMPLERS, road, partial(SAMPLERS[road], **settings))
     told = []
     scale = Scale(simulations=200, epochs=2, events=2, draws=5)
     rates = compare_samplers(["polynomial"], scale, threads=1, out=tmp_path / "new", tell=told.append)

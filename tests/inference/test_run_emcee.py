@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from mfsbi.inference.run_emcee import run_emcee
+from mfsbi.inference.run_emcee import Emcee, run_emcee
 
 STD = torch.tensor([1.0, 0.05])
 
@@ -23,7 +23,7 @@ def test_a_stretched_gaussian_is_found_from_far_away(starts):
     assert ((chains.mean - 1).abs() < 0.15 * STD).all()
     torch.testing.assert_close(chains.std, STD, rtol=0.1, atol=0)
     torch.testing.assert_close(chains.log_prob[3], log_prob(chains.draws[3]))
-    assert 0.3 < chains.info["acceptance"] < 1
+    assert 0.3 < chains.info.acceptance < 1
 
 
 def test_one_seed_gives_one_result_and_leaves_the_global_state_alone(starts):
@@ -41,6 +41,11 @@ def test_moves_and_backends_are_emcees_own(starts, tmp_path):
     assert backend.iteration == 25
     again = run_emcee(log_prob, chains.draws[:, -1], 10, warmup=5, backend=backend)
     assert again.draws.shape == (16, 10, 2)
+
+
+def test_settings_may_be_a_value(starts):
+    by_name = run_emcee(log_prob, starts, 10, warmup=5, thin=2, seed=1)
+    assert (run_emcee(log_prob, starts, 10, sampler=Emcee(warmup=5, thin=2), seed=1).draws == by_name.draws).all()
 
 
 def test_what_cannot_be_sampled_is_refused(starts):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Distribution, biject_to, constraints
 
-from mfsbi.inference.run_pyro import run_pyro
+from mfsbi.inference.run_pyro import HMC, run_pyro
 
 TO_REAL = biject_to(constraints.positive).inv
 
@@ -24,8 +24,8 @@ def test_a_density_on_the_positive_numbers_is_found_through_its_transform(kernel
     assert (chains.draws > 0).all()
     torch.testing.assert_close(chains.mean, torch.tensor([1.0, 3.0]), rtol=0.2, atol=0)
     torch.testing.assert_close(chains.log_prob[1], log_prob(chains.draws[1]))
-    assert chains.info["divergences"] < 20
-    assert chains.info["acceptance"] > 0.5
+    assert chains.info.divergences < 20
+    assert chains.info.acceptance > 0.5
 
 
 def test_one_seed_gives_one_result_and_leaves_the_global_state_alone(starts):
@@ -36,6 +36,14 @@ def test_one_seed_gives_one_result_and_leaves_the_global_state_alone(starts):
     assert not (runs[0][0] == runs[0][1]).all()
     assert (torch.random.get_rng_state() == before[0]).all()
     assert Distribution._validate_args == before[1]
+
+
+def test_settings_may_be_a_value(starts):
+    settings = {"warmup": 5, "trajectory_length": 1.0, "max_num_steps": 4}
+    by_name = run_pyro(log_prob, starts, 5, kernel="hmc", transform=TO_REAL, seed=1, **settings)
+    assert (
+        run_pyro(log_prob, starts, 5, kernel=HMC(**settings), transform=TO_REAL, seed=1).draws == by_name.draws
+    ).all()
 
 
 def test_what_cannot_be_sampled_is_refused(starts):

@@ -1,10 +1,11 @@
+import copy
+
 import pytest
 import torch
 
 from mfsbi import AF, ManifoldNLE, calibrate
 from mfsbi.flows import SplineCouplings
 from mfsbi.inference.grid import grid_posterior
-from mfsbi.plugin import calibrating
 from mfsbi.plugin.host import MCMCPosteriorParameters
 from tests.laws import perturbed
 from tests.problems import surface_data
@@ -73,8 +74,20 @@ def test_the_seed_is_all_that_matters(posterior, sets, short_tuning):
     assert (first != other).any()
 
 
-def test_other_posteriors_are_asked_one_set_at_a_time(trainer, sets, monkeypatch):
-    monkeypatch.setattr(calibrating, "_walk_at_once", None)
+@pytest.mark.parametrize(("kind", "settings"), [("mcmc", {"warmup": 3}), ("rejection", {}), ("importance", {})])
+def test_an_exam_leaves_the_posterior_as_it_is(trainer, sets, short_tuning, kind, settings):
+    theta, x = (part[:3] for part in sets)
+    posterior = trainer.build_posterior(sample_with=kind).set_default_x(x[0])
+    before = dict(vars(posterior)), dict(vars(posterior.potential_fn))
+    strategy = copy.deepcopy(getattr(posterior, "init_strategy_parameters", None))
+    calibrate(posterior, theta, x, draws=4, **settings)
+    assert all(value is before[0][name] for name, value in vars(posterior).items())
+    assert all(value is before[1][name] for name, value in vars(posterior.potential_fn).items())
+    assert getattr(posterior, "init_strategy_parameters", None) == strategy
+    assert (posterior.potential_fn.x_o == x[0]).all()
+
+
+def test_other_posteriors_are_asked_one_set_at_a_time(trainer, sets):
     theta, x = (part[:3] for part in sets)
     result = calibrate(trainer.build_posterior(sample_with="rejection"), theta, x[:, 0], draws=8)
     assert result.draws.shape == (3, 8, 1)

@@ -32,7 +32,7 @@ from mfsbi import (
     to_arviz,
     train_ensemble,
 )
-from mfsbi.plugin.sampling import SAMPLERS
+from mfsbi.plugin.samplers import SAMPLERS
 from mfsbi.seeds import seeded
 from mfsbi.train.stream import Stream
 from simulators.polynomial import PolynomialSurface

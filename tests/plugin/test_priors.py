@@ -240,7 +240,7 @@ def require_posterior(case, kind, road, draws, settings):
     if chains.draws.shape[1] < 100:
         size = size / 2  # which of short chains is a rough number
     if road in ("importance", "vi"):
-        size = min(size, chains.info["acceptance"] * settings.get("oversampling", 8) * 4 * draws)
+        size = min(size, chains.info.acceptance * settings.get("oversampling", 8) * 4 * draws)
     cell = 16 * case.std / settings["points"] / 2 if road == "grid" else 0.0
     assert prior.inside(chains.pooled).all()
     assert torch.isfinite(chains.log_prob).all()

@@ -1,3 +1,4 @@
+import copy
 import re
 from contextlib import chdir
 from tempfile import TemporaryDirectory
@@ -7,14 +8,31 @@ import pytest
 import torch
 from sbi.inference.posteriors.posterior_parameters import MCMCPosteriorParameters
 from sbi.samplers.mcmc.slice_numpy import SliceSamplerVectorized
+from torch.distributions import Distribution
 
-from mfsbi import AF, Chains, ManifoldNLE, sample_chains
+from mfsbi import (
+    AF,
+    HMC,
+    NUTS,
+    Chains,
+    Emcee,
+    Grid,
+    Importance,
+    ManifoldNLE,
+    Rejection,
+    Slice,
+    Variational,
+    calibrate,
+    sample_chains,
+)
 from mfsbi.flows import SplineCouplings
+from mfsbi.inference.chains import Info
 from mfsbi.inference.grid import grid_posterior
+from mfsbi.inference.samplers import Problem
 from mfsbi.inference.to_arviz import diagnose
 from mfsbi.plugin.host import NLE_A
-from mfsbi.plugin.potential import ManifoldPotential
-from mfsbi.plugin.sampling import _checked, _starts
+from mfsbi.plugin.samplers import SAMPLERS
+from mfsbi.seeds import seeded
 from tests.problems import surface_data
 
 
@@ -100,8 +118,9 @@ def test_every_road_leads_to_one_posterior(sampler, posterior, x, exact):
     assert abs(chains.mean - exact.mean) < tolerance * exact.std
     assert chains.std == pytest.approx(float(exact.std), rel=tolerance)
     torch.testing.assert_close(chains.log_prob[1], posterior.potential_fn(chains.draws[1], track_gradients=False))
-    assert chains.info["seconds"] > 0
-    assert 0 < chains.info.get("acceptance", 1) <= 1
+    assert chains.info.seconds > 0
+    assert chains.info.acceptance is None or 0 < chains.info.acceptance <= 1
+    assert chains.info.evaluations >= chains.log_prob.numel()
 
 
 @pytest.mark.filterwarnings("ignore:The chains have not converged", "ignore:There are few", "ignore:Only")
@@ -120,27 +139,37 @@ def test_posteriors_of_other_trainers_are_refused_by_what_needs_our_potential(x)
         sample_chains(stock_posterior(surface, theta, data), x, sampler="emcee")
 
 
+class Fixed:
+    """A sampler that returns given draws."""
+
+    def __init__(self, draws, info):
+        self.theta, self.info = draws, info
+
+    def draw(self, problem, draws, seed):
+        return problem.chains(self.theta, self.info)
+
+
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({"sampler": "emcee", "acceptance": 0.001, "warmup_steps": 1}, "Only 0.10% of the steps of 'emcee'"),
-        ({"sampler": "nuts", "divergences": 3}, "3 trajectories diverged"),
+        (Info("emcee", acceptance=0.001, warmup_steps=1), "Only 0.10% of the steps of 'emcee'"),
+        (Info("nuts", divergences=3), "3 trajectories diverged"),
     ],
 )
-def test_draws_that_say_little_are_a_warning(info, message):
-    draws = torch.randn(4, 500, 1, generator=torch.Generator().manual_seed(0))
+def test_draws_that_say_little_are_a_warning(posterior, x, info, message):
+    draws = torch.rand(4, 500, 1, generator=torch.Generator().manual_seed(0))
     with pytest.warns(UserWarning, match=message):
-        _checked(Chains(draws, draws[..., 0], info))
+        sample_chains(posterior, x, Fixed(draws, info))
 
 
-def test_independent_draws_need_not_agree_by_the_hands_they_were_dealt_into():
+def test_independent_draws_need_not_agree_by_the_hands_they_were_dealt_into(posterior, x):
     """R-hat is of chains; of 1,000 independent draws it was 1.013 once in some thousand times."""
-    draws = torch.randn(4, 250, 1, generator=torch.Generator().manual_seed(0))
-    draws[0] += 0.4
+    draws = 0.2 * torch.randn(4, 250, 1, generator=torch.Generator().manual_seed(0))
+    draws[0] += 0.08
     assert max(diagnose(Chains(draws, draws[..., 0])).r_hat) > 1.012
-    _checked(Chains(draws, draws[..., 0], {"sampler": "importance"}))
+    sample_chains(posterior, x, Fixed(draws, Info("importance", markov=False)))
     with pytest.warns(UserWarning, match="few independent draws"):
-        _checked(Chains(draws[:, :50], draws[:, :50, 0], {"sampler": "importance"}))
+        sample_chains(posterior, x, Fixed(draws[:, :50], Info("importance", markov=False)))
 
 
 @pytest.mark.parametrize(
@@ -165,19 +194,123 @@ def test_draws_of_few_candidates_are_a_warning(posterior, x):
 
 
 def test_chains_need_starts_the_posterior_allows(posterior, x):
-    possible = posterior.potential_fn.prior
-    with pytest.raises(ValueError, match="The posterior is zero at all but 0 of 400 draws of the prior"):
-        _starts(Nowhere(possible), 4, seed=0)
-
-
-class Nowhere(ManifoldPotential):
-    """A potential that is -inf everywhere."""
-
-    def __init__(self, prior):
-        self.prior = prior
-
-    def __call__(self, theta, track_gradients=True):
+    def nowhere(theta, track_gradients=True):
         return torch.full((len(theta),), -torch.inf)
+
+    problem = Problem(nowhere, posterior.potential_fn.prior, posterior.theta_transform, x, posterior, False)
+    with pytest.raises(ValueError, match="The posterior is zero at all but 0 of 400 draws of the prior"):
+        problem.starts(4, seed=0)
+
+
+class FromPrior:
+    """A sampler of one's own, which takes no notice of the observations."""
+
+    chains = 2
+
+    def draw(self, problem, draws, seed):
+        with seeded(seed):
+            theta = problem.prior.sample((self.chains * draws,)).view(self.chains, draws, -1)
+        return problem.chains(theta, Info(markov=False))
+
+
+def test_a_sampler_of_ones_own_is_any_object_that_draws(posterior, x):
+    found = sample_chains(posterior, x, FromPrior(), draws=300, seed=1)
+    assert found.draws.shape == (2, 300, 1)
+    assert abs(found.draws.mean()) < 0.1
+    torch.testing.assert_close(found.log_prob[1], posterior.potential_fn(found.draws[1], track_gradients=False))
+    assert found.info[:6] == ("FromPrior", False, None, None, 1, found.info.seconds)
+    assert found.info.evaluations == 600
+
+
+def test_calibration_takes_it_too(posterior):
+    theta, data = surface_data(3, seed=5)[1:]
+    with pytest.warns(UserWarning, match="few independent draws"):
+        assert calibrate(posterior, theta, data, draws=9, sampler=FromPrior()).draws.shape == (3, 9, 1)
+
+
+VALUES = {
+    "slice": (Slice(), {}),
+    "nuts": (NUTS(chains=2, warmup=3, max_tree_depth=2), {"chains": 2, "warmup": 3, "max_tree_depth": 2}),
+    "hmc": (HMC(chains=2, warmup=3, num_steps=2), {"chains": 2, "warmup": 3, "num_steps": 2}),
+    "emcee": (Emcee(warmup=3, thin=1), {"warmup": 3, "thin": 1}),
+    "rejection": (Rejection(), {}),
+    "importance": (Importance(oversampling=4), {"oversampling": 4}),
+    "vi": (Variational(max_num_iters=3, n_particles=8), {"max_num_iters": 3, "n_particles": 8}),
+    "grid": (Grid(points=50), {"bounds": [(-1.0, 1.0)], "points": 50}),
+}
+"""Each sampler as a value, and the settings of its word that mean the same."""
+
+FEW_DRAWS = pytest.mark.filterwarnings("ignore:The chains", "ignore:There are few", "ignore:Only", "ignore:.*diverged")
+
+
+@FEW_DRAWS
+@pytest.mark.parametrize("word", SAMPLERS)
+def test_a_word_with_its_settings_is_a_value(word, posterior, x, short_tuning):
+    value, settings = VALUES[word]
+    first = sample_chains(posterior, x, value, draws=5, seed=1)
+    for second in (
+        sample_chains(posterior, x, 5, sampler=word, seed=1, **settings),
+        sample_chains(posterior, x, draws=5, sampler=value, seed=1),
+    ):
+        assert (first.draws == second.draws).all()
+        assert first.info._replace(seconds=0) == second.info._replace(seconds=0)
+    assert first.info["sampler"] == first.info.sampler == (posterior.method if word == "slice" else word)
+    assert first.info.markov == (word in ("slice", "nuts", "hmc", "emcee"))
+    assert type(value)(**vars(value)) == value
+
+
+def state_of(posterior):
+    """Return what a sampler could leave behind: every attribute, by identity, and global state."""
+    potential, state = posterior.potential_fn, np.random.get_state()  # noqa: NPY002
+    parts = [vars(posterior), vars(potential), posterior.init_strategy_parameters]
+    kept = [{name: id(value) for name, value in part.items()} for part in parts]
+    observations = None if potential.return_x_o() is None else potential.x_o.tolist()
+    return kept, observations, state[1].tolist(), torch.random.get_rng_state().tolist(), Distribution._validate_args
+
+
+def whole(posterior, x, word):
+    value = VALUES[word][0]
+    sample_chains(posterior, x, value, draws=5, seed=1)
+
+
+def with_an_error(posterior, x, word):
+    def fail(theta):
+        raise ArithmeticError("the potential is broken")
+
+    posterior.potential_fn._log_posterior = fail  # of this one and its copies
+    with pytest.raises(ArithmeticError, match="is broken"):
+        whole(posterior, x, word)
+
+
+@FEW_DRAWS
+@pytest.mark.parametrize("run", [whole, with_an_error])
+@pytest.mark.parametrize("word", SAMPLERS)
+def test_no_sampler_leaves_anything_behind(word, run, posterior, x, short_tuning):
+    mine = copy.deepcopy(posterior).set_default_x(x[:2])
+    if run is with_an_error:
+        mine.potential_fn._log_posterior = None
+    before = state_of(mine)
+    run(mine, x, word)
+    after = state_of(mine)
+    if run is with_an_error:
+        before[0][1].pop("_log_posterior"), after[0][1].pop("_log_posterior")
+    assert after == before
+    assert mine.default_x.tolist() == x[:2].tolist()
+
+
+@FEW_DRAWS
+def test_a_posterior_without_observations_has_those_it_was_sampled_at(posterior, x):
+    mine = copy.deepcopy(posterior)
+    mine.potential_fn.set_x(None)
+    sample_chains(mine, x, Importance(), draws=5)
+    assert (mine.potential_fn.x_o == x).all()
+    assert mine.default_x is None
+
+
+def test_a_grid_without_bounds_takes_those_of_the_prior(posterior, x):
+    grids = Grid(points=50), Grid(bounds=[(-1.0, 1.0)], points=50)
+    first, second = (sample_chains(posterior, x, grid, seed=1).draws for grid in grids)
+    assert (first == second).all()
 
 
 def stock_posterior(surface, theta, x):

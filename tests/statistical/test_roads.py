@@ -9,7 +9,8 @@ from sbi.utils.metrics import c2st
 from mfsbi import AffineCouplings, ManifoldNLE, MFlow, sequential
 from mfsbi.inference.grid import grid_posterior
 from mfsbi.metrics import total_variation
-from mfsbi.plugin.sampling import SAMPLERS, sample_chains
+from mfsbi.plugin.samplers import SAMPLERS
+from mfsbi.plugin.sampling import sample_chains
 from simulators.polynomial import PolynomialSurface
 from tests.statistical.linear_gaussian import LinearGaussian
 

@@ -1,0 +1,106 @@
+"""What a sampler is given and what it returns: all that one's own needs to know.
+
+    class FromPrior:
+        def draw(self, problem, draws, seed):
+            with seeded(seed):
+                theta = problem.prior.sample((4 * draws,)).view(4, draws, -1)
+            return problem.chains(theta, Info("from the prior", markov=False))
+
+    sample_chains(posterior, x, FromPrior())
+
+Markov chains take `problem.starts` for where they begin, and walk in the coordinates of `problem.transform`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Transform
+
+from mfsbi.inference.chains import Chains, Info
+from mfsbi.seeds import seeded
+
+__all__ = ["FEW_VALUES", "Problem", "Sampler"]
+
+FEW_VALUES = (
+    "the prior has parameters that take few values, such as whole numbers: its draws would not be those of the "
+    'posterior. Use `sample_with="rejection"`, or `sample_chains(..., sampler="importance")`.'
+)
+"""Why a sampler that moves continuously is of no use, and what is."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A way to draw from a posterior."""
+
+    def draw(self, problem: "Problem", draws: int, seed: int) -> Chains:
+        """Return chains of so many draws each, which depend on the problem and the seed alone.
+
+        Arguments:
+            problem: the posterior to draw from
+            draws: of each chain, after its warm-up
+            seed: of everything random, see `mfsbi.seeds.seeded`; the global generators stay as they are
+        """
+
+
+class Problem(NamedTuple):
+    """A posterior to draw from; a copy of the caller's, so that a sampler may do with it what it likes.
+
+    Arguments:
+        potential: theta of shape `(rows, parameter)` -> log posterior up to a constant, shape `(rows,)`, -inf outside
+            the prior; called with `track_gradients=False` it keeps no graph
+        prior: the prior of theta
+        transform: theta -> unconstrained coordinates
+        x: the observations, shape `(observations, data)`, which the potential has already
+        posterior: sbi's posterior
+        show_progress_bars: whether to show a progress bar
+    """
+
+    potential: Callable[..., Tensor]
+    prior: Distribution
+    transform: Transform
+    x: Tensor
+    posterior: object
+    show_progress_bars: bool
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return self.prior.event_shape[0]
+
+    @property
+    def device(self) -> str | torch.device:
+        """Where the potential is evaluated."""
+        return getattr(self.potential, "device", "cpu")
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """Return the log posterior up to a constant without gradients, shape `(rows,)`."""
+        return self.potential(theta.to(self.device), track_gradients=False)
+
+    def starts(self, count: int, seed: int) -> Tensor:
+        """Return draws of the prior at which the posterior is not zero, shape `(count, parameter)`.
+
+        Raises:
+            ValueError: if a hundred times as many draws of the prior hold too few
+        """
+        with seeded(seed), torch.no_grad():
+            theta = self.prior.sample(torch.Size([100 * count]))
+            possible = theta[torch.isfinite(self.log_prob(theta))]
+        if len(possible) < count:
+            raise ValueError(
+                f"The posterior is zero at all but {len(possible)} of {len(theta)} draws of the prior; {count} starts "
+                "are needed. Is x within reach of the prior?"
+            )
+        return possible[:count]
+
+    def chains(self, theta: Tensor, info: Info) -> Chains:
+        """Return draws of shape `(chain, draw, parameter)` with their log posterior."""
+        with torch.no_grad():
+            log_prob = self.log_prob(theta.flatten(0, 1)).view(theta.shape[:2])
+        return Chains(theta, log_prob, info)
+
+    def require_continuous(self, sampler: str) -> None:
+        """Raise ValueError if parameters take few values, for samplers that move through theta continuously."""
+        if getattr(self.prior, "discrete", False):
+            raise ValueError(f"Sampler {sampler!r} moves through theta continuously, and {FEW_VALUES}")
