@@ -6,7 +6,7 @@ Everything that differs between the two is in this module; both write netCDF fil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -34,6 +34,9 @@ spread as they should be, had 1.01 to 1.04 at effective sizes of 420 to 970.
 """
 
 MODERN = int(arviz.__version__.split(".")[0]) >= 1
+
+Groups: TypeAlias = Any
+"""ArviZ's InferenceData (0.23) or xarray's DataTree (1.x)."""
 
 
 class Diagnostics(NamedTuple):
@@ -111,7 +114,7 @@ def to_arviz(
     x: Tensor | None = None,
     prior: Tensor | None = None,
     posterior_predictive: Tensor | Mapping[str, Tensor] | None = None,
-) -> Any:  # noqa: ANN401 - InferenceData or DataTree, as the version has it
+) -> Groups:
     """Return chains and what belongs to them as ArviZ's InferenceData (0.23) or DataTree (1.x).
 
     Arguments:
@@ -153,7 +156,7 @@ def to_arviz(
     return arviz.from_dict(**groups, attrs=attributes)
 
 
-def write(data: Any, path: Path) -> None:  # noqa: ANN401
+def write(data: Groups, path: Path) -> None:
     """Write what `to_arviz` returned: to a Zarr store if the path ends in .zarr, else to a netCDF file by h5netcdf.
 
     Names that a file cannot hold, such as those with a slash or a backslash, are percent-encoded in it; `read` gives
@@ -174,7 +177,7 @@ def write(data: Any, path: Path) -> None:  # noqa: ANN401
         raise OSError(f"{path} does not hold what was written to it: {lost} differ. The draws are still in memory.")
 
 
-def read(path: Path) -> Any:  # noqa: ANN401
+def read(path: Path) -> Groups:
     """Return what `write` wrote, as ArviZ's InferenceData (0.23) or DataTree (1.x)."""
     if path.suffix == ".zarr":
         tree = xarray.open_datatree(str(path), engine="zarr", consolidated=False)
@@ -188,7 +191,7 @@ def read(path: Path) -> Any:  # noqa: ANN401
     return arviz.InferenceData(**groups, attrs=dict(tree.attrs))
 
 
-def _tree(data: Any) -> Any:  # noqa: ANN401
+def _tree(data: Groups) -> xarray.DataTree:
     """Return the groups as a DataTree: ArviZ 0.23 itself writes only the old version of Zarr."""
     if MODERN:
         return data
@@ -201,7 +204,7 @@ def _encoded(name: str) -> str:
     return quote(name, safe=" ").replace(".", "%2E")
 
 
-def _renamed(tree: Any, new: Callable[[str], str]) -> Any:  # noqa: ANN401
+def _renamed(tree: xarray.DataTree, new: Callable[[str], str]) -> xarray.DataTree:
     """Return the groups with the variables' names changed by a function."""
     groups = {}
     for name, node in tree.children.items():
@@ -210,7 +213,7 @@ def _renamed(tree: Any, new: Callable[[str], str]) -> Any:  # noqa: ANN401
     return xarray.DataTree.from_dict({"/": tree.to_dataset(), **groups})
 
 
-def _contents(tree: Any) -> dict[tuple[str, str], tuple[int, ...]]:  # noqa: ANN401
+def _contents(tree: xarray.DataTree) -> dict[tuple[str, str], tuple[int, ...]]:
     """Return the shape of each variable by its group and name."""
     return {
         (group, str(name)): variable.shape
@@ -219,17 +222,17 @@ def _contents(tree: Any) -> dict[tuple[str, str], tuple[int, ...]]:  # noqa: ANN
     }
 
 
-def plot_trace(data: Any) -> Figure:  # noqa: ANN401
+def plot_trace(data: Groups) -> Figure:
     """Return ArviZ's figure of the chains: each draw against its number."""
     return _figure(arviz.plot_trace(data))
 
 
-def plot_rank(data: Any) -> Figure:  # noqa: ANN401
+def plot_rank(data: Groups) -> Figure:
     """Return ArviZ's figure of the ranks of each chain's draws among all: flat where the chains agree."""
     return _figure(arviz.plot_rank(data))
 
 
-def _figure(plot: Any) -> Figure:  # noqa: ANN401
+def _figure(plot: Groups) -> Figure:
     """Return the figure behind an array of axes (0.23) or a PlotCollection (1.x)."""
     figure: Figure = plot.viz["figure"].item() if MODERN else np.ravel(plot)[0].figure
     mend(figure)

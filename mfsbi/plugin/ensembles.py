@@ -23,7 +23,7 @@ takes one member at a time, `posterior.posteriors[i]`.
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, wait
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -51,7 +51,7 @@ def train_ensemble(
     members: int | Sequence[int] = 5,
     *,
     executor: Executor | None = None,
-    **training: Any,  # noqa: ANN401 - `trainer.train` checks them
+    **training: object,
 ) -> list[Estimator]:
     """Train a trainer's model with several seeds, from new weights, and leave the trainer as it is.
 
@@ -107,7 +107,7 @@ def ensemble_posterior(
     estimators: Sequence[Estimator],
     *,
     weights: Sequence[float] | None = None,
-    **building: Any,  # noqa: ANN401 - `trainer.build_posterior` checks them
+    **building: object,
 ) -> EnsemblePosterior:
     """Return sbi's posterior of several estimators; see above for what its `sample` and its `potential` mean.
 
@@ -152,14 +152,14 @@ def _seeds(trainer: Trainer, members: int | Sequence[int]) -> list[int]:
     return seeds
 
 
-def _of(seed: int, training: dict[str, Any]) -> dict[str, Any]:
+def _of(seed: int, training: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the arguments of a member's training: its checkpoints have a folder of their own."""
     if training.get("checkpoint") is None:
         return training
-    return training | {"checkpoint": Path(training["checkpoint"]) / f"seed-{seed}"}
+    return {**training, "checkpoint": Path(training["checkpoint"]) / f"seed-{seed}"}
 
 
-def _one_by_one(trainer: Trainer, seeds: Sequence[int], training: dict[str, Any]) -> dict[int, _Member]:
+def _one_by_one(trainer: Trainer, seeds: Sequence[int], training: Mapping[str, Any]) -> dict[int, _Member]:
     """Return the members trained in this process by their seeds, fewer if one was interrupted."""
     made: dict[int, _Member] = {}
     for seed in seeds:
@@ -172,7 +172,7 @@ def _one_by_one(trainer: Trainer, seeds: Sequence[int], training: dict[str, Any]
     return made
 
 
-def _train_member(trainer: Any, kind: torch.dtype, training: dict[str, Any]) -> _Member:  # noqa: ANN401
+def _train_member(trainer: Trainer, kind: torch.dtype, training: Mapping[str, Any]) -> _Member:
     """Train one member, on whatever process this is; an error is returned, since workers may not survive it."""
     with alone(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -10,6 +10,7 @@ from matplotlib.text import Text
 
 from mfsbi import Chains, to_arviz
 from mfsbi.inference import to_arviz as module
+from mfsbi.inference.chains import Info
 from mfsbi.inference.to_arviz import diagnose, plot_rank, plot_trace, read, write
 
 
@@ -17,7 +18,7 @@ def chains(parameters=2, offset=0.0):
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(4, 300, parameters, generator=generator)
     draws[0] += offset
-    return Chains(draws, -0.5 * draws.square().sum(-1), {"sampler": "exact", "seed": 0})
+    return Chains(draws, -0.5 * draws.square().sum(-1), Info("exact", seed=0, acceptance=0.5))
 
 
 @pytest.fixture(params=["as installed", "1.x"])
@@ -45,6 +46,9 @@ def test_a_file_gives_back_names_draws_and_observations(tmp_path, version, endin
     write(written, path)
     data = read(path)
     assert type(data) is type(written)
+    told = {"sampler": "exact", "markov": 1, "seed": 0, "seconds": 0.0, "acceptance": 0.5}
+    assert {name: data.attrs[name] for name in told} == told
+    assert not {"warmup_steps", "divergences", "evaluations"} & set(data.attrs)
     assert set(data["posterior"].data_vars) == {"a", "b"}
     np.testing.assert_array_equal(data["posterior"]["b"].values, given.draws[..., 1].numpy())
     np.testing.assert_array_equal(data["sample_stats"]["lp"].values, given.log_prob.numpy())
