@@ -11,8 +11,8 @@ numbers is uniform on (0, 1) over data sets:
 * the *closeness*: the share of draws that are nearer to a point chosen without knowing theta (TARP, Lemos et al.,
   arXiv:2302.03026).
 
-Each is tested by Kolmogorov and Smirnov. No test sees every mistake: a posterior that is just the prior passes the
-first of them.
+Each is tested by Kolmogorov and Smirnov's test. No test sees every mistake: a posterior that is just the prior passes
+the first of them.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ __all__ = ["Calibration", "closeness", "coverage", "levels", "ranks", "uniform_p
 
 @dataclass(frozen=True)
 class Calibration:
-    """What an exam of posteriors found; uniform columns are good ones.
+    """What an exam of posteriors found; each column should be uniform.
 
     Arguments:
         draws: the posterior of each data set, shape `(sets, draws, parameter)`

@@ -15,10 +15,10 @@ from torch import Tensor
 __all__ = ["GridPosterior", "grid_posterior", "warn_of_grid"]
 
 CUT = 0.01
-"""Share of its maximum that a marginal may have at a bound that the prior does not have."""
+"""Share of its maximum that a marginal may still have at a bound inside the prior."""
 
 FEWEST_CELLS = 4.0
-"""Effective number of cells, 1 / sum p^2, that a posterior should fill: a Gaussian's is 3.5 spreads."""
+"""Effective number of cells, 1 / sum p^2, that a posterior should fill; a Gaussian fills 3.5 standard deviations."""
 
 
 @dataclass(frozen=True)

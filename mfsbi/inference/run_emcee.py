@@ -1,19 +1,11 @@
 """The door to emcee: ensembles of walkers, which need no gradient and evaluate many theta in one call.
 
-An ensemble proposes for each walker by where the others are (Goodman & Weare 2010; Foreman-Mackey et al.,
-arXiv:1202.3665), so it is at home in posteriors that are stretched in any direction. Walkers take the place of chains;
-as they depend on each other, R-hat is a rougher guide than for chains apart, and acceptance stands beside it.
+An ensemble proposes a step for each walker from where the others are (Goodman & Weare 2010; Foreman-Mackey et al.,
+arXiv:1202.3665), so it suits posteriors that are stretched in any direction. Walkers take the place of chains; as they
+depend on each other, R-hat is a rougher guide than for separate chains, and the acceptance stands beside it.
 
-By default half the proposals go along differences of two walkers (`DEMove`, ter Braak 2006) and half are draws of a
-kernel density of the others (`KDEMove`). Of 16 walkers and 250 steps on normal posteriors, four seeds, the effective
-sample size is
-
-| moves | 1 parameter | 3 parameters | 8 parameters, 32 walkers |
-|---|---|---|---|
-| stretch (emcee's default) | 112 | 56 | 66 |
-| DE, a fifth of it snooker | 845 | 263 | 152 |
-| KDE | 1934 | 744 | 155 |
-| **half DE, half KDE** | 1402 | 519 | 194 |
+By default half of the proposals go along differences of two walkers (`DEMove`, ter Braak 2006), and half are draws of a
+kernel density of the others (`KDEMove`), which gave the most effective draws (`notebooks/measurements.md`).
 """
 
 import time

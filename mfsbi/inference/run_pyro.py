@@ -1,14 +1,14 @@
 r"""The door to Pyro: Hamiltonian Monte Carlo and NUTS, which follow the gradient of the log posterior.
 
-They walk in unconstrained coordinates y = T(theta), where the posterior has the density
+They walk in unconstrained coordinates y = T(theta), in which the posterior has the density
 
     log p(y|x) = log p(theta|x) + log |det dtheta/dy|,    theta = T^-1(y)
 
 (Hoffman & Gelman, arXiv:1111.4246; Betancourt, arXiv:1701.02434). Step size and mass are adapted during the warm-up;
 trajectories that diverge are counted, since they mark places where the posterior was not explored.
 
-HMC's trajectories last a quarter of the period of a standard normal by default, where each draw is independent of the
-one before; Pyro's 2 pi is a full period, after which such a posterior is back where it was at four times the cost.
+HMC's trajectories last a quarter of the period of a standard normal by default, after which a draw is independent of
+the one before. Pyro's default of 2 pi is a full period, which leads back to the same point at four times the cost.
 """
 
 import math

@@ -29,8 +29,7 @@ RESERVED = "chain", "draw"
 APART = 1.05
 """R-hat, about the spread of all draws over that within chains, above which chains do not describe one posterior.
 
-Vehtari et al. advise 1.01, to be sure. Walkers of emcee that drew exact posteriors of 27 priors, each with mean and
-spread as they should be, had 1.01 to 1.04 at effective sizes of 420 to 970.
+Vehtari et al. advise 1.01, which walkers of emcee often exceed although they are right (`notebooks/measurements.md`).
 """
 
 MODERN = int(arviz.__version__.split(".")[0]) >= 1
@@ -59,12 +58,12 @@ class Diagnostics(NamedTuple):
 
     @property
     def enough(self) -> bool:
-        """Whether both sample sizes are at least 400 for every parameter: all there is to ask of independent draws."""
+        """Whether both sample sizes are at least 400 for every parameter, which is enough for independent draws."""
         return min(self.ess_bulk + self.ess_tail) >= 400
 
     @property
     def complaint(self) -> str:
-        """What is wrong with chains, what it means for the posterior and what to do; empty if nothing is."""
+        """What is wrong with the chains, what it means for the posterior and what to do; empty if nothing is wrong."""
         if max(self.r_hat) > APART:
             return (
                 f"The chains have not converged: {self}. They disagree by so much that the draws are not those of the "
@@ -160,7 +159,7 @@ def write(data: Groups, path: Path) -> None:
     """Write what `to_arviz` returned: to a Zarr store if the path ends in .zarr, else to a netCDF file by h5netcdf.
 
     Names that a file cannot hold, such as those with a slash or a backslash, are percent-encoded in it; `read` gives
-    them back. A folder that has vanished is made again, and the file is read once more before it is trusted.
+    them back. A missing folder is created, and the file is read back before it is trusted.
 
     Raises:
         OSError: if the file cannot be written, or holds something else than what was to be written
@@ -200,7 +199,7 @@ def _tree(data: Groups) -> xarray.DataTree:
 
 
 def _encoded(name: str) -> str:
-    """Return a name as files hold it: what is no plain letter, digit, space or one of _-~ is percent-encoded."""
+    """Return a name as files hold it: all but plain letters, digits, spaces and _-~ is percent-encoded."""
     return quote(name, safe=" ").replace(".", "%2E")
 
 

@@ -4,10 +4,9 @@ r"""Ensembles: one trainer, several seeds, and the posterior of them all.
     posterior = ensemble_posterior(trainer, estimators)  # sbi's EnsemblePosterior
     draws = posterior.sample((1000,), x=x_o)
 
-A member is what the trainer would have learned with a seed of its own: other first weights, another order of the rows,
-others held out (of a store that is streamed the same). Where members disagree, simulations do not say what the
-posterior is. Each is trained by one thread, as shards are simulated (`mfsbi.simulating`), so that it is the same from
-any executor.
+A member is what the trainer would have learned with another seed: with other first weights, another order of the
+simulations, and others held out (the same ones of a store that is streamed). Where members disagree, the simulations do
+not determine the posterior. Each member is trained by one thread, so that it is the same from any executor.
 
 **What the ensemble means.** With the members' posteriors p_i(theta|x), weights w_i, likelihoods L_i and the prior p,
 
@@ -15,9 +14,9 @@ any executor.
     potential, log_prob:  log sum_i w_i L_i(x|theta) p(theta),               every member by its evidence as well,
 
 since a likelihood's potential is not normalised: p_i = L_i p / Z_i. Both are right, for different questions: the first
-doubts all members alike, the second is the posterior of the mean likelihood, in which one that explains x better counts
-more, and one alone if x are many events. They agree where the evidences Z_i do. So draws of `sample` are not to be
-weighed by `potential`. `sample` returns draws member after member: shuffle them before taking some. `sample_chains`
+trusts all members equally; the second is the posterior of the mean likelihood, in which a member that explains x better
+counts more, and often only one if there are many events. They agree where the evidences Z_i do, so do not weight draws
+of `sample` by `potential`. `sample` returns draws member after member: shuffle them before taking some. `sample_chains`
 takes one member at a time, `posterior.posteriors[i]`.
 """
 
@@ -33,6 +32,7 @@ import torch
 from mfsbi.checks import require_positive_integer
 from mfsbi.plugin.host import EnsemblePosterior
 from mfsbi.plugin.saving import Estimator, Trainer
+from mfsbi.plugin.trainer import AbstractTrainer
 from mfsbi.seeds import alone, derived
 
 __all__ = ["ensemble_posterior", "train_ensemble"]
@@ -55,11 +55,11 @@ def train_ensemble(
 ) -> list[Estimator]:
     """Train a trainer's model with several seeds, from new weights, and leave the trainer as it is.
 
-    A member that fails, or was trained by a worker that died, is a warning, and the others are returned. So are after
-    Ctrl-C those that have ended, and in this process the one under way with its best weights so far.
+    If a member fails or its worker dies, a warning says so and the others are returned. After Ctrl-C those that have
+    ended are returned, and in this process the one under way with its best weights so far.
 
     Arguments:
-        trainer: with its simulations, which each worker gets a copy of (of a store its path)
+        trainer: with its simulations, of which each worker gets a copy, or the path if they are in a store
         members: how many, with seeds derived from the trainer's; or their seeds
         executor: anything with `submit`: `workers(k)`, `dask.distributed.Client(...).get_executor()`; this process if
             None. Executors other than loky's need a prior and a spec that `pickle` can pickle
@@ -172,13 +172,13 @@ def _one_by_one(trainer: Trainer, seeds: Sequence[int], training: Mapping[str, A
     return made
 
 
-def _train_member(trainer: Trainer, kind: torch.dtype, training: Mapping[str, Any]) -> _Member:
+def _train_member(trainer: AbstractTrainer[Any], kind: torch.dtype, training: Mapping[str, Any]) -> _Member:
     """Train one member, on whatever process this is; an error is returned, since workers may not survive it."""
     with alone(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.set_default_dtype(kind)  # `alone` puts it back
         try:
-            estimator, error = trainer.train(**training).cpu(), None
+            estimator, error = cast(Any, trainer).train(**training).cpu(), None
         except Exception as raised:
             estimator, error = None, raised
     return _Member(estimator, [str(warning.message) for warning in caught], error)

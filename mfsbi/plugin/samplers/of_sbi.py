@@ -160,6 +160,6 @@ def _resampled(candidates: Tensor, log_weight: Tensor, draws: int) -> tuple[Tens
         warnings.warn(
             f"Only {share * len(weight):.0f} of {len(weight)} candidates make {draws} draws of the posterior. Raise "
             "`oversampling`, or take another sampler, such as slice or nuts.",
-            stacklevel=5,
+            stacklevel=4,
         )
     return candidates[torch.multinomial(weight, draws, replacement=True)], share
