@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mfsbi.checks import require_tensor
+from mfsbi.checks import require_kind, require_tensor
 
 __all__ = ["Chains", "Info"]
 
@@ -54,6 +54,7 @@ class Chains:
 
     Raises:
         ValueError: if the shapes do not fit each other
+        TypeError: if draws or log_prob is not a tensor, or info is not an `Info`
     """
 
     draws: Tensor
@@ -63,6 +64,7 @@ class Chains:
     def __post_init__(self) -> None:
         require_tensor("draws", self.draws)
         require_tensor("log_prob", self.log_prob)
+        require_kind("info", self.info, Info, "an `mfsbi.inference.chains.Info`")
         if self.draws.ndim != 3 or self.log_prob.shape != self.draws.shape[:2]:
             raise ValueError(
                 "`draws` should have shape (chain, draw, parameter) and `log_prob` (chain, draw); "

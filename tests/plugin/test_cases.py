@@ -11,7 +11,7 @@ from sbi.utils import RestrictionEstimator
 from torch.distributions import Exponential, Independent, MultivariateNormal, Uniform
 
 from mfsbi import AF, ManifoldNLE, MFlow, SplineCouplings, sample_chains, to_arviz
-from mfsbi.inference.chains import Chains
+from mfsbi.inference.chains import Chains, Info
 from mfsbi.inference.to_arviz import read, write
 from mfsbi.plugin.host import MCMCPosteriorParameters
 
@@ -82,7 +82,7 @@ def test_the_prior_of_a_restriction_is_taken_and_kept():
 @pytest.mark.parametrize("name", ["latex.zarr", "latex.nc", "my draws.zarr", "Ω_m.nc"])
 def test_names_in_latex_are_read_back(name, tmp_path):
     names = [r"$\Omega_m$", r"$\sigma_8$"]
-    data = to_arviz(Chains(torch.randn(4, 50, 2), torch.randn(4, 50), {"sampler": "slice"}), names)
+    data = to_arviz(Chains(torch.randn(4, 50, 2), torch.randn(4, 50), Info("slice")), names)
     write(data, tmp_path / name)
     again = read(tmp_path / name)["posterior"]
     assert list(again.data_vars) == names
