@@ -14,10 +14,9 @@ the one before. Pyro's default of 2 pi is a full period, which leads back to the
 import math
 import time
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ __all__ = ["HMC", "NUTS", "run_pyro"]
 
 
 @dataclass(frozen=True)
-class Hamiltonian(ABC):
+class Hamiltonian:
     """What `NUTS` and `HMC` share.
 
     Arguments:
@@ -60,6 +59,8 @@ class Hamiltonian(ABC):
     adapt_mass_matrix: bool = True
     full_mass: bool = False
 
+    _kind: ClassVar[type[mcmc.HMC]]
+
     def __post_init__(self) -> None:
         require_positive_integer("chains", self.chains)
         require_whole("warmup", self.warmup)
@@ -81,15 +82,11 @@ class Hamiltonian(ABC):
     def _name(self) -> str:
         return type(self).__name__.lower()
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        """Those that Pyro's kernel knows."""
-        own = "chains", "warmup"
-        return {name: value for name, value in asdict(self).items() if name not in own}
-
-    @abstractmethod
     def _kernel(self, energy: Callable[[dict[str, Tensor]], Tensor]) -> mcmc.HMC:
-        """Return Pyro's kernel."""
+        """Return Pyro's kernel for a potential energy of the unconstrained coordinates."""
+        own = "chains", "warmup"
+        settings = {name: value for name, value in asdict(self).items() if name not in own}
+        return self._kind(potential_fn=energy, **settings)
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,23 @@ class NUTS(Hamiltonian):
     max_tree_depth: int = 10
     use_multinomial_sampling: bool = True
 
-    def _kernel(self, energy: Callable[[dict[str, Tensor]], Tensor]) -> mcmc.HMC:
-        return mcmc.NUTS(potential_fn=energy, **self._settings)
+    _kind = mcmc.NUTS
+
+
+class _BoundedHMC(mcmc.HMC):
+    """Pyro's HMC with a limit for the steps of a trajectory, as NUTS has."""
+
+    def __init__(
+        self, *, trajectory_length: float | None, num_steps: int | None, max_num_steps: int, **settings: object
+    ) -> None:
+        length = math.pi / 2 if trajectory_length is None and num_steps is None else trajectory_length
+        super().__init__(trajectory_length=length, num_steps=num_steps, **settings)
+        self.max_num_steps = max_num_steps
+
+    @property
+    def num_steps(self) -> int:
+        """The steps of a trajectory."""
+        return min(self.max_num_steps, int(super().num_steps))
 
 
 @dataclass(frozen=True)
@@ -122,22 +134,7 @@ class HMC(Hamiltonian):
     num_steps: int | None = None
     max_num_steps: int = 1024
 
-    def _kernel(self, energy: Callable[[dict[str, Tensor]], Tensor]) -> mcmc.HMC:
-        quarter = math.pi / 2 if self.trajectory_length is None and self.num_steps is None else self.trajectory_length
-        return _BoundedHMC(potential_fn=energy, **self._settings | {"trajectory_length": quarter})
-
-
-class _BoundedHMC(mcmc.HMC):
-    """Pyro's HMC with a limit for the steps of a trajectory, as NUTS has."""
-
-    def __init__(self, *, max_num_steps: int, **settings: object) -> None:
-        super().__init__(**settings)
-        self.max_num_steps = max_num_steps
-
-    @property
-    def num_steps(self) -> int:
-        """The steps of a trajectory."""
-        return min(self.max_num_steps, int(super().num_steps))
+    _kind = _BoundedHMC
 
 
 KERNELS: dict[str, Callable[..., Hamiltonian]] = {"nuts": NUTS, "hmc": HMC}

@@ -22,18 +22,7 @@ from mfsbi.inference.samplers import Sampler
 from mfsbi.plugin.samplers.grid import Grid
 from mfsbi.plugin.samplers.of_sbi import Importance, Rejection, Slice, Variational
 
-__all__ = [
-    "HMC",
-    "NUTS",
-    "SAMPLERS",
-    "Emcee",
-    "Grid",
-    "Importance",
-    "Rejection",
-    "Slice",
-    "Variational",
-    "sampler_of",
-]
+__all__ = ["HMC", "NUTS", "SAMPLERS", "Emcee", "Grid", "Importance", "Rejection", "Slice", "Variational", "sampler_of"]
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "slice": Slice,
