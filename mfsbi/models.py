@@ -24,11 +24,10 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from mfsbi.charts import AbstractChart, FlowChart, Standardized, Warped
-from mfsbi.checks import require_last_axis
-from mfsbi.flows import Flow
+from mfsbi.charts import AbstractChart, Warped
+from mfsbi.flows import Bijection
 from mfsbi.types import Coordinates, Data, Parameters, Scalars
-from mfsbi.warp import Warp, as_data
+from mfsbi.warp import ThetaScale, Warp, as_data
 
 __all__ = ["AbstractModel", "AmbientModel", "DensityModel", "Latent", "LatentModel", "ManifoldModel", "Placed"]
 
@@ -40,7 +39,7 @@ NARROW = 1e-4, 0.1
 """Least variance, in any direction, of coordinates that are sheared; with less they hold a constraint, no density."""
 
 
-class Latent(nn.Module):
+class Latent(ThetaScale):
     """A conditional density p(u|theta) of the coordinates on the manifold.
 
     Reconstruction does not care about the scale of u, and a chart may end with coordinates of any size; so they are
@@ -52,33 +51,26 @@ class Latent(nn.Module):
 
     Arguments:
         flow: the bijection u -> ũ given theta, to the standard normal
-        theta_mean: shape `(parameter,)`; theta is standardised before it reaches the flow
-        theta_std: shape `(parameter,)`, positive
-        theta_warp: what is standardised, where it is not theta itself: the mean and the spread are then of that
+        theta_mean, theta_std, theta_warp: theta is standardised before it reaches the flow; see `ThetaScale`
     """
 
-    theta_mean: Tensor
-    theta_std: Tensor
     u_mean: Tensor
     u_std: Tensor
     u_shear: Tensor
 
-    def __init__(self, flow: Flow, theta_mean: Tensor, theta_std: Tensor, theta_warp: Warp | None = None) -> None:
-        super().__init__()
+    def __init__(self, flow: Bijection, theta_mean: Tensor, theta_std: Tensor, theta_warp: Warp | None = None) -> None:
+        super().__init__(theta_mean, theta_std, theta_warp)
         self.flow = flow
-        self.theta_warp = Warp(len(theta_mean), theta_mean) if theta_warp is None else theta_warp
         self.register_buffer("u_mean", torch.zeros(flow.features, dtype=theta_mean.dtype))
         self.register_buffer("u_std", torch.ones(flow.features, dtype=theta_mean.dtype))
         self.register_buffer("u_shear", torch.eye(flow.features, dtype=theta_mean.dtype))
-        self.register_buffer("theta_mean", theta_mean)
-        self.register_buffer("theta_std", theta_std)
 
     def __repr__(self) -> str:
         return f"Latent({self.flow!r})"
 
     def log_prob(self, u: Coordinates, theta: Parameters) -> Scalars:
         """Return log p(u|theta), shape `(*)`."""
-        base, log_det = self.flow.forward_and_log_det(self._in_frame(u), self.standardize(theta))
+        base, log_det = self.flow.forward_and_log_det(self._scaled(u), self.standardize(theta))
         return log_det + _log_normal(base) - self.u_std.log().sum()
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
@@ -91,39 +83,26 @@ class Latent(nn.Module):
         return self.u_mean + u.view_as(y)
 
     @property
-    def frame(self) -> tuple[Tensor, Tensor, Tensor]:
+    def scaling(self) -> tuple[Tensor, Tensor, Tensor]:
         """What u is standardised by: mean, spreads after the shear, shape `(n,)`, and the shear, `(n, n)`."""
         return self.u_mean, self.u_std, self.u_shear
 
     def measure(self, u: Tensor) -> None:
         """Standardise by the mean and spreads of u, shape `(rows, n)`, unless the present ones do within a tenth."""
-        y = self._in_frame(u).double()
+        y = self._scaled(u).double()
         std = y.std(0)
         fits = (y.mean(0) / std).abs().max() <= CLOSE and std.log().abs().max() <= CLOSE
         if (std > 0).all() and std.isfinite().all() and (not fits or _is_narrow(y)):
-            self.set_frame(*_frame_of(u.double()))
+            self.set_scaling(*_scaling_of(u.double()))
 
-    def set_frame(self, mean: Tensor, std: Tensor, shear: Tensor) -> None:
+    def set_scaling(self, mean: Tensor, std: Tensor, shear: Tensor) -> None:
         """Standardise u by these."""
-        for old, new in zip(self.frame, (mean, std, shear), strict=True):
+        for old, new in zip(self.scaling, (mean, std, shear), strict=True):
             old.copy_(new)
 
-    def _in_frame(self, u: Tensor) -> Tensor:
+    def _scaled(self, u: Tensor) -> Tensor:
         """Return u sheared and standardised, shape `(*, n)`."""
         return (u - self.u_mean) @ self.u_shear / self.u_std
-
-    def standardize(self, theta: Tensor) -> Tensor:
-        """Return (w(theta) - mean) / std, shape `(*, parameter)`, where the weights are.
-
-        Raises:
-            ValueError: if theta has another number of parameters
-        """
-        require_last_axis("theta", theta, len(self.theta_mean), "theta in training")
-        return (self.theta_warp(theta.to(self.theta_mean.device)) - self.theta_mean) / self.theta_std
-
-    def theta_unit(self, theta: Tensor) -> Tensor:
-        """Return d theta / d standardised theta, shape `(*, parameter)`: a score times it is that of the latter."""
-        return self.theta_std * (-self.theta_warp.log_slope(theta)).exp()
 
 
 def _is_narrow(u: Tensor) -> bool:
@@ -132,7 +111,7 @@ def _is_narrow(u: Tensor) -> bool:
     return NARROW[0] < least < NARROW[1]
 
 
-def _frame_of(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _scaling_of(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, spreads and shear of u, shape `(rows, n)`; there is none unless it is narrow."""
     mean, identity = u.mean(0), torch.eye(u.shape[1]).to(u)
     shear = identity
@@ -260,30 +239,25 @@ class AmbientModel(DensityModel):
     """A density in all of data space around a manifold of thickness eps: a pseudo-invertible encoder.
 
     Arguments:
-        chart: half of a bijection, a `FlowChart` or that standardised or warped
+        chart: half of a bijection, one that has a `split`
         latent: the density of u
         epsilon: standard deviation of v, the coordinates off the manifold
     """
 
-    chart: FlowChart | Standardized | Warped
-
-    def __init__(self, chart: FlowChart | Standardized | Warped, latent: Latent, epsilon: float) -> None:
+    def __init__(self, chart: AbstractChart, latent: Latent, epsilon: float) -> None:
         super().__init__(chart, latent)
         self.epsilon = epsilon
 
     def place(self, x: Data, theta: Parameters | None = None) -> Placed:
         """Return u, and log N(v; 0, eps^2 I) + log|det d(u, v)/dx|."""
-        u, v, log_det = self._split_at(theta).split(x)
+        u, v, log_det = self.chart_at(theta).split(x)
         return Placed(u, log_det + _log_normal(v / self.epsilon) - v.shape[-1] * math.log(self.epsilon))
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one x for each row of theta, shape `(*, data)`, off the manifold by eps."""
         u = self.latent.sample(theta, generator)
         v = self.epsilon * _normal(u, self.chart.data_dim - self.chart.manifold_dim, generator)
-        return self._split_at(theta).merge(u, v)
-
-    def _split_at(self, theta: Tensor | None) -> FlowChart | Standardized | Warped:
-        return self.chart_at(theta)  # type: ignore[return-value]  # at() keeps the type
+        return self.chart_at(theta).merge(u, v)
 
 
 class LatentModel(AbstractModel):

@@ -7,19 +7,17 @@ setting of ALICES (Stoye, Brehmer, Louppe, Pavez, Cranmer, arXiv:1808.00973), si
 twice.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
+from mfsbi.networks import perceptron
 from mfsbi.types import Data, Parameters, Scalars
-from mfsbi.warp import Warp, as_data
+from mfsbi.warp import ThetaScale, Warp, as_data
 
 __all__ = ["RatioModel"]
 
 
-class RatioModel(nn.Module):
+class RatioModel(ThetaScale):
     """A multilayer perceptron for log r(x|theta) on standardised x and theta.
 
     Arguments:
@@ -39,8 +37,6 @@ class RatioModel(nn.Module):
 
     x_mean: Tensor
     x_std: Tensor
-    theta_mean: Tensor
-    theta_std: Tensor
 
     def __init__(
         self,
@@ -52,13 +48,13 @@ class RatioModel(nn.Module):
         depth: int = 3,
         warps: tuple[Warp, Warp] | None = None,
     ) -> None:
-        super().__init__()
-        self.x_warp, self.theta_warp = warps or (Warp(len(x_mean), x_mean), Warp(len(theta_mean), theta_mean))
-        for name, value in (("x", (x_mean, x_std)), ("theta", (theta_mean, theta_std))):
-            self.register_buffer(f"{name}_mean", value[0])
-            self.register_buffer(f"{name}_std", value[1])
+        x_warp, theta_warp = warps or (Warp(len(x_mean), x_mean), None)
+        super().__init__(theta_mean, theta_std, theta_warp)
+        self.x_warp = x_warp
+        self.register_buffer("x_mean", x_mean)
+        self.register_buffer("x_std", x_std)
         self.width, self.depth = width, depth
-        self.network = _perceptron([len(x_mean) + len(theta_mean), *[width] * depth])
+        self.network = perceptron([len(x_mean) + len(theta_mean), *[width] * depth, 1], nn.Tanh)
 
     def __repr__(self) -> str:
         weights = sum(weight.numel() for weight in self.parameters())
@@ -66,7 +62,7 @@ class RatioModel(nn.Module):
 
     def log_ratio(self, x: Data, theta: Parameters) -> Scalars:
         """Return log r(x|theta), shape `(*)`."""
-        theta = ((self.theta_warp(theta) - self.theta_mean) / self.theta_std).expand(*x.shape[:-1], -1)
+        theta = self.standardize(theta).expand(*x.shape[:-1], -1)
         return self.network(torch.cat([(self.x_warp(x) - self.x_mean) / self.x_std, theta], dim=-1)).squeeze(-1)
 
     def as_data(self, x: Tensor) -> Tensor:
@@ -76,12 +72,3 @@ class RatioModel(nn.Module):
             ValueError: if it needs them and x does not have them
         """
         return as_data(x, self.theta_mean, self.x_warp)
-
-    def theta_unit(self, theta: Tensor) -> Tensor:
-        """Return d theta / d standardised theta, shape `(*, parameter)`: a score times it is that of the latter."""
-        return self.theta_std * (-self.theta_warp.log_slope(theta)).exp()
-
-
-def _perceptron(sizes: Sequence[int]) -> nn.Sequential:
-    hidden = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.Tanh())]
-    return nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))

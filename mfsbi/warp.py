@@ -25,12 +25,13 @@ kept as a sum of two numbers of the weights' type, which has the digits of both.
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Warp", "as_data", "converted", "lost_digits", "require_digits"]
+from mfsbi.checks import require_last_axis
+
+__all__ = ["ThetaScale", "Warp", "as_data", "converted", "lost_digits", "require_digits"]
 
 GAIN, DATA_GAIN = 0.7, 1.5
 """Nats a bend of a parameter, and of a feature of data, has to gain."""
@@ -91,11 +92,9 @@ class Warp(nn.Module):
     def __init__(self, features: int, like: Tensor | None = None) -> None:
         super().__init__()
         zeros = torch.zeros(features) if like is None else like.new_zeros(features)
-        self.register_buffer("centre", zeros)
-        self.register_buffer("rest", zeros.clone())
-        self.register_buffer("rate", zeros.clone())
-        self.register_buffer("fine", zeros.clone())
-        self._note()
+        for name in ("centre", "rest", "rate", "fine"):
+            self.register_buffer(name, zeros.clone())
+        self.bent, self.shifted, self.wide = [], [], []
 
     def __repr__(self) -> str:
         return f"Warp(bent={self.bent}, shifted={self.shifted})"
@@ -183,12 +182,44 @@ class Warp(nn.Module):
         self.shifted = (straight & (self.centre != 0)).nonzero().flatten().tolist()
         self.wide = (self.fine > 0).nonzero().flatten().tolist()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Let files that were written before there were such maps have the identity."""
         for name, value in self.named_buffers():
             state_dict.setdefault(prefix + name, value)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._note()
+
+
+class ThetaScale(nn.Module):
+    """What networks of theta share: the scale they see it on, (w(theta) - mean) / std.
+
+    Arguments:
+        theta_mean: of w(theta), shape `(parameter,)`
+        theta_std: of w(theta), shape `(parameter,)`, positive
+        theta_warp: w; the identity if not given
+    """
+
+    theta_mean: Tensor
+    theta_std: Tensor
+
+    def __init__(self, theta_mean: Tensor, theta_std: Tensor, theta_warp: Warp | None = None) -> None:
+        super().__init__()
+        self.theta_warp = Warp(len(theta_mean), theta_mean) if theta_warp is None else theta_warp
+        self.register_buffer("theta_mean", theta_mean)
+        self.register_buffer("theta_std", theta_std)
+
+    def standardize(self, theta: Tensor) -> Tensor:
+        """Return (w(theta) - mean) / std, shape `(*, parameter)`, where the weights are.
+
+        Raises:
+            ValueError: if theta has another number of parameters
+        """
+        require_last_axis("theta", theta, len(self.theta_mean), "theta in training")
+        return (self.theta_warp(theta.to(self.theta_mean.device)) - self.theta_mean) / self.theta_std
+
+    def theta_unit(self, theta: Tensor) -> Tensor:
+        """Return d theta / d standardised theta, shape `(*, parameter)`: a score times it is that of the latter."""
+        return self.theta_std * (-self.theta_warp.log_slope(theta)).exp()
 
 
 def converted(values: Tensor, kind: torch.dtype) -> Tensor:

@@ -32,7 +32,7 @@ MODELS = {
         Standardized(FlowChart(SMALL.build(3), 2), torch.randn(3), torch.rand(3) + 0.5), sheared()
     ),
     "curve": lambda: ManifoldModel(FlowChart(SMALL.build(3), 1), latent(1)),
-    "ambient": lambda: ManifoldModel(AmbientChart(torch.randn(2), torch.rand(2) + 0.5), latent(2)),
+    "ambient": lambda: ManifoldModel(Standardized(AmbientChart(2), torch.randn(2), torch.rand(2) + 0.5), latent(2)),
 }
 
 

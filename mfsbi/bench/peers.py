@@ -87,7 +87,7 @@ def log_volume_by_layers(chart: FlowChart, u: Tensor) -> Tensor:
     x = nn.functional.pad(u, (0, data_dim - chart.manifold_dim))
     total = torch.eye(data_dim, chart.manifold_dim).expand(rows, -1, -1)
     own = torch.arange(rows)
-    for layer in reversed(list(chart.flow.layers)):
+    for layer in reversed(list(cast(Flow, chart.flow).layers)):
         single = Flow([layer], data_dim)  # type: ignore[list-item]  # layers are modules
         jacobian = torch.autograd.functional.jacobian(single.inverse, x)[own, :, own]
         x, total = single.inverse(x).detach(), jacobian @ total

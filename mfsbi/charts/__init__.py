@@ -20,25 +20,34 @@ feature: values over decades, rare huge ones, offsets that cost digits.
 Charts without a bijection: `AutoencoderChart` is a pair of plain networks, `PrescribedChart` a pair of given functions,
 `AmbientChart` all of data space.
 
+Which chart a model has is said by a `ChartConfig`, a frozen dataclass of settings whose `build` makes it once the
+dimensions are known: `CutFlow`, `WithEncoder`, `Autoencoder`, `Prescribed`, `Ambient`, or a subclass of your own.
+
 A `FlowChart` may depend on theta, as the first pseudo-invertible encoders did; `chart.at(theta)` is then a chart. For
 all others it is the chart itself.
 """
 
-from mfsbi.charts.abstract import AbstractChart, Normals
-from mfsbi.charts.bijective import EncoderChart, FlowChart, Split, Standardized
-from mfsbi.charts.plain import AmbientChart, AutoencoderChart, PrescribedChart, ResidualNetwork
-from mfsbi.charts.warped import Warped
+from mfsbi.charts.abstract import AbstractChart, ChartConfig, Normals, Split
+from mfsbi.charts.bijective import CutFlow, EncoderChart, FlowChart, WithEncoder
+from mfsbi.charts.plain import Ambient, AmbientChart, Autoencoder, AutoencoderChart, Prescribed, PrescribedChart
+from mfsbi.charts.wrapped import Standardized, Warped, WrappedChart
 
 __all__ = [
     "AbstractChart",
+    "Ambient",
     "AmbientChart",
+    "Autoencoder",
     "AutoencoderChart",
+    "ChartConfig",
+    "CutFlow",
     "EncoderChart",
     "FlowChart",
     "Normals",
+    "Prescribed",
     "PrescribedChart",
-    "ResidualNetwork",
     "Split",
     "Standardized",
     "Warped",
+    "WithEncoder",
+    "WrappedChart",
 ]

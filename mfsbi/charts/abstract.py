@@ -1,4 +1,4 @@
-"""What every chart can do; `mfsbi.charts` has the derivation."""
+"""What every chart can do, and how one is asked for; `mfsbi.charts` has the derivation."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from mfsbi import density
 from mfsbi.types import Coordinates, Data, Directions, Parameters, Scalars, Tangents
 
-__all__ = ["AbstractChart", "Normals"]
+__all__ = ["AbstractChart", "ChartConfig", "Normals", "Split"]
 
 BLOCK = 2048
 """Rows whose tangents are at work at a time: at d = 40 and n = 14 some 50 MiB."""
@@ -17,6 +17,20 @@ BLOCK = 2048
 EXTRA_PASSES = 3
 """How many tangents the passes cost that normals need besides one for each v. Measured with 500 rows: at d = 40, ten
 affine couplings, they take 0.82, 0.42, 0.10 of the time of tangents for n = 24, 30, 38; at d = 3, n = 2, 2.4 times."""
+
+
+class Split(NamedTuple):
+    """What a bijection x -> (u, v) makes of x.
+
+    Arguments:
+        u: coordinates on the manifold, shape `(*, manifold)`
+        v: coordinates off it, shape `(*, data - manifold)`
+        log_det: log|det d(u, v)/dx|, shape `(*)`
+    """
+
+    u: Tensor
+    v: Tensor
+    log_det: Tensor
 
 
 class Normals(NamedTuple):
@@ -60,7 +74,7 @@ class AbstractChart(nn.Module, ABC):
         """Whether the manifold depends on theta; `at(theta)` is then a chart."""
         return False
 
-    def at(self, theta: Parameters) -> "AbstractChart":  # noqa: ARG002 - most charts do not depend on it
+    def at(self, _theta: Parameters) -> "AbstractChart":
         """Return the chart for these theta, one for each row of u or x that comes after, or one for all."""
         return self
 
@@ -71,6 +85,9 @@ class AbstractChart(nn.Module, ABC):
     def straightened(self, x: Data) -> Data:
         """Return x as a frame of means and spreads suits it: bent or shifted where it needs that, shape `(*, data)`."""
         return x
+
+    def measure(self, x: Data) -> None:
+        """Take from data what the chart has to know of them before training; most charts take nothing."""
 
     def squared_distance(self, x: Data) -> Scalars:
         """Return |x - project(x)|^2 in the units the chart was built in, shape `(*)`: what reconstruction minimises."""
@@ -85,9 +102,21 @@ class AbstractChart(nn.Module, ABC):
         """
         return density.tangents(self.decode, u, directions)
 
-    def normals(self, u: Coordinates) -> Normals | None:  # noqa: ARG002 - most charts have none
+    def normals(self, _u: Coordinates) -> Normals | None:
         """Return the complement of the tangents at u, or None for a chart that is not half of a bijection."""
         return None
+
+    def split(self, _x: Data) -> Split:
+        """Return u, v, and log|det d(u, v)/dx| of a chart that is half of a bijection.
+
+        Raises:
+            TypeError: if it is not
+        """
+        raise TypeError(f"Only a chart that is half of a bijection can be split; got {self!r}.")
+
+    def merge(self, _u: Coordinates, _v: Tensor) -> Data:
+        """Return the x that `split` makes u and v of, shape `(*, data)`."""
+        raise TypeError(f"Only a chart that is half of a bijection can be split; got {self!r}.")
 
     def log_volume(self, u: Coordinates) -> Scalars:
         """Return 1/2 log det J^T J at u, shape `(*)`, from tangents or from normals if those cost less.
@@ -124,3 +153,24 @@ class AbstractChart(nn.Module, ABC):
         if normals is None:
             return density.unchecked_log_volume(self.tangents(u))
         return density.unchecked_log_volume(normals.rows.mT) - normals.log_det
+
+
+class ChartConfig(ABC):
+    """A kind of chart with its settings, to be built once the dimensions are known.
+
+    Subclass it as a frozen dataclass to bring a chart of your own; what `mfsbi.flows.FlowConfig` says of fields and of
+    `build` holds here too.
+    """
+
+    @abstractmethod
+    def build(self, data_dim: int, manifold_dim: int, parameters: int = 0) -> AbstractChart:
+        """Return a chart of standardised data, with weights from torch's generator.
+
+        At best it starts as the plane of the first n coordinates: these are the principal axes of the data, or features
+        that the user named (`mfsbi.charts.frames`).
+
+        Arguments:
+            data_dim: d
+            manifold_dim: n
+            parameters: the number of parameters `theta` that the manifold depends on; 0 if it depends on none
+        """

@@ -1,25 +1,18 @@
 """Charts cut out of a bijection of data space; `mfsbi.charts` has the derivation."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mfsbi.charts.abstract import AbstractChart, Normals
-from mfsbi.checks import require_last_axis
-from mfsbi.flows import Flow
-from mfsbi.types import Coordinates, Data, Directions, Parameters, Scalars, Tangents
+from mfsbi.charts.abstract import AbstractChart, ChartConfig, Normals, Split
+from mfsbi.charts.wrapped import WrappedChart
+from mfsbi.flows import Bijection, FlowConfig, built
+from mfsbi.networks import ResidualNetwork
+from mfsbi.types import Coordinates, Data, Directions, Parameters, Tangents
 
-__all__ = ["EncoderChart", "FlowChart", "Split", "Standardized"]
-
-
-class Split(NamedTuple):
-    """What a bijection x -> (u, v) makes of x: coordinates on and off the manifold, and log|det d(u, v)/dx|."""
-
-    u: Tensor
-    v: Tensor
-    log_det: Tensor
+__all__ = ["CutFlow", "EncoderChart", "FlowChart", "WithEncoder"]
 
 
 class FlowChart(AbstractChart):
@@ -31,7 +24,7 @@ class FlowChart(AbstractChart):
         theta: what the flow is given besides, if it depends on theta; see `at`
     """
 
-    def __init__(self, flow: Flow, manifold_dim: int, theta: Tensor | None = None) -> None:
+    def __init__(self, flow: Bijection, manifold_dim: int, theta: Tensor | None = None) -> None:
         super().__init__(flow.features, manifold_dim)
         self.flow = flow
         self.theta = theta
@@ -51,23 +44,26 @@ class FlowChart(AbstractChart):
 
     def encode(self, x: Data) -> Coordinates:
         """Return the first n coordinates of f^-1(x)."""
-        return self.flow(x, self._theta())[..., : self.manifold_dim]
+        return self.flow.forward_and_log_det(x, self._theta())[0][..., : self.manifold_dim]
 
     def split(self, x: Data) -> Split:
         """Return u, v, shape `(*, data - manifold)`, and log|det d(u, v)/dx|, shape `(*)`."""
         y, log_det = self.flow.forward_and_log_det(x, self._theta())
         return Split(y[..., : self.manifold_dim], y[..., self.manifold_dim :], log_det)
 
-    def merge(self, u: Tensor, v: Tensor) -> Tensor:
+    def merge(self, u: Coordinates, v: Tensor) -> Data:
         """Return the x that `split` makes u and v of, shape `(*, data)`."""
         return self.flow.inverse(torch.cat([u, v], dim=-1), self._theta())
 
     def tangents(self, u: Coordinates, directions: Directions | None = None) -> Tangents:
-        """Return J, or J times k directions, carried through the layers in closed form."""
+        """Return J, or J times k directions, in closed form if the flow carries tangents and else in forward mode."""
+        carried = getattr(self.flow, "inverse_with_tangents", None)
+        if carried is None:
+            return super().tangents(u, directions)
         if directions is None:
             directions = torch.eye(self.manifold_dim, dtype=u.dtype, device=u.device).expand(*u.shape, -1)
         padded = functional.pad(directions, (0, 0, 0, self.data_dim - self.manifold_dim))
-        return self.flow.inverse_with_tangents(self._pad(u), padded, self._theta())[1]
+        return carried(self._pad(u), padded, self._theta())[1]
 
     def normals(self, u: Coordinates) -> Normals:
         """Return V = dv/dx and log|det d(u, v)/dx| at u, one reverse pass for each v."""
@@ -89,7 +85,7 @@ class FlowChart(AbstractChart):
         return self.theta
 
 
-class EncoderChart(AbstractChart):
+class EncoderChart(WrappedChart):
     """A chart to decode and a network of its own to encode, encode = e.
 
     The network adds to the plain projection on the first n coordinates, so that both maps start consistent.
@@ -100,18 +96,12 @@ class EncoderChart(AbstractChart):
     """
 
     def __init__(self, chart: AbstractChart, encoder: nn.Module) -> None:
-        super().__init__(chart.data_dim, chart.manifold_dim)
-        self.chart = chart
+        super().__init__(chart, chart.data_dim)
         self.encoder = encoder
 
-    @property
-    def conditional(self) -> bool:
-        """Whether the wrapped chart depends on theta."""
-        return self.chart.conditional
-
-    def at(self, theta: Parameters) -> "EncoderChart":
-        """Return the chart for these theta, shape `(*, parameter)`, with the same weights."""
-        return EncoderChart(self.chart.at(theta), self.encoder) if self.conditional else self
+    def around(self, chart: AbstractChart) -> "EncoderChart":
+        """Return the same encoder with another chart."""
+        return EncoderChart(chart, self.encoder)
 
     def decode(self, u: Coordinates) -> Data:
         """Return chart.decode(u)."""
@@ -130,76 +120,39 @@ class EncoderChart(AbstractChart):
         return self.chart.normals(u)
 
 
-class Standardized(AbstractChart):
-    """A chart of data space in a better frame: x = mean + std * (axes @ y), with y from the wrapped chart.
+@dataclass(frozen=True)
+class CutFlow(ChartConfig):
+    """A `FlowChart`.
 
     Arguments:
-        chart: a chart of the standardised data y
-        mean: shape `(data,)`
-        std: shape `(data,)`, positive
-        axes: an orthogonal matrix, shape `(data, data)`, whose columns are the frame; the identity if not given
+        flow: the kind of bijection
+        graph: whether u and v are the flow's first masks, so that its first layer makes any graph v = g(u); if not,
+            its layers mix all coordinates
     """
 
-    mean: Tensor
-    std: Tensor
-    axes: Tensor
+    flow: FlowConfig
+    graph: bool = True
 
-    def __init__(self, chart: AbstractChart, mean: Tensor, std: Tensor, axes: Tensor | None = None) -> None:
-        super().__init__(chart.data_dim, chart.manifold_dim)
-        self.chart = chart
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-        self.register_buffer("axes", torch.eye(len(mean), dtype=mean.dtype) if axes is None else axes)
+    def build(self, data_dim: int, manifold_dim: int, parameters: int = 0) -> FlowChart:
+        """Return the chart."""
+        return FlowChart(built(self.flow, data_dim, parameters, manifold_dim if self.graph else None), manifold_dim)
 
-    @property
-    def conditional(self) -> bool:
-        """Whether the wrapped chart depends on theta."""
-        return self.chart.conditional
 
-    def at(self, theta: Parameters) -> "Standardized":
-        """Return the chart for these theta, shape `(*, parameter)`, with the same weights."""
-        return Standardized(self.chart.at(theta), self.mean, self.std, self.axes) if self.conditional else self
+@dataclass(frozen=True)
+class WithEncoder(ChartConfig):
+    """An `EncoderChart` whose encoder is a `ResidualNetwork`.
 
-    def decode(self, u: Coordinates) -> Data:
-        """Return mean + std * (axes @ chart.decode(u))."""
-        return self._from_frame(self.chart.decode(u))
+    Arguments:
+        chart: what decodes
+        width: units in each layer of the encoder
+        blocks: residual blocks of the encoder, two layers each
+    """
 
-    def encode(self, x: Data) -> Coordinates:
-        """Return chart.encode(axes^T @ ((x - mean) / std))."""
-        return self.chart.encode(self._to_frame(x))
+    chart: ChartConfig
+    width: int = 100
+    blocks: int = 5
 
-    def tangents(self, u: Coordinates, directions: Directions | None = None) -> Tangents:
-        """Return std * (axes @ chart.tangents(u, directions))."""
-        return self.std.unsqueeze(-1) * (self.axes @ self.chart.tangents(u, directions))
-
-    def normals(self, u: Coordinates) -> Normals | None:
-        """Return those of the wrapped chart in the frame of the data: V @ axes^T / std, log|det| - sum_i log std_i."""
-        normals = self.chart.normals(u)
-        if normals is None:
-            return None
-        return Normals(normals.rows @ self.axes.T / self.std, normals.log_det - self.std.log().sum())
-
-    def squared_distance(self, x: Data) -> Scalars:
-        """Return |x - project(x)|^2 in standardised units, shape `(*)`, so that every feature counts."""
-        return self.chart.squared_distance(self._to_frame(x))
-
-    def split(self, x: Data) -> Split:
-        """Return the split of a wrapped `FlowChart`, with log|det d(u, v)/dx| in the units of x."""
-        u, v, log_det = self._flow_chart().split(self._to_frame(x))
-        return Split(u, v, log_det - self.std.log().sum())
-
-    def merge(self, u: Tensor, v: Tensor) -> Tensor:
-        """Return the x that `split` makes u and v of, shape `(*, data)`."""
-        return self._from_frame(self._flow_chart().merge(u, v))
-
-    def _flow_chart(self) -> FlowChart:
-        if not isinstance(self.chart, FlowChart):
-            raise TypeError(f"Only a chart that is half of a bijection can be split; got {self.chart!r}.")
-        return self.chart
-
-    def _from_frame(self, y: Tensor) -> Tensor:
-        return self.mean + self.std * (y @ self.axes.T)
-
-    def _to_frame(self, x: Tensor) -> Tensor:
-        require_last_axis("x", x, self.data_dim, "the data the model was trained on")
-        return (x - self.mean) / self.std @ self.axes
+    def build(self, data_dim: int, manifold_dim: int, parameters: int = 0) -> EncoderChart:
+        """Return the chart."""
+        encoder = ResidualNetwork(data_dim, manifold_dim, self.width, self.blocks)
+        return EncoderChart(self.chart.build(data_dim, manifold_dim, parameters), encoder)

@@ -1,50 +1,46 @@
 """Charts that are no bijection of data space; `mfsbi.charts` has the derivation."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from mfsbi.charts.abstract import AbstractChart
+from mfsbi.charts.abstract import AbstractChart, ChartConfig
 from mfsbi.checks import require_last_axis
+from mfsbi.networks import ResidualNetwork
 from mfsbi.types import Coordinates, Data, Scalars
 
-__all__ = ["AmbientChart", "AutoencoderChart", "PrescribedChart", "ResidualNetwork"]
+__all__ = ["Ambient", "AmbientChart", "Autoencoder", "AutoencoderChart", "Prescribed", "PrescribedChart"]
 
 Function = Callable[[Tensor], Tensor]
 
 
 class AmbientChart(AbstractChart):
-    """All of data space as its own manifold: u is x standardised, x = mean + std * u.
+    """All of data space as its own manifold: u is x.
 
     Arguments:
-        mean: shape `(data,)`
-        std: shape `(data,)`, positive
+        data_dim: d
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__(len(mean), len(mean))
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+    def __init__(self, data_dim: int) -> None:
+        super().__init__(data_dim, data_dim)
 
     def decode(self, u: Coordinates) -> Data:
-        """Return mean + std * u."""
-        return self.mean + self.std * u
+        """Return u."""
+        return u
 
     def encode(self, x: Data) -> Coordinates:
-        """Return (x - mean) / std."""
-        require_last_axis("x", x, self.data_dim, "the data the model was trained on")
-        return (x - self.mean) / self.std
+        """Return x."""
+        return x
 
     def log_volume(self, u: Coordinates) -> Scalars:
-        """Return sum_i log std_i, the same at every u, shape `(*)`."""
-        return self.std.log().sum().expand(u.shape[:-1])
+        """Return zeros, shape `(*)`."""
+        return u.new_zeros(u.shape[:-1])
 
-    def noisy_log_volume(self, u: Coordinates, generator: Generator | None = None) -> Scalars:  # noqa: ARG002
-        """Return the log-volume, which has no gradient, shape `(*)`."""
+    def noisy_log_volume(self, u: Coordinates, _generator: Generator | None = None) -> Scalars:
+        """Return zeros, which have no gradient, shape `(*)`."""
         return self.log_volume(u)
 
 
@@ -102,30 +98,54 @@ class PrescribedChart(AbstractChart):
         require_last_axis("x", x, self.data_dim, "the data the model was trained on")
         return (self.functions[1](x) - self.mean) / self.std
 
+    def measure(self, x: Data) -> None:
+        """Take mean and spread of the coordinates of x, shape `(rows, data)`."""
+        u = self.functions[1](x)
+        self.mean, self.std = u.mean(0), u.std(0)
 
-class ResidualNetwork(nn.Module):
-    """A multilayer perceptron whose blocks add to their input; its last layer starts at zero.
+
+@dataclass(frozen=True)
+class Ambient(ChartConfig):
+    """An `AmbientChart`."""
+
+    def build(self, data_dim: int, _manifold_dim: int, _parameters: int = 0) -> AmbientChart:
+        """Return the chart."""
+        return AmbientChart(data_dim)
+
+
+@dataclass(frozen=True)
+class Autoencoder(ChartConfig):
+    """An `AutoencoderChart` of two `ResidualNetwork`s.
 
     Arguments:
-        features_in: width of the input
-        features_out: width of the output
-        width: units of each hidden layer
-        blocks: residual blocks, two layers each
+        width: units in each layer
+        blocks: residual blocks of each network, two layers each
     """
 
-    def __init__(self, features_in: int, features_out: int, width: int = 100, blocks: int = 5) -> None:
-        super().__init__()
-        self.first = nn.Linear(features_in, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
-        )
-        self.last = nn.Linear(width, features_out)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+    width: int = 100
+    blocks: int = 5
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the network's output, shape `(*, features_out)`."""
-        y = self.first(x)
-        for block in self.blocks:
-            y = y + block(y)
-        return self.last(y)
+    def build(self, data_dim: int, manifold_dim: int, _parameters: int = 0) -> AutoencoderChart:
+        """Return the chart."""
+        decoder = ResidualNetwork(manifold_dim, data_dim, self.width, self.blocks)
+        encoder = ResidualNetwork(data_dim, manifold_dim, self.width, self.blocks)
+        return AutoencoderChart(decoder, encoder, data_dim, manifold_dim)
+
+
+@dataclass(frozen=True)
+class Prescribed(ChartConfig):
+    """A `PrescribedChart`, to be told the spread of its coordinates by `measure`.
+
+    Arguments:
+        decode: g
+        encode: its inverse on the manifold
+    """
+
+    decode: Function
+    encode: Function
+
+    def build(self, data_dim: int, manifold_dim: int, _parameters: int = 0) -> PrescribedChart:
+        """Return the chart."""
+        return PrescribedChart(
+            (self.decode, self.encode), data_dim, torch.zeros(manifold_dim), torch.ones(manifold_dim)
+        )

@@ -1,6 +1,10 @@
 r"""Conditional bijections: the moving parts of charts and latent densities.
 
-A flow is a bijection ``y = f(x; theta)`` of R^d, composed of layers. A coupling keeps one half of the coordinates,
+A flow is a bijection ``y = f(x; theta)`` of R^d: any module with the methods of `Bijection`. Which one is said by a
+`FlowConfig`, a frozen dataclass of settings whose `build` makes it once the dimensions are known; a flow of your own is
+a subclass of it.
+
+The flows here are composed of layers. A coupling keeps one half of the coordinates,
 feeds it (with ``theta``) to a small network and moves the other half, one coordinate at a time, by a monotonic map
 whose parameters the network gives:
 
@@ -18,15 +22,15 @@ al., arXiv:1705.07057; Durkan et al.),
 
     y_i = s(x_i; network(x_1, ..., x_{i-1}, theta)),    log|det df/dx| = sum_i log s'(x_i):
 
-one pass of a masked network for the density, d of them for the inverse. It learns densities of many dimensions sooner.
+one pass of a masked network for the density, d of them for the inverse. It learns densities of many dimensions faster.
 
 Every flow built here **starts as the identity**: the last layer of each network is zero. Charts depend on it.
 A chart cuts the coordinates after the flow, so whatever stands between the layers decides which directions of
-data space the manifold coordinates begin with; random permutations, as in the original code, draw that choice
-by lot. Here layers come in pairs, a mask and its complement, which mixes coordinates and moves none. A chart's masks
+data space the manifold coordinates begin with. Permutations between layers would leave that choice to chance; instead
+layers come in pairs, a mask and its complement, which mix coordinates without permuting them. A chart's masks
 are the cut itself, u kept and v moved, then v kept and u moved: its first layer alone makes any graph v = g(u).
 
-**Layout.** Inside a flow, rows are columns: arrays have shape `(coordinates, rows)`. Choosing coordinates copies
+**Layout.** Inside these flows, rows are columns: arrays have shape `(coordinates, rows)`. Choosing coordinates copies
 contiguous memory then, and the networks write the splines' parameters in the order `mfsbi.flows.splines` wants them.
 
 **Tangents.** A layer carries n tangents along with the point in closed form. For the inverse of a coupling, with G the
@@ -39,18 +43,21 @@ meets the tangents: that layer is the largest, and n tangents do not go through 
 """
 
 from mfsbi.flows.autoregressive import AutoregressiveSpline, AutoregressiveSplines
-from mfsbi.flows.couplings import AffineCoupling, AffineCouplings, Couplings, SplineCoupling, SplineCouplings
-from mfsbi.flows.flow import Flow, Layer, Linear
+from mfsbi.flows.couplings import AffineCoupling, AffineCouplings, SplineCoupling, SplineCouplings
+from mfsbi.flows.flow import Bijection, Flow, FlowConfig, Layer, LayerStack, Linear, built
 
 __all__ = [
     "AffineCoupling",
     "AffineCouplings",
     "AutoregressiveSpline",
     "AutoregressiveSplines",
-    "Couplings",
+    "Bijection",
     "Flow",
+    "FlowConfig",
     "Layer",
+    "LayerStack",
     "Linear",
     "SplineCoupling",
     "SplineCouplings",
+    "built",
 ]

@@ -1,42 +1,37 @@
 """Autoregressive splines and stacks of them; `mfsbi.flows` has the derivation."""
 
-import math
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import NamedTuple, cast
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mfsbi.checks import require_positive, require_positive_integer
-from mfsbi.flows.couplings import Affine, Couplings
-from mfsbi.flows.flow import Flow, Linear
+from mfsbi.flows.flow import LayerStack
 from mfsbi.flows.splines import spline, spline_inverse, spline_inverse_with_gradient
+from mfsbi.networks import MaskedConditioner, Told
 
 __all__ = ["AutoregressiveSpline", "AutoregressiveSplines"]
 
 
 @dataclass(frozen=True)
-class AutoregressiveSplines(Couplings):
+class AutoregressiveSplines(LayerStack):
     """A stack of autoregressive splines: densities of ten dimensions and more, which couplings learn slowly.
 
-    Theta enters the last layer alone, whose network is wider: joint scores are then learned sooner, and better, than by
-    layers that all meet theta (`notebooks/measurements.md`).
+    Every second layer goes through the coordinates in the opposite order. Theta enters the last layer alone, whose
+    network is wider: joint scores are then learned sooner, and better, than by layers that all meet theta
+    (`notebooks/measurements.md`).
 
     Its inverse, and so each draw, takes d times as long as its density. Charts need the inverse: take couplings there.
 
     Arguments:
-        layers: number of layers; every second one goes through the coordinates in the opposite order
+        layers, depth, sharpness, lu: as in `LayerStack`
         width: units in each hidden layer of the networks that do not meet theta
         theta_width: units in each hidden layer of the last network, which does
-        depth: hidden layers of the networks
-        sharpness: factor on the first weights of each network
         theta_sharpness: largest factor on the first weights that meet theta; units have all factors from 1 to this
-        lu: put a learned linear layer before each layer
         bins: pieces of each spline
         bound: half-width B of the interval [-B, B] the splines act on, in standardised units
-        shuffle: go through the coordinates in a random order; in theirs, the later ones told by the earlier, if not
+        shuffle: go through the coordinates in a random order; if not, in their own
 
     Raises:
         ValueError: if a number is not positive
@@ -51,31 +46,12 @@ class AutoregressiveSplines(Couplings):
     bound: float = 6.0
     shuffle: bool = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive_integer("AutoregressiveSplines.theta_width", self.theta_width)
-        require_positive_integer("AutoregressiveSplines.bins", self.bins)
-        require_positive("AutoregressiveSplines.bound", self.bound)
-
-    def build(self, features: int, parameters: int = 0, cut: int | None = None) -> Flow:  # noqa: ARG002 - of charts
-        """Return the identity flow of R^features; its weights come from torch's generator, and so does a random order.
-
-        Arguments:
-            features: d
-            parameters: the number of parameters `theta` that condition it
-            cut: of no consequence
-        """
+    def stack(self, features: int, parameters: int, _cut: int | None) -> Iterator[nn.Module]:
+        """Yield the layers, each in the opposite order of the one before it."""
         order = torch.randperm(features) if self.shuffle else torch.arange(features)
-        layers: list[nn.Module] = []
         for number in range(self.layers):
-            layers += [Linear(features)] if self.lu else []
-            last = number == self.layers - 1
-            layers.append(self.coupling(order.flip(0) if number % 2 else order, parameters if last else 0))
-        return Flow(layers, features, parameters)
-
-    def coupling(self, keep: Tensor, parameters: int) -> nn.Module:
-        """Return one layer that goes through the coordinates in the order `keep`."""
-        return AutoregressiveSpline(keep, parameters, replace(self, width=self.theta_width) if parameters else self)
+            told = parameters if number == self.layers - 1 else 0
+            yield AutoregressiveSpline(order.flip(0) if number % 2 else order, told, self)
 
 
 class AutoregressiveSpline(nn.Module):
@@ -94,7 +70,10 @@ class AutoregressiveSpline(nn.Module):
         self.register_buffer("order", order)
         self.bound = float(settings.bound)
         self.outputs = 3 * settings.bins - 1, len(order)
-        self.network = MaskedConditioner(order.argsort(), parameters, self.outputs[0], settings)
+        width, sharpness = settings.theta_width if parameters else settings.width, settings.theta_sharpness
+        self.network = MaskedConditioner(
+            order.argsort(), parameters, self.outputs[0], width, settings.depth, (settings.sharpness, sharpness)
+        )
 
     def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return y, shape `(d, rows)`, and log|det dy/dx|, shape `(rows,)`."""
@@ -123,94 +102,6 @@ class AutoregressiveSpline(nn.Module):
             dx = torch.cat([dx[..., :i], moved[..., None], dx[..., i + 1 :]], dim=-1)
         return x, dx
 
-    def _raw(self, x: Tensor, told: "Told") -> Tensor:
+    def _raw(self, x: Tensor, told: Told) -> Tensor:
         """Return what the network says, shape `(numbers, d, rows)`."""
         return self.network(x, told).view(*self.outputs, -1)
-
-
-class Told(NamedTuple):
-    """What a conditioner is told of theta, shapes `(width, rows)`, or `(1, 1)` where there are no parameters.
-
-    Arguments:
-        shifts: added to each hidden layer
-        gates: 1 + g
-    """
-
-    shifts: list[Tensor]
-    gates: Tensor
-
-
-class MaskedConditioner(nn.Module):
-    """A masked network that tells each coordinate of those before it, and of theta; it starts as zero.
-
-    Hidden unit j sees the coordinates of rank below its level, j d // width (Germain et al., arXiv:1502.03509), and the
-    numbers for a coordinate come from units whose level is no higher than its rank. Theta goes through a network of its
-    own, to features h(theta), which meet those of x in two ways. The last hidden layer but one is *gated*, its units
-    multiplied by 1 + g(h): a sum of products of features of x and of theta is what log p often is, and learned sooner
-    so than from theta beside x. And all units are *shifted* before their activation, by a(h): where along theta
-    something happens may then depend on x, which would take many products (`notebooks/measurements.md`).
-
-    The first units of h are bounded, by tanh, and of all sharpnesses: theta far out does no more than theta nearby, and
-    what happens within a tenth of theta's spread is seen. Unbounded ones did more until training broke down.
-
-    Arguments:
-        rank: of each coordinate in the order, shape `(d,)`
-        parameters: the number of parameters `theta`
-        numbers: that go out for each coordinate
-        settings: the size of the network
-    """
-
-    def __init__(self, rank: Tensor, parameters: int, numbers: int, settings: AutoregressiveSplines) -> None:
-        super().__init__()
-        width, depth, features = settings.width, settings.depth, len(rank)
-        level = torch.arange(width) * features // width
-        inner = level <= level[:, None]
-        self.gated = max(0, depth - 2)  # the hidden layer whose units are
-        first = Affine(features, width, rank < level[:, None])
-        self.hidden = nn.ModuleList([first, *(Affine(width, width, inner) for _ in range(depth - 1))])
-        self.last = Affine(width, numbers * features, (level <= rank[:, None]).repeat(numbers, 1))
-        sizes = [parameters, width, width] if parameters else []
-        self.features = nn.ModuleList(Affine(*pair) for pair in pairwise(sizes))
-        self.gate = Affine(width, width) if parameters else None
-        self.shifts = nn.ModuleList(Affine(width, width) for _ in range(depth if parameters else 0))
-        with torch.no_grad():
-            factors = torch.logspace(0, math.log10(settings.theta_sharpness), width)[:, None]
-            for weight in first.parameters():
-                weight.mul_(settings.sharpness)
-            for weight in [weight for layer in self.features[:1] for weight in layer.parameters()]:
-                weight.mul_(factors)
-            for weight in self.last.parameters():
-                weight.zero_()
-
-    def told(self, theta: Tensor) -> Told:
-        """Return what the hidden layers are told of theta, shape `(parameters, rows)`."""
-        if self.gate is None:
-            return Told([theta.new_zeros(1, 1)] * len(self.hidden), theta.new_ones(1, 1))
-        first, second = self.features
-        features = functional.silu(second(first(theta).tanh()))
-        return Told([shift(features) for shift in self.shifts], 1 + self.gate(features))
-
-    def forward(self, x: Tensor, told: Told) -> Tensor:
-        """Return the outputs, shape `(numbers d, rows)`, for x of shape `(d, rows)`."""
-        for number, (layer, shift) in enumerate(zip(self.hidden, told.shifts, strict=True)):
-            x = functional.silu(layer(x) + shift)
-            x = x * told.gates if number == self.gated else x
-        return self.last(x)
-
-    def hidden_with_tangents(self, x: Tensor, told: Told, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last hidden layer, shape `(width, rows)`, and its tangents at fixed theta, `(rows, n, width)`.
-
-        Arguments:
-            x: shape `(d, rows)`
-            told: of theta
-            tangents: dx, shape `(rows, n, d)`
-        """
-        for number, (layer, shift) in enumerate(zip(self.hidden, told.shifts, strict=True)):
-            x = layer(x) + shift
-            slope = x.sigmoid()
-            through = functional.linear(tangents, cast(Affine, layer).matrix)
-            tangents = through * (slope * (1 + x * (1 - slope))).T.unsqueeze(1)
-            x = x * slope
-            if number == self.gated:
-                x, tangents = x * told.gates, tangents * told.gates.T.unsqueeze(1)
-        return x, tangents

@@ -2,104 +2,44 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mfsbi.checks import require_positive, require_positive_integer
-from mfsbi.flows.flow import Flow, Linear
+from mfsbi.flows.flow import LayerStack
 from mfsbi.flows.splines import spline, spline_inverse, spline_inverse_with_gradient
+from mfsbi.networks import Conditioner
 
-__all__ = [
-    "Affine",
-    "AffineCoupling",
-    "AffineCouplings",
-    "Conditioner",
-    "Couplings",
-    "SplineCoupling",
-    "SplineCouplings",
-]
+__all__ = ["AffineCoupling", "AffineCouplings", "SplineCoupling", "SplineCouplings"]
 
 LARGEST_LOG_SCALE = 2.0
 """Of an affine coupling; near its start the bound is not felt."""
 
 
 @dataclass(frozen=True)
-class Couplings(ABC):
-    """A stack of couplings, to be built once the dimensions are known; what all kinds have in common.
+class AffineCouplings(LayerStack):
+    """A stack of affine couplings: cheap and smooth, for charts; the arguments are those of `LayerStack`.
 
-    Arguments:
-        layers: number of couplings
-        width: units in each hidden layer of the networks
-        depth: hidden layers of the networks
-        sharpness: factor on the first weights of each network; above 1 it finds features that are much narrower than
-            a standard deviation sooner
-        theta_sharpness: factor on the first weights that meet theta; below 1 what is learned begins smooth in theta,
-            and fewer simulations teach it
-        lu: put a learned linear layer (LU-decomposed) before each coupling; worth it when d is large
-
-    Raises:
-        ValueError: if a number is not positive
+    Masks are the coordinates below `cut` and the others in turn. Without a cut they are half the coordinates, and move
+    along a random order, so that every coordinate meets every other.
     """
 
-    layers: int = 6
-    width: int = 64
-    depth: int = 3
-    sharpness: float = 2.0
-    theta_sharpness: float = 0.15
-    lu: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "width", "depth"):
-            require_positive_integer(f"{type(self).__name__}.{name}", getattr(self, name))
-        for name in ("sharpness", "theta_sharpness"):
-            require_positive(f"{type(self).__name__}.{name}", getattr(self, name))
-
-    @abstractmethod
-    def coupling(self, keep: Tensor, parameters: int) -> nn.Module:
-        """Return one coupling that keeps the coordinates where `keep`, shape `(d,)`, is true."""
-
-    def build(self, features: int, parameters: int = 0, cut: int | None = None) -> Flow:
-        """Return the identity flow of R^features, ready to be trained; its weights come from torch's generator.
-
-        Arguments:
-            features: d
-            parameters: the number of parameters `theta` that condition it
-            cut: the masks are the first `cut` coordinates and the others in turn; if not given they move along a random
-                order, so that every coordinate meets every other
-        """
-        layers: list[nn.Module] = []
-        for keep in _masks(features, self.layers, cut):
-            layers += [Linear(features)] if self.lu else []
-            layers.append(self.coupling(keep, parameters))
-        return Flow(layers, features, parameters)
+    def stack(self, features: int, parameters: int, cut: int | None) -> Iterator[nn.Module]:
+        """Yield the couplings."""
+        return (AffineCoupling(keep, parameters, self) for keep in _masks(features, self.layers, cut))
 
 
 @dataclass(frozen=True)
-class AffineCouplings(Couplings):
-    """A stack of affine couplings: cheap and smooth, for charts; the arguments are those of `Couplings`."""
-
-    def coupling(self, keep: Tensor, parameters: int) -> nn.Module:
-        """Return one affine coupling."""
-        return AffineCoupling(keep, parameters, self)
-
-
-@dataclass(frozen=True)
-class SplineCouplings(Couplings):
+class SplineCouplings(LayerStack):
     """A stack of spline couplings: any density on an interval, for latent densities and ambient flows.
 
+    Masks are those of `AffineCouplings`.
+
     Arguments:
-        layers: number of couplings
-        width: units in each hidden layer of the networks
-        depth: hidden layers of the networks
-        sharpness: factor on the first weights of each network
-        theta_sharpness: factor on the first weights that meet theta
-        lu: put a learned linear layer before each coupling
+        layers, width, depth, sharpness, theta_sharpness, lu: as in `LayerStack`
         bins: pieces of each spline
         bound: half-width B of the interval [-B, B] the splines act on, in standardised units
 
@@ -113,17 +53,12 @@ class SplineCouplings(Couplings):
     bins: int = 10
     bound: float = 6.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive_integer("SplineCouplings.bins", self.bins)
-        require_positive("SplineCouplings.bound", self.bound)
-
-    def coupling(self, keep: Tensor, parameters: int) -> nn.Module:
-        """Return one spline coupling."""
-        return SplineCoupling(keep, parameters, self)
+    def stack(self, features: int, parameters: int, cut: int | None) -> Iterator[nn.Module]:
+        """Yield the couplings."""
+        return (SplineCoupling(keep, parameters, self) for keep in _masks(features, self.layers, cut))
 
 
-class _Coupling(nn.Module):
+class _Coupling(nn.Module, ABC):
     """What couplings share: which coordinates are kept and moved, and the network that decides how.
 
     Arguments:
@@ -137,7 +72,7 @@ class _Coupling(nn.Module):
     moved: Tensor
     back: Tensor
 
-    def __init__(self, keep: Tensor, parameters: int, numbers: int, settings: Couplings) -> None:
+    def __init__(self, keep: Tensor, parameters: int, numbers: int, settings: LayerStack) -> None:
         super().__init__()
         kept, moved = keep.nonzero()[:, 0], (~keep).nonzero()[:, 0]
         self.register_buffer("kept", kept)
@@ -147,9 +82,42 @@ class _Coupling(nn.Module):
         sharpness = [settings.sharpness] * len(kept) + [settings.theta_sharpness] * parameters
         self.network = Conditioner(sharpness, math.prod(self.outputs), settings.width, settings.depth)
 
-    def _raw(self, kept: Tensor, theta: Tensor) -> Tensor:
-        """Return what the network says, shape `(numbers, moved, rows)`."""
-        return self.network(torch.cat([kept, theta])).view(*self.outputs, -1)
+    @abstractmethod
+    def move(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the moved coordinates y_b and log dy_b/dx_b, given what the network says."""
+
+    @abstractmethod
+    def move_back(self, y: Tensor, raw: Tensor) -> Tensor:
+        """Return x_b."""
+
+    @abstractmethod
+    def move_back_with_tangents(
+        self, y: Tensor, tangents: Tensor, hidden: Tensor, dhidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return x_b and its tangents, given those of y_b and of the network's last hidden layer."""
+
+    def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y, shape `(d, rows)`, and log|det dy/dx|, shape `(rows,)`."""
+        kept = x[self.kept]
+        y, log_slope = self.move(x[self.moved], self._raw(self.network(torch.cat([kept, theta]))))
+        return torch.cat([kept, y])[self.back], log_slope.sum(0)
+
+    def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
+        """Return x, shape `(d, rows)`."""
+        kept = y[self.kept]
+        x = self.move_back(y[self.moved], self._raw(self.network(torch.cat([kept, theta]))))
+        return torch.cat([kept, x])[self.back]
+
+    def inverse_with_tangents(self, y: Tensor, tangents: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x, shape `(d, rows)`, and its tangents, shape `(rows, n, d)` like those of y."""
+        kept, dkept = y[self.kept], tangents[..., self.kept]
+        hidden, dhidden = self.network.hidden_with_tangents(torch.cat([kept, theta]), dkept)
+        x, dx = self.move_back_with_tangents(y[self.moved], tangents[..., self.moved], hidden, dhidden)
+        return torch.cat([kept, x])[self.back], torch.cat([dkept, dx], dim=-1)[..., self.back]
+
+    def _raw(self, said: Tensor) -> Tensor:
+        """Return what the network said, shape `(numbers, moved, rows)`."""
+        return said.view(*self.outputs, -1)
 
 
 class AffineCoupling(_Coupling):
@@ -161,36 +129,29 @@ class AffineCoupling(_Coupling):
         settings: the size of the network
     """
 
-    def __init__(self, keep: Tensor, parameters: int, settings: Couplings) -> None:
+    def __init__(self, keep: Tensor, parameters: int, settings: AffineCouplings) -> None:
         super().__init__(keep, parameters, 2, settings)
 
-    def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y, shape `(d, rows)`, and log|det dy/dx|, shape `(rows,)`."""
-        kept = x[self.kept]
-        raw, shift = self._raw(kept, theta)
-        log_scale = _bounded(raw)
-        y = torch.addcmul(shift, x[self.moved], log_scale.exp())
-        return torch.cat([kept, y])[self.back], log_scale.sum(0)
+    def move(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return exp(a) x + b and a, with a bounded."""
+        log_scale = _bounded(raw[0])
+        return torch.addcmul(raw[1], x, log_scale.exp()), log_scale
 
-    def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
-        """Return x, shape `(d, rows)`."""
-        kept = y[self.kept]
-        raw, shift = self._raw(kept, theta)
-        x = (y[self.moved] - shift) * (-_bounded(raw)).exp()
-        return torch.cat([kept, x])[self.back]
+    def move_back(self, y: Tensor, raw: Tensor) -> Tensor:
+        """Return exp(-a) (y - b)."""
+        return (y - raw[1]) * (-_bounded(raw[0])).exp()
 
-    def inverse_with_tangents(self, y: Tensor, tangents: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x, shape `(d, rows)`, and its tangents, shape `(rows, n, d)` like those of y."""
-        kept, dkept = y[self.kept], tangents[..., self.kept]
-        hidden, dhidden = self.network.hidden_with_tangents(torch.cat([kept, theta]), dkept)
-        raw, shift = self.network.last(hidden).view(*self.outputs, -1)
+    def move_back_with_tangents(
+        self, y: Tensor, tangents: Tensor, hidden: Tensor, dhidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return x_b and exp(-a) (dy_b - db) - x_b da."""
+        raw, shift = self._raw(self.network.last(hidden))
         draw, dshift = functional.linear(dhidden, self.network.last.weight).unflatten(-1, self.outputs).unbind(-2)
         log_scale = _bounded(raw)
         shrink = (-log_scale).exp()
-        x = (y[self.moved] - shift) * shrink
+        x = (y - shift) * shrink
         dlog_scale = draw * (1 - (log_scale / LARGEST_LOG_SCALE).square()).T.unsqueeze(1)
-        dx = (tangents[..., self.moved] - dshift) * shrink.T.unsqueeze(1) - x.T.unsqueeze(1) * dlog_scale
-        return torch.cat([kept, x])[self.back], torch.cat([dkept, dx], dim=-1)[..., self.back]
+        return x, (tangents - dshift) * shrink.T.unsqueeze(1) - x.T.unsqueeze(1) * dlog_scale
 
 
 class SplineCoupling(_Coupling):
@@ -206,101 +167,22 @@ class SplineCoupling(_Coupling):
         super().__init__(keep, parameters, 3 * settings.bins - 1, settings)
         self.bound = float(settings.bound)
 
-    def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y, shape `(d, rows)`, and log|det dy/dx|, shape `(rows,)`."""
-        kept = x[self.kept]
-        y, log_slope = spline(x[self.moved], self._raw(kept, theta), self.bound)
-        return torch.cat([kept, y])[self.back], log_slope.sum(0)
+    def move(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return s(x) and log s'(x)."""
+        return spline(x, raw, self.bound)
 
-    def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
-        """Return x, shape `(d, rows)`."""
-        kept = y[self.kept]
-        x, _ = spline_inverse(y[self.moved], self._raw(kept, theta), self.bound)
-        return torch.cat([kept, x])[self.back]
+    def move_back(self, y: Tensor, raw: Tensor) -> Tensor:
+        """Return x with s(x) = y."""
+        return spline_inverse(y, raw, self.bound)[0]
 
-    def inverse_with_tangents(self, y: Tensor, tangents: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x, shape `(d, rows)`, and its tangents, shape `(rows, n, d)` like those of y."""
-        kept, dkept = y[self.kept], tangents[..., self.kept]
-        hidden, dhidden = self.network.hidden_with_tangents(torch.cat([kept, theta]), dkept)
-        raw = self.network.last(hidden).view(*self.outputs, -1)
-        x, log_slope, by_raw = spline_inverse_with_gradient(y[self.moved], raw, self.bound)
+    def move_back_with_tangents(
+        self, y: Tensor, tangents: Tensor, hidden: Tensor, dhidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return x_b and (dy_b - G . dnetwork) / s'(x_b); G meets the last weights before it meets the tangents."""
+        x, log_slope, by_raw = spline_inverse_with_gradient(y, self._raw(self.network.last(hidden)), self.bound)
         weights = self.network.last.weight.view(*self.outputs, -1)
         by_hidden = torch.bmm(by_raw.permute(1, 2, 0), weights.transpose(0, 1))  # (moved, rows, hidden)
-        dx = (tangents[..., self.moved] - dhidden @ by_hidden.permute(1, 2, 0)) * (-log_slope).exp().T.unsqueeze(1)
-        return torch.cat([kept, x])[self.back], torch.cat([dkept, dx], dim=-1)[..., self.back]
-
-
-class Conditioner(nn.Module):
-    """A multilayer perceptron with SiLU activations on arrays of shape `(features, rows)`; it starts as zero.
-
-    Arguments:
-        sharpness: a factor on the first weights of each feature that comes in; none is allowed
-        outputs: features that go out
-        width: units in each hidden layer
-        depth: hidden layers
-    """
-
-    def __init__(self, sharpness: Sequence[float], outputs: int, width: int, depth: int) -> None:
-        super().__init__()
-        sizes = [len(sharpness), *[width] * depth] if sharpness else [0]
-        self.hidden = cast(Sequence[Affine], nn.ModuleList(Affine(*pair) for pair in pairwise(sizes)))
-        self.last = Affine(sizes[-1], outputs)
-        with torch.no_grad():
-            for layer in self.hidden[:1]:
-                layer.weight.mul_(torch.tensor(sharpness))
-                layer.bias.mul_(max(sharpness))
-            for weight in self.last.parameters():
-                weight.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs, shape `(outputs, rows)`."""
-        for layer in self.hidden:
-            x = functional.silu(layer(x))
-        return self.last(x)
-
-    def hidden_with_tangents(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last hidden layer, shape `(width, rows)`, and its tangents, shape `(rows, n, width)`.
-
-        Arguments:
-            x: shape `(inputs, rows)`
-            tangents: dx of the first inputs, shape `(rows, n, first inputs)`; the others stay fixed
-        """
-        for layer in self.hidden:
-            x = layer(x)
-            gate = x.sigmoid()
-            tangents = functional.linear(tangents, layer.matrix[:, : tangents.shape[-1]]) * (
-                gate * (1 + x * (1 - gate))
-            ).T.unsqueeze(1)
-            x = x * gate
-        return x, tangents
-
-
-class Affine(nn.Module):
-    """An affine map of columns, y = W x + b for x of shape `(features, rows)`; for no features, b itself.
-
-    Arguments:
-        inputs: features that come in
-        outputs: features that go out
-        mask: which weights there are, booleans of shape `(outputs, inputs)`; all if not given
-    """
-
-    mask: Tensor | None
-
-    def __init__(self, inputs: int, outputs: int, mask: Tensor | None = None) -> None:
-        super().__init__()
-        scale = max(inputs, 1) ** -0.5
-        self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-scale, scale))
-        self.bias = nn.Parameter(torch.empty(outputs, 1).uniform_(-scale, scale))
-        self.register_buffer("mask", mask)
-
-    @property
-    def matrix(self) -> Tensor:
-        """W, without the weights that a mask takes out."""
-        return self.weight if self.mask is None else self.weight * self.mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return y, shape `(outputs, rows)`."""
-        return torch.addmm(self.bias, self.matrix, x)
+        return x, (tangents - dhidden @ by_hidden.permute(1, 2, 0)) * (-log_slope).exp().T.unsqueeze(1)
 
 
 def _bounded(raw: Tensor) -> Tensor:
@@ -308,22 +190,17 @@ def _bounded(raw: Tensor) -> Tensor:
     return LARGEST_LOG_SCALE * (raw / LARGEST_LOG_SCALE).tanh()
 
 
-def _masks(features: int, layers: int, cut: int | None = None) -> list[Tensor]:
-    """Return a mask for each layer, each followed by its complement: the coordinates below `cut`, or a moving window.
+def _masks(features: int, layers: int, cut: int | None) -> Iterator[Tensor]:
+    """Yield a mask for each layer, each followed by its complement: the coordinates below `cut`, or a moving window.
 
     The window, half the coordinates wide, moves along a random order and so gives every coordinate its turn on either
     side; masks drawn independently may repeat a split. A single coordinate is moved by every layer.
     """
-    if features == 1:
-        return [torch.zeros(1, dtype=torch.bool)] * layers
-    if cut is not None:
-        below = torch.arange(features) < cut
-        return [~below if layer % 2 else below for layer in range(layers)]
-    order, half = torch.randperm(features), features // 2
-    masks = []
+    half, cut = features // 2, 0 if features == 1 else cut
+    order = torch.randperm(features, device="cpu") if cut is None else torch.arange(features, device="cpu")
     for layer in range(layers):
         start = (layer // 2) * half
-        window = torch.zeros(features, dtype=torch.bool)
-        window[order[torch.arange(start, start + half) % features]] = True
-        masks.append(~window if layer % 2 else window)
-    return masks
+        window = torch.arange(start, start + half, device="cpu") if cut is None else torch.arange(cut, device="cpu")
+        mask = torch.zeros(features, dtype=torch.bool, device="cpu")
+        mask[order[window % features]] = True
+        yield ~mask if layer % 2 and features > 1 else mask

@@ -1,16 +1,76 @@
-"""A flow and its linear layers; `mfsbi.flows` has the derivation."""
+"""What a flow is, how one is asked for, and flows made of layers; `mfsbi.flows` has the derivation."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Protocol, cast
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mfsbi.checks import require_kind, require_positive, require_positive_integer
 from mfsbi.types import Data, Parameters, Scalars, Tangents
 
-__all__ = ["Flow", "Layer", "Linear"]
+__all__ = ["Bijection", "Flow", "FlowConfig", "Layer", "LayerStack", "Linear", "built"]
+
+
+@runtime_checkable
+class Bijection(Protocol):
+    """What charts and densities ask of a flow: a bijection y = f(x; theta) of R^d, any `nn.Module` with these methods.
+
+    It may have `inverse_with_tangents(y, tangents, theta)`, which returns x and its tangents, shape `(*, d, k)`, given
+    those of y; where it has none, tangents are taken in forward mode (`mfsbi.density.tangents`).
+
+    Arguments:
+        features: d
+        parameter_dim: the number of parameters `theta` that condition it, 0 for none
+    """
+
+    features: int
+    parameter_dim: int
+
+    def forward_and_log_det(self, x: Data, theta: Parameters | None = None) -> tuple[Data, Scalars]:
+        """Return y = f(x; theta), shape `(*, d)`, and log|det df/dx|, shape `(*)`."""
+
+    def inverse(self, y: Data, theta: Parameters | None = None) -> Data:
+        """Return x with f(x; theta) = y, shape `(*, d)`."""
+
+
+class FlowConfig(ABC):
+    """A kind of flow with its settings, to be built once the dimensions are known.
+
+    Subclass it as a frozen dataclass to bring a flow of your own: its fields, numbers, words, tuples or other configs,
+    are what files record. `build` should leave values of tensors alone (no `.item()`, `.tolist()` or `nonzero` without
+    `device="cpu"`), since files are measured on torch's meta device before anything is allocated.
+    """
+
+    @abstractmethod
+    def build(self, features: int, parameters: int = 0, cut: int | None = None) -> nn.Module:
+        """Return a `Bijection` of R^features, at best the identity, with weights from torch's generator.
+
+        Arguments:
+            features: d
+            parameters: the number of parameters `theta` that condition it
+            cut: a chart will keep the first `cut` coordinates and set the others to zero; None if all are alike
+        """
+
+
+def built(config: FlowConfig, features: int, parameters: int = 0, cut: int | None = None) -> Bijection:
+    """Return what a config builds.
+
+    Raises:
+        TypeError: if it is no flow of these dimensions
+    """
+    flow: Any = config.build(features, parameters, cut)
+    require_kind(f"{type(config).__name__}.build(...)", flow, Bijection, "a flow with the methods of `Bijection`")
+    if (flow.features, flow.parameter_dim) != (features, parameters):
+        raise TypeError(
+            f"`{type(config).__name__}.build({features}, {parameters})` should return a flow of so many features and "
+            f"parameters; it has {flow.features} and {flow.parameter_dim}."
+        )
+    return flow
 
 
 class Layer(Protocol):
@@ -97,6 +157,48 @@ class Flow(nn.Module):
         return _columns(theta.expand(*x.shape[:-1], theta.shape[-1]))
 
 
+@dataclass(frozen=True)
+class LayerStack(FlowConfig):
+    """What stacks of layers with networks have in common: their size.
+
+    Arguments:
+        layers: number of layers
+        width: units in each hidden layer of the networks
+        depth: hidden layers of the networks
+        sharpness: factor on the first weights of each network; above 1 it finds features that are much narrower than
+            a standard deviation sooner
+        theta_sharpness: factor on the first weights that meet theta; below 1 what is learned begins smooth in theta,
+            and fewer simulations teach it
+        lu: put a learned linear layer (LU-decomposed) before each layer; worth it when d is large
+
+    Raises:
+        ValueError: if a number is not positive
+    """
+
+    layers: int = 6
+    width: int = 64
+    depth: int = 3
+    sharpness: float = 2.0
+    theta_sharpness: float = 0.15
+    lu: bool = False
+
+    def __post_init__(self) -> None:
+        for kind, check in ((int, require_positive_integer), (float, require_positive)):
+            for name in (each.name for each in fields(self) if each.type is kind):
+                check(f"{type(self).__name__}.{name}", getattr(self, name))
+
+    @abstractmethod
+    def stack(self, features: int, parameters: int, cut: int | None) -> Iterator[nn.Module]:
+        """Yield the layers of a flow, first to act first, but for linear ones."""
+
+    def build(self, features: int, parameters: int = 0, cut: int | None = None) -> Flow:
+        """Return the identity flow of R^features; its weights, and orders, come from torch's generator."""
+        layers: list[nn.Module] = []
+        for layer in self.stack(features, parameters, cut):
+            layers += [Linear(features), layer] if self.lu else [layer]
+        return Flow(layers, features, parameters)
+
+
 class Linear(nn.Module):
     """The linear layer y = L U x of R^d, with L unit lower and U upper triangular; it starts as the identity.
 
@@ -108,18 +210,18 @@ class Linear(nn.Module):
         self.triangles = nn.Parameter(torch.zeros(features, features))
         self.log_diagonal = nn.Parameter(torch.zeros(features))
 
-    def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - a layer's signature
+    def forward(self, x: Tensor, _theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return y, shape `(d, rows)`, and log|det dy/dx|, the same for all rows."""
         lower, upper = self._factors()
         return lower @ (upper @ x), self.log_diagonal.sum()
 
-    def inverse(self, y: Tensor, theta: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def inverse(self, y: Tensor, _theta: Tensor | None = None) -> Tensor:
         """Return x, shape `(d, rows)`."""
         lower, upper = self._factors()
         y = torch.linalg.solve_triangular(lower, y, upper=False, unitriangular=True)
         return torch.linalg.solve_triangular(upper, y, upper=True)
 
-    def inverse_with_tangents(self, y: Tensor, tangents: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def inverse_with_tangents(self, y: Tensor, tangents: Tensor, _theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return x, shape `(d, rows)`, and its tangents, shape `(rows, n, d)` like those of y."""
         inverse = self.inverse(torch.eye(len(y), dtype=y.dtype, device=y.device))
         return self.inverse(y), functional.linear(tangents, inverse)

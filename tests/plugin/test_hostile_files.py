@@ -53,6 +53,12 @@ def ratio(features, parameters, width=8, depth=2):
     return GoldenRatio(RatioModel(x, x.clone(), theta, theta.clone(), width, depth))
 
 
+def example(parameters, features):
+    """Return theta and x that a spec can be built for."""
+    rows = 2 * max(parameters, features) + 2
+    return torch.randn(rows, parameters), torch.randn(rows, features)
+
+
 def forged(path, description, tensors, header=None):
     save_file(tensors, path, header or {"format": "mfsbi 1", "description": json.dumps(description)})
     return path
@@ -183,7 +189,7 @@ def test_a_good_trainer_loads(good):
 @pytest.mark.filterwarnings("ignore:`manifold_dim` is 50")
 def test_files_of_all_sizes_load(spec, features, tmp_path):
     for parameters in (0, 2):
-        save(spec(*spec.example(parameters, features)), tmp_path / "good")
+        save(spec(*example(parameters, features)), tmp_path / "good")
         assert load(tmp_path / "good").spec == spec
 
 
@@ -191,7 +197,7 @@ def test_files_of_all_sizes_load(spec, features, tmp_path):
 def test_files_of_a_single_feature_load(kind, tmp_path):
     for parameters in (0, 2):
         spec = AF(kind())
-        save(spec(*spec.example(parameters, 1)), tmp_path / "good")
+        save(spec(*example(parameters, 1)), tmp_path / "good")
         assert load(tmp_path / "good").spec == spec
 
 

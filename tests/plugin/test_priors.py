@@ -154,7 +154,7 @@ class ExactRatio(nn.Module):
 def likelihood(parameters):
     """Return an estimator whose likelihood is exact."""
     latent = Latent(Flow([Exact()], parameters, parameters), torch.zeros(parameters), torch.ones(parameters))
-    model = ManifoldModel(AmbientChart(torch.zeros(parameters), torch.ones(parameters)), latent)
+    model = ManifoldModel(AmbientChart(parameters), latent)
     model.latent.register_parameter("unused", nn.Parameter(torch.zeros(1)))
     return ManifoldEstimator(model)
 

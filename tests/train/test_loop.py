@@ -308,9 +308,9 @@ def test_coordinates_of_any_size_are_learned(data):
 
 def test_measured_coordinates_stay_as_they_are_when_training_goes_on(data, model):
     fit(model, *data, density_only(1), QUICK)
-    before = [value.clone() for value in model.latent.frame]
+    before = [value.clone() for value in model.latent.scaling]
     fit(model, *data, density_only(1), QUICK)
-    assert all((old == new).all() for old, new in zip(before, model.latent.frame, strict=True))
+    assert all((old == new).all() for old, new in zip(before, model.latent.scaling, strict=True))
 
 
 @pytest.mark.parametrize(("correlation", "sheared"), [(0.5, False), (0.999, True), (1 - 1e-6, False)])
@@ -321,10 +321,10 @@ def test_strongly_correlated_coordinates_are_sheared(correlation, sheared):
     latent = AF(SMALL).build(theta, u).latent
     latent.measure(10 * u + 7)
     assert (latent.u_shear != torch.eye(2)).any() == sheared
-    before = [value.clone() for value in latent.frame]
+    before = [value.clone() for value in latent.scaling]
     for again in (10 * u + 7, torch.full_like(u, 7.0), u / 0):  # what fits stays, and what has no spread is ignored
         latent.measure(again)
-        assert all((old == new).all() for old, new in zip(before, latent.frame, strict=True))
+        assert all((old == new).all() for old, new in zip(before, latent.scaling, strict=True))
     if sheared:
         y = latent._in_frame(10 * u + 7)
         torch.testing.assert_close(y.T.cov(), torch.eye(2), rtol=0, atol=1e-3)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mfsbi import PAE, PIE, MeFlow, MFlow, load, save
-from mfsbi.plugin.frames import frame_of
+from mfsbi.charts.frames import frame_of
 from tests.problems import SMALL
 
 KINDS = {
@@ -25,7 +25,7 @@ def bowl():
 
 @pytest.mark.parametrize("coordinates", [(), (2,), (2, 1)])
 def test_a_frame_is_orthonormal_and_what_holds_exactly_comes_last(coordinates, bowl):
-    frame = frame_of(*(value.double() for value in bowl), coordinates)
+    frame = frame_of(bowl[1].double(), 2, coordinates)
     torch.testing.assert_close(frame.axes.T @ frame.axes, torch.eye(4).double())
     y = (bowl[1] - frame.mean) / frame.std @ frame.axes
     assert y[:, -1].std() < 1e-5  # x_3 is linear in x_0 and x_1
@@ -48,19 +48,19 @@ def test_a_chart_starts_from_the_features_named(kind, bowl):
 
 
 def test_features_may_come_in_any_order_and_number(bowl):
-    theta, x = bowl
-    one, other = (frame_of(theta, x, named).axes[:, :2] for named in ((1, 2), (2, 1)))
+    x = bowl[1]
+    one, other = (frame_of(x, 2, named).axes[:, :2] for named in ((1, 2), (2, 1)))
     torch.testing.assert_close(one @ one.T, other @ other.T)  # they span the same
-    alone = frame_of(theta, x, (2,)).axes[:, 0]
+    alone = frame_of(x, 2, (2,)).axes[:, 0]
     y = (x - x.mean(0)) / x.std(0)
     assert torch.corrcoef(torch.stack([y @ alone, y[:, 2]]))[0, 1].abs() > 0.999999
 
 
 def test_no_coordinates_are_principal_axes(bowl):
-    theta, x = bowl
+    x = bowl[1]
     y = (x - x.mean(0)) / x.std(0)
     principal = torch.linalg.eigh((y.T @ y).double())[1].flip(1)
-    same = (principal.T @ frame_of(theta, x).axes.double()).abs()
+    same = (principal.T @ frame_of(x, 2).axes.double()).abs()
     torch.testing.assert_close(same, torch.eye(4).double(), rtol=0, atol=1e-5)
 
 

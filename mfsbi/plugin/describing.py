@@ -1,0 +1,349 @@
+"""What builds an estimator, in a file and back, without pickle and without code.
+
+A spec is described by its name and its fields. A part of it, a kind of flow or of chart, is an object with its name as
+`kind` beside its fields; a tuple is a list. Functions are in no file: a `FOM` is loaded with `spec=FOM(...)`.
+
+**Names.** A name is looked up among the parts of this library, then among those that the caller hands over
+(`load(path, parts=[MyChart])`), then among the entry points that installed packages register for it in the group
+`mfsbi.parts`, such as `MyChart = "package.module:MyChart"`. No other name is imported.
+
+**Sizes.** A file may claim what it does not hold. So no whole number in a description may exceed the numbers in the
+file, and an estimator is built twice: first on torch's meta device, where tensors have shapes and no memory, while its
+tensors and their numbers are counted and stopped at twice what the file holds; then in earnest. For that, the `build`
+of a part must not ask for values of tensors it has just made.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registering
+
+from mfsbi.charts import Ambient, Autoencoder, ChartConfig, CutFlow, Warped, WithEncoder
+from mfsbi.checks import require_kind, require_positive_integer, require_whole
+from mfsbi.flows import AffineCouplings, AutoregressiveSplines, FlowConfig, SplineCouplings
+from mfsbi.plugin.estimator import ManifoldEstimator
+from mfsbi.plugin.ratio import GoldenRatio
+from mfsbi.plugin.spec import Shape, Spec
+from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow
+from mfsbi.ratio import RatioModel
+from mfsbi.warp import Warp
+
+__all__ = [
+    "GROUP",
+    "SPECS",
+    "UNREADABLE",
+    "Description",
+    "Part",
+    "Source",
+    "describe_likelihood",
+    "describe_ratio",
+    "likelihood_of",
+    "ratio_of",
+    "require_parts",
+]
+
+Description: TypeAlias = dict[str, Any]
+Part: TypeAlias = type[FlowConfig] | type[ChartConfig]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+PartT = TypeVar("PartT")
+
+SPECS: dict[str, type[Spec]] = {spec.__name__: spec for spec in (AF, FOM, PIE, MFlow, MeFlow, PAE)}
+OURS: dict[str, Part] = {
+    part.__name__: part
+    for part in (AffineCouplings, AutoregressiveSplines, SplineCouplings, CutFlow, WithEncoder, Autoencoder, Ambient)
+}
+GROUP = "mfsbi.parts"
+"""Entry points of this group are parts of other packages, by the names of their classes."""
+
+WARP = "net.chart.warp.rate"
+"""A tensor that is there where features of x are bent or shifted before they reach the chart."""
+
+SLACK, FEW = 2, 2**16
+"""What a file describes may be so many times what it holds; whole numbers up to the second are never too large."""
+
+UNREADABLE = KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError
+"""What is raised where a description is not as `save` writes it."""
+
+
+class Source(NamedTuple):
+    """A file that was read, and what the caller brings along.
+
+    Arguments:
+        path: for messages
+        weights: the tensors of the estimator
+        description: what the file says
+        spec: the caller's; needed for functions
+        parts: the caller's, by name
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    description: Description
+    spec: Spec | None
+    parts: dict[str, Part]
+
+
+def describe_likelihood(estimator: ManifoldEstimator) -> Description:
+    """Return the spec of an estimator, and what it is called with.
+
+    Raises:
+        TypeError: if it is not one of ours, or a part of it cannot be read back
+    """
+    spec = estimator.spec
+    if not isinstance(spec, Spec) or type(spec) not in SPECS.values():
+        raise TypeError(f"The estimator should be built by one of {sorted(SPECS)}; it was by {type(spec).__name__}.")
+    dims = {"data_dim": estimator.input_shape[0], "parameter_dim": estimator.condition_shape[0]}
+    described = {"spec": type(spec).__name__, "fields": _fields(spec)} | dims
+    own = {type(part).__name__: type(part) for part in _parts_of(spec)}
+    if not own.items() <= OURS.items():
+        _require_readable(estimator, described, OURS | own)
+    return described
+
+
+def likelihood_of(source: Source) -> ManifoldEstimator:
+    """Return the estimator, with other weights, that the spec of a file or the one given builds.
+
+    Raises:
+        ValueError: if the file describes nothing that can be built, or not the spec given
+    """
+    path, description, spec = source.path, source.description, source.spec
+    if description.get("spec") not in list(SPECS):
+        raise ValueError(f"{path} names the spec {description.get('spec')!r}; this version knows {sorted(SPECS)}.")
+    if spec is None and description["spec"] == FOM.__name__:
+        raise ValueError(
+            f"{path} holds a `FOM`, whose functions are not in the file: pass `spec=FOM(decode, encode, ...)`."
+        )
+    written = description["spec"], description.get("fields", {})
+    if spec is not None and (type(spec).__name__, _fields(spec)) != written:
+        raise ValueError(f"{path} was written by {written[0]}({written[1]}), not by {spec!r}.")
+    parts = _known(source)
+    try:
+        made = _made(SPECS[written[0]], written[1], parts) if spec is None else spec
+        shape = _shape(source.weights, *_dims(description))
+    except UNREADABLE as error:
+        raise ValueError(f"{path} describes its spec in a way this version does not know: {error}.") from error
+    return _built(source, "an estimator", lambda: _outlined(made, shape, warped=WARP in source.weights))
+
+
+def _shape(weights: dict[str, Tensor], parameters: int, features: int) -> Shape:
+    """Return the shape of the model whose weights these are."""
+    axes = weights.get("net.chart.chart.axes" if WARP in weights else "net.chart.axes")
+    return Shape(parameters, features, len(weights["net.latent.u_mean"]), None if axes is None else axes.shape[1])
+
+
+def _outlined(spec: Spec, shape: Shape, *, warped: bool) -> ManifoldEstimator:
+    """Return an estimator of a spec that knows no data."""
+    model = spec.suited(shape.features).outline(shape)
+    if warped:
+        model.chart = Warped(model.chart, Warp(shape.features))
+    return ManifoldEstimator(model, spec=spec)
+
+
+def describe_ratio(estimator: GoldenRatio) -> Description:
+    """Return the size of an estimator's network."""
+    model = estimator.model
+    dims = {"data_dim": len(model.x_mean), "parameter_dim": len(model.theta_mean)}
+    return {"fields": {"width": model.width, "depth": model.depth}} | dims
+
+
+def ratio_of(source: Source) -> GoldenRatio:
+    """Return an estimator, with other weights, that has a network of the size that a file says.
+
+    Raises:
+        ValueError: if the file describes nothing that can be built, or a spec came
+    """
+    path, description = source.path, source.description
+    if source.spec is not None:
+        raise ValueError(
+            f"{path} holds a ratio of `ALICES`, which no spec builds: leave `spec` out; got {source.spec!r}."
+        )
+    try:
+        parameters, features = _dims(description)
+        if set(description["fields"]) != {"width", "depth"}:
+            raise ValueError(f"its fields should be width and depth, not {description['fields']}")
+        for name, value in description["fields"].items():
+            require_kind(name, value, int, "a whole number")
+            require_positive_integer(name, value)
+        width, depth = (description["fields"][name] for name in ("width", "depth"))
+    except UNREADABLE as error:
+        raise ValueError(f"{path} describes its ratio in a way this version does not know: {error}.") from error
+
+    def make() -> GoldenRatio:
+        (x_mean, x_std), (mean, std) = ((torch.zeros(size), torch.ones(size)) for size in (features, parameters))
+        return GoldenRatio(RatioModel(x_mean, x_std, mean, std, width, depth))
+
+    return _built(source, "a ratio", make)
+
+
+def _built(source: Source, what: str, make: Callable[[], ModuleT]) -> ModuleT:
+    """Return what is made, or raise ValueError before much is allocated if it is larger than the file."""
+    held = len(source.weights), sum(value.numel() for value in source.weights.values())
+    dims = {name: source.description[name] for name in ("data_dim", "parameter_dim")}
+    for number in _whole_numbers([dims, source.description.get("fields")]):
+        if number > max(held[1], FEW):
+            raise ValueError(
+                f"{source.path} describes {what} with a size of {min(number, 10**15):,}; it holds {held[1]:,} numbers. "
+                "Is it damaged? Take it from its source again."
+            )
+    try:
+        with torch.random.fork_rng(devices=[]):  # weights are drawn, then replaced
+            with torch.device("meta"), _at_most(*(SLACK * number for number in held)):
+                make()
+            return make()
+    except UNREADABLE as error:
+        raise ValueError(f"{source.path} describes {what} that cannot be built: {error}") from error
+
+
+@contextmanager
+def _at_most(tensors: int, numbers: int) -> Iterator[None]:
+    """Raise ValueError as soon as modules that this thread makes have more tensors, or more numbers in them."""
+    thread, seen = threading.get_ident(), [0, 0]
+
+    def count(_module: nn.Module, _name: str, value: Tensor | None) -> None:
+        if value is not None and threading.get_ident() == thread:
+            seen[0], seen[1] = seen[0] + 1, seen[1] + value.numel()
+            if seen[0] > tensors or seen[1] > numbers:
+                raise ValueError(
+                    f"it has at least {seen[0]:,} tensors with {seen[1]:,} numbers, the file about half of that, or "
+                    "less. Is it damaged? Take it from its source again."
+                )
+
+    hooks = [
+        registering.register_module_parameter_registration_hook(count),
+        registering.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _whole_numbers(value: object) -> Iterator[int]:
+    """Yield every whole number in what JSON holds."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _whole_numbers(each)
+    elif isinstance(value, int):
+        yield value
+
+
+def _dims(description: Description) -> tuple[int, int]:
+    """Return the numbers of parameters and of features."""
+    parameters, features = description["parameter_dim"], description["data_dim"]
+    for number in (parameters, features):
+        require_kind("the dimensions", number, int, "whole numbers")
+    require_whole("parameter_dim", parameters)
+    require_positive_integer("data_dim", features)
+    return parameters, features
+
+
+def _known(source: Source) -> dict[str, Part]:
+    """Return the parts that a file may name, by name: ours, the caller's, and installed ones that it does name.
+
+    Raises:
+        ValueError: if it names others
+    """
+    known = OURS | source.parts
+    for name in _names(source.description.get("fields")):
+        if name not in known:
+            entries = list(entry_points(group=GROUP, name=name))
+            if not entries:
+                raise ValueError(
+                    f"{source.path} names the part {name!r}, which is not known here. If it is yours, pass "
+                    f"`parts=[{name}]`; if a package has it, install one that registers it in the group {GROUP!r}."
+                )
+            known |= require_parts([entries[0].load()])
+    return known
+
+
+def require_parts(parts: Iterable[object]) -> dict[str, Part]:
+    """Return kinds of flows and charts by name.
+
+    Raises:
+        TypeError: if one is no dataclass that is a `FlowConfig` or a `ChartConfig`
+        ValueError: if one has the name of ours
+    """
+    named: dict[str, Part] = {}
+    for part in parts:
+        if not (isinstance(part, type) and issubclass(part, FlowConfig | ChartConfig) and is_dataclass(part)):
+            raise TypeError(f"`parts` should be dataclasses, each a `FlowConfig` or a `ChartConfig`; got {part!r}.")
+        if OURS.get(part.__name__, part) is not part:
+            raise ValueError(f"`parts` should have names of their own; there is another {part.__name__} in mfsbi.")
+        named[part.__name__] = part
+    return named
+
+
+def _names(value: object) -> Iterator[str]:
+    """Yield the names of all parts in what JSON holds."""
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(each)
+    if isinstance(value, dict) and isinstance(value.get("kind"), str):
+        yield value["kind"]
+
+
+def _parts_of(value: object) -> Iterator[FlowConfig | ChartConfig]:
+    """Yield the parts of a spec or of a part."""
+    for part in (each for each in vars(value).values() if isinstance(each, FlowConfig | ChartConfig)):
+        yield part
+        yield from _parts_of(part)
+
+
+def _require_readable(estimator: ManifoldEstimator, described: Description, parts: dict[str, Part]) -> None:
+    """Raise TypeError unless an estimator with parts of others could be built from its description."""
+    spec, dims = cast(Any, estimator.spec), _dims(described)
+    try:
+        read = json.loads(json.dumps(described["fields"]))
+        if replace(spec, **{name: _value(value, parts) for name, value in read.items()}) != spec:
+            raise TypeError(f"what is written, {read}, reads back otherwise")
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            weights = estimator.state_dict()
+            _outlined(spec, _shape(weights, *dims), warped=WARP in weights)
+    except UNREADABLE as error:
+        raise TypeError(
+            f"{spec!r} has a part that no file can hold: {error}. See `mfsbi.flows.FlowConfig` for what its fields and "
+            "its `build` may be."
+        ) from error
+
+
+def _made(kind: type[PartT], described: Description, parts: dict[str, Part]) -> PartT:
+    """Return a spec or a part of this kind from its description; raise unless it fits the kind's fields."""
+    values = {name: _value(value, parts) for name, value in described.items()}
+    wanted = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    needed = {name for name, each in wanted.items() if each.default is each.default_factory is MISSING}
+    if not needed <= set(values) <= set(wanted):
+        raise ValueError(f"`{kind.__name__}` should have the fields {sorted(wanted)}; it has {sorted(values)}")
+    for name, value in values.items():
+        if wanted[name].type is bool:
+            require_kind(name, value, bool, "true or false")
+    return kind(**values)
+
+
+def _value(value: object, parts: dict[str, Part]) -> object:
+    """Return a field from JSON: a part from an object, a tuple from a list."""
+    if isinstance(value, list):
+        return tuple(_value(each, parts) for each in value)
+    if not isinstance(value, dict):
+        return value
+    return _made(parts[value["kind"]], {name: each for name, each in value.items() if name != "kind"}, parts)
+
+
+def _fields(spec: Spec) -> dict[str, Any]:
+    """Return what a spec holds besides functions, as JSON has it."""
+    return {name: _plain(value) for name, value in vars(spec).items() if not callable(value)}
+
+
+def _plain(value: object) -> object:
+    """Return a field as JSON has it: a part by name and fields, a tuple as a list, all others as they are."""
+    if isinstance(value, FlowConfig | ChartConfig):
+        own = {each.name: _plain(getattr(value, each.name)) for each in fields(value)}  # type: ignore[arg-type]
+        return {"kind": type(value).__name__, **own}
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value

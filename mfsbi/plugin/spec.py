@@ -1,0 +1,202 @@
+"""What all specs do: from simulations, or from the shapes in a file, to a model; `mfsbi.plugin.specs` has the rows.
+
+A model is assembled from three choices, a kind of chart, a latent flow, and where the density is counted, and from what
+is measured on simulations: a frame of x (`mfsbi.charts.frames`) and the scale of theta. The shapes of its tensors
+depend on few whole numbers, a `Shape`, so that a model for a file is assembled without any data.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import fields
+from types import UnionType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mfsbi.charts import AbstractChart, ChartConfig, Standardized, Warped
+from mfsbi.charts.frames import Frame, features_of, frame_of, require_coordinates, scales_of
+from mfsbi.checks import (
+    require_finite,
+    require_kind,
+    require_matching_rows,
+    require_positive,
+    require_positive_integer,
+    require_tensor,
+)
+from mfsbi.flows import FlowConfig, built
+from mfsbi.models import AbstractModel, Latent, ManifoldModel
+from mfsbi.plugin.estimator import ManifoldEstimator
+from mfsbi.train.data import spreads
+from mfsbi.train.schedules import Schedule, sequential
+from mfsbi.warp import ThetaScale, Warp
+
+__all__ = ["ManifoldSpec", "Shape", "Spec"]
+
+
+class Shape(NamedTuple):
+    """What the shapes of a model's tensors depend on besides its spec.
+
+    Arguments:
+        parameters: p
+        features: d
+        manifold_dim: n
+        axes: of the frame, d or fewer; None if it is along the features
+    """
+
+    parameters: int
+    features: int
+    manifold_dim: int
+    axes: int | None = None
+
+
+class Spec(ABC):
+    """A model to be built once simulations have come: `spec(theta, x)` returns an estimator for sbi.
+
+    Features of x that cover decades, hold rare huge values, or have an offset that costs digits are bent or shifted
+    before they reach the chart (`mfsbi.warp`); which ones is measured.
+    """
+
+    latent: FlowConfig
+    model: ClassVar[type[AbstractModel]] = ManifoldModel
+    """Where the density is counted."""
+    training: ClassVar[Callable[[int], Schedule]] = staticmethod(sequential)
+    """How such a model is trained unless somebody says otherwise, for a number of epochs."""
+    as_it_comes: ClassVar[bool] = False
+    """Whether x reaches the chart as it comes, neither bent nor shifted nor standardised."""
+    conditional_chart = False
+    """Whether the manifold depends on theta."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # rows are dataclasses
+            if each.type in CHECKS:
+                CHECKS[each.type](self, each.name, getattr(self, each.name))
+
+    @abstractmethod
+    def _chart(self) -> ChartConfig:
+        """Return the kind of chart."""
+
+    @abstractmethod
+    def _dims(self, x: Tensor) -> int:
+        """Return n, the dimensions of the manifold, for data like these."""
+
+    def _frame(self, x: Tensor) -> Frame:
+        """Return the frame that the chart starts in."""
+        return scales_of(x)
+
+    def _model(self, chart: AbstractChart, latent: Latent) -> AbstractModel:
+        """Return the model of a chart and a latent density."""
+        return self.model(chart, latent)
+
+    def _assembled(self, shape: Shape, frame: Frame | None, scale: ThetaScale) -> AbstractModel:
+        """Return the model: chart x latent x where the density is counted, with weights from torch's generator."""
+        parameters = shape.parameters if self.conditional_chart else 0
+        chart = self._chart().build(shape.axes or shape.features, shape.manifold_dim, parameters)
+        flow = built(self.latent, shape.manifold_dim, shape.parameters)
+        latent = Latent(flow, scale.theta_mean, scale.theta_std, scale.theta_warp)
+        return self._model(chart if frame is None else Standardized(chart, *frame), latent)
+
+    def schedule(self, epochs: int) -> Schedule:
+        """Return how such a model is trained unless somebody says otherwise."""
+        return type(self).training(epochs)
+
+    def suited(self, _data_dim: int) -> "Spec":
+        """Return the spec that this one amounts to for data with so many features."""
+        return self
+
+    def build(self, theta: Tensor, x: Tensor) -> AbstractModel:
+        """Return an untrained model for data like these; a parameter that never varies is left as it is."""
+        require_rows(theta, x)
+        n, frame, warp = self._dims(x), None if self.as_it_comes else self._frame(x), Warp.of(theta)
+        straight = warp(theta)
+        scale = ThetaScale(straight.mean(0), spreads(straight), warp)
+        axes = None if frame is None or frame.axes is None else frame.axes.shape[1]
+        model = self._assembled(Shape(theta.shape[1], x.shape[1], n, axes), frame, scale)
+        model.chart.measure(x)
+        return model
+
+    def outline(self, shape: Shape) -> AbstractModel:
+        """Return a model of a shape that knows no data: means of zero, spreads of one."""
+        p, d, axes = shape.parameters, shape.features, shape.axes
+        frame = Frame(torch.zeros(d), torch.ones(d), None if axes is None else torch.zeros(d, axes))
+        return self._assembled(shape, None if self.as_it_comes else frame, ThetaScale(torch.zeros(p), torch.ones(p)))
+
+    def __call__(self, theta: Tensor, x: Tensor) -> ManifoldEstimator:
+        """Return an untrained estimator of p(x|theta).
+
+        Arguments:
+            theta: shape `(rows, parameter)`
+            x: shape `(rows, data)`
+
+        Raises:
+            ValueError: if rows do not match, are fewer than two, hold NaN or infinity, or a feature is constant
+        """
+        require_rows(theta, x)
+        warp = Warp.of_data(x, theta.dtype)
+        if self.as_it_comes and warp.wide:
+            raise ValueError(
+                f"{type(self).__name__} calls functions of x with {theta.dtype}, in which features {warp.wide} of x "
+                "lose digits. Subtract their offsets from x, here and in the functions."
+            )
+        if self.as_it_comes or (warp.plain and x.dtype == theta.dtype):
+            return ManifoldEstimator(self.build(theta, x).to(theta), spec=self)
+        model = self.build(theta, warp(x))
+        model.chart = Warped(model.chart, warp)
+        return ManifoldEstimator(model.to(theta), spec=self)
+
+
+class ManifoldSpec(Spec):
+    """What specs of a manifold in data space have in common: it has n dimensions and starts in a frame of the data.
+
+    Arguments:
+        manifold_dim: n, the dimension of the manifold; below d, the number of features
+        coordinates: features that the others follow from, counted from 0; the chart starts from them, and from
+            principal axes where they are fewer than n (see `mfsbi.charts.frames`)
+
+    Raises:
+        ValueError: if a number is not positive, or coordinates are more than n; on building, if n is not below d
+    """
+
+    manifold_dim: int
+    coordinates: tuple[int, ...]
+
+    def _dims(self, x: Tensor) -> int:
+        """Return n, or raise ValueError unless it is below the number of features."""
+        if self.manifold_dim >= features_of(x):
+            raise ValueError(
+                f"`manifold_dim` should be below the number of features of x, {x.shape[1]}, for an encoder to have "
+                f"anything to do; got {self.manifold_dim}. Use `AF` for a density in all of data space."
+            )
+        return self.manifold_dim
+
+    def _frame(self, x: Tensor) -> Frame:
+        """Return the frame that begins with the coordinates."""
+        return frame_of(x, self.manifold_dim, self.coordinates)
+
+
+def require_rows(theta: Tensor, x: Tensor) -> None:
+    """Raise ValueError unless both arguments are finite rows, as many of one as of the other."""
+    require_tensor("theta", theta)
+    features_of(x)
+    require_matching_rows("theta", theta, "x", x)
+    if len(x) < 2:
+        raise ValueError(f"A spec needs at least 2 rows of `x` to measure spreads; got {len(x)}.")
+    for name, value in (("theta", theta), ("x", x)):
+        require_finite(name, value, "Remove these rows before building.")
+
+
+def _require_part(kind: type | UnionType, wanted: str) -> Callable[[Spec, str, object], None]:
+    return lambda spec, name, value: require_kind(f"{type(spec).__name__}.{name}", value, kind, wanted)
+
+
+CHECKS: dict[object, Callable[[Any, str, Any], None]] = {
+    FlowConfig: _require_part(FlowConfig, "couplings such as SplineCouplings()"),
+    FlowConfig | ChartConfig: _require_part(
+        FlowConfig | ChartConfig, "couplings such as AffineCouplings(), or a chart"
+    ),
+    Callable[[Tensor], Tensor]: lambda _, name, value: require_kind(name, value, Callable, "a function of rows"),  # type: ignore[arg-type]
+    int: lambda _, name, value: require_positive_integer(name, value),
+    float: lambda _, name, value: require_positive(name, value),
+    tuple[int, ...]: lambda spec, _, value: require_coordinates(value, spec.manifold_dim),
+}
+"""What a field of a spec has to be, by its type."""
