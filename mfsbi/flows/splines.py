@@ -30,7 +30,7 @@ themselves differentiated, or taken forwards, autograd goes through the formulas
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -42,6 +42,12 @@ LEAST_SIZE = 1e-3  # of a bin, as a part of the axis; Durkan et al., §3
 LEAST_SLOPE = 1e-3  # at a knot; ibid.
 UNIT_SLOPE = math.log(math.expm1(1 - LEAST_SLOPE))  # so that zeros make slopes of one
 
+X, Y = 0, 1
+"""Axes of a spline: what comes in is along one of them, so that X means the spline and Y its inverse."""
+
+Context: TypeAlias = Any
+"""What torch hands from one step of a function to the next: whatever was put on it."""
+
 
 def spline(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """Return y and log dy/dx, each of shape `(coordinates, rows)`.
@@ -51,7 +57,7 @@ def spline(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
         raw: what a network says, shape `(3 bins - 1, coordinates, rows)`
         bound: half-width B of the interval
     """
-    y, log_slope, *_ = _function()(x, raw, bound, False)  # noqa: FBT003 - `apply` takes no keywords
+    y, log_slope, *_ = _function()(x, raw, bound, X)
     return y, log_slope
 
 
@@ -65,7 +71,7 @@ def spline_inverse(y: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor
         raw: what a network says, shape `(3 bins - 1, coordinates, rows)`
         bound: half-width B of the interval
     """
-    x, log_slope, *_ = _function()(y, raw, bound, True)  # noqa: FBT003
+    x, log_slope, *_ = _function()(y, raw, bound, Y)
     return x, log_slope
 
 
@@ -75,9 +81,9 @@ def spline_inverse_with_gradient(y: Tensor, raw: Tensor, bound: float) -> tuple[
         x, log_slope = spline_inverse(y, raw, bound)
         pull = torch.func.vjp(lambda numbers: spline(x, numbers, bound)[0], raw)[1]
         return x, log_slope, pull(torch.ones_like(x))[0]
-    x, log_slope, xi, *found = _evaluate(y, raw, bound, True)  # noqa: FBT003
+    x, log_slope, xi, *found = _evaluate(y, raw, bound, Y)
     by_y = torch.full_like(x, 2 * bound)
-    return x, log_slope, _gradients(_Bin(*found), xi, log_slope.exp(), by_y, None, inverse=False)[1]
+    return x, log_slope, _gradients(_Bin(*found), xi, log_slope.exp(), by_y, None, X)[1]
 
 
 def _function() -> Callable[..., tuple[Tensor, ...]]:
@@ -120,14 +126,14 @@ def _bin(t: Tensor, raw: Tensor, axis: int) -> _Bin:
     return _Bin(k, parts, left, size, slopes)
 
 
-def _evaluate(value: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, ...]:  # noqa: FBT001
+def _evaluate(value: Tensor, raw: Tensor, bound: float, axis: int) -> tuple[Tensor, ...]:
     """Return the result, log dy/dx, xi, and the bin of the spline or of its inverse."""
     inside = value.clamp(-bound, bound)
     t = inside / (2 * bound) + 0.5
-    found = _bin(t, raw, int(inverse))
+    found = _bin(t, raw, axis)
     (left, bottom), (width, height), (first, second) = found.left, found.size, found.slopes
     steepness = height / width
-    if inverse:
+    if axis == Y:
         rise = t - bottom
         bend = (first + second - 2 * steepness) * rise
         a, b, c = height * (steepness - first) + bend, height * first - bend, steepness * rise
@@ -135,7 +141,7 @@ def _evaluate(value: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[
     else:
         xi = (t - left) / width
     lower, upper, scale, _ = _quadratics(xi, steepness, first, second)
-    result = left + width * xi if inverse else bottom + height * (xi * lower / scale)
+    result = left + width * xi if axis == Y else bottom + height * (xi * lower / scale)
     log_slope = ((steepness / scale).square() * torch.lerp(lower, upper, xi)).log()
     return (2 * result - 1) * bound + (value - inside), log_slope, xi, *found
 
@@ -147,11 +153,11 @@ def _quadratics(xi: Tensor, steepness: Tensor, first: Tensor, second: Tensor) ->
     return torch.lerp(first, steepness, xi), torch.lerp(steepness, second, xi), scale, curve
 
 
-def _formulas(bound: float, inverse: bool) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:  # noqa: FBT001
+def _formulas(bound: float, axis: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return (value, raw) -> (result, log dy/dx) for autograd to go through."""
 
     def formulas(value: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        result, log_slope, *_ = _evaluate(value, raw, bound, inverse)
+        result, log_slope, *_ = _evaluate(value, raw, bound, axis)
         return result, log_slope
 
     return formulas
@@ -163,11 +169,11 @@ class _Spline(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(value: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, ...]:  # noqa: FBT001
-        return _evaluate(value, raw, bound, inverse)
+    def forward(value: Tensor, raw: Tensor, bound: float, axis: int) -> tuple[Tensor, ...]:
+        return _evaluate(value, raw, bound, axis)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:  # noqa: ANN401
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         value, raw, *ctx.settings = inputs
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[2:])
@@ -175,23 +181,23 @@ class _Spline(torch.autograd.Function):
         ctx.save_for_forward(value, raw)
 
     @staticmethod
-    def backward(ctx: Any, by_result: Tensor | None, by_log_slope: Tensor | None, *_: None) -> tuple[Any, ...]:  # noqa: ANN401
+    def backward(ctx: Context, by_result: Tensor | None, by_log_slope: Tensor | None, *_: None) -> tuple[Any, ...]:
         value, raw, log_slope, xi, *found = ctx.saved_tensors
-        bound, inverse = ctx.settings
+        bound, axis = ctx.settings
         by_result = torch.zeros_like(value) if by_result is None else by_result
         if torch.is_grad_enabled():  # these derivatives will be differentiated again
-            pull = torch.func.vjp(_formulas(bound, inverse), value, raw)[1]
+            pull = torch.func.vjp(_formulas(bound, axis), value, raw)[1]
             return *pull((by_result, torch.zeros_like(value) if by_log_slope is None else by_log_slope)), None, None
-        by_value, by_raw = _gradients(_Bin(*found), xi, log_slope.exp(), by_result * (2 * bound), by_log_slope, inverse)
+        by_value, by_raw = _gradients(_Bin(*found), xi, log_slope.exp(), by_result * (2 * bound), by_log_slope, axis)
         return torch.where(value.abs() <= bound, by_value / (2 * bound), by_result), by_raw, None, None
 
     @staticmethod
-    def jvp(ctx: Any, value_tangent: Tensor | None, raw_tangent: Tensor | None, *_: None) -> tuple[Any, ...]:  # noqa: ANN401
+    def jvp(ctx: Context, value_tangent: Tensor | None, raw_tangent: Tensor | None, *_: None) -> tuple[Any, ...]:
         value, raw = ctx.saved_tensors
-        bound, inverse = ctx.settings
+        bound, axis = ctx.settings
         pairs = (value, value_tangent), (raw, raw_tangent)
         tangents = tuple(torch.zeros_like(of) if tangent is None else tangent for of, tangent in pairs)
-        along = torch.func.jvp(_formulas(bound, inverse), (value, raw), tangents)[1]
+        along = torch.func.jvp(_formulas(bound, axis), (value, raw), tangents)[1]
         return *along, *[None] * 6
 
 
@@ -201,7 +207,7 @@ def _gradients(
     slope: Tensor,
     by_result: Tensor,
     by_log_slope: Tensor | None,
-    inverse: bool,  # noqa: FBT001
+    axis: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients by t and by what the network said.
 
@@ -210,8 +216,8 @@ def _gradients(
         xi: the place in it
         slope: dy/dx
         by_result: the gradient by y in [0, 1], or by x for the inverse
-        by_log_slope: that by log dy/dx, if anybody asked for it
-        inverse: whether x was found from y
+        by_log_slope: that by log dy/dx, if any was asked for
+        axis: X if y was found from x, Y if x from y
     """
     (width, height), (first, second) = found.size, found.slopes
     steepness = height / width
@@ -221,7 +227,7 @@ def _gradients(
         double, by_cubic = 2 * by_log_slope, by_log_slope / torch.lerp(lower, upper, xi)
         by_xi = 2 * by_cubic * (upper - lower) - double * curve * (1 - 2 * xi) / scale
         bend = by_xi / width
-    if inverse:
+    if axis == Y:
         by_t = (by_result if by_log_slope is None else by_result + bend) / slope
         by_y, by_place = -by_t, by_result
     else:

@@ -53,13 +53,12 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         """The chart and the latent density behind this estimator."""
         return self.net
 
-    def log_prob(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
+    def log_prob(self, input: Tensor, condition: Tensor, **_: object) -> Tensor:  # noqa: A002 - sbi's
         """Return log p(x|theta) with respect to the measure of the model's space, shape `(sample, batch)`.
 
         Arguments:
             input: x, shape `(sample, batch, data)` or `(batch, data)`
             condition: theta, shape `(batch, parameter)` or `(sample, batch, parameter)`
-            kwargs: ignored, as sbi's estimators do
 
         Raises:
             TypeError: if the model has no density of x, as `PAE`
@@ -84,13 +83,12 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         density = torch.cat([model.latent.log_prob(*rows) for rows in zip(every_u, every_theta, strict=True)])
         return density.view(shape) + factor.view(x.shape[:2])
 
-    def loss(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
+    def loss(self, input: Tensor, condition: Tensor, **_: object) -> Tensor:  # noqa: A002 - sbi's
         """Return the joint loss of chart and density, shape `(batch,)`, for sbi's own trainers.
 
         Arguments:
             input: x, shape `(batch, data)`
             condition: theta, shape `(batch, parameter)`
-            kwargs: ignored
 
         Raises:
             ValueError: if a feature axis has the wrong size, or the batches neither match nor are 1
@@ -99,13 +97,12 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         shape = _common_shape(x, theta)
         return joint(self.model, Batch(theta.expand(*shape, -1).flatten(0, 1), x.expand(*shape, -1).flatten(0, 1)))
 
-    def sample(self, sample_shape: Size | tuple[int, ...], condition: Tensor, **kwargs: object) -> Tensor:  # noqa: ARG002
+    def sample(self, sample_shape: Size | tuple[int, ...], condition: Tensor, **_: object) -> Tensor:
         """Draw x, shape `(*sample_shape, batch, data)`.
 
         Arguments:
             sample_shape: draws for each theta; may be `()`
             condition: theta, shape `(batch, parameter)`
-            kwargs: ignored
 
         Raises:
             ValueError: if condition has another shape
@@ -123,10 +120,10 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         return x.view(*shape, len(theta), x.shape[-1])
 
     def sample_and_log_prob(
-        self, sample_shape: Size | tuple[int, ...], condition: Tensor, **kwargs: object
+        self, sample_shape: Size | tuple[int, ...], condition: Tensor, **_: object
     ) -> tuple[Tensor, Tensor]:
         """Draw x, shape `(*sample_shape, batch, data)`, and return log p(x|theta), shape `(*sample_shape, batch)`."""
-        x = self.sample(sample_shape, condition, **kwargs)
+        x = self.sample(sample_shape, condition)
         rows = x.reshape(math.prod(sample_shape), *x.shape[-2:])
         return x, self.log_prob(rows, condition).view(x.shape[:-1])
 
@@ -165,7 +162,7 @@ def _without_repeats(x: Tensor) -> Tensor:
 
 
 def _require_shape(name: str, shape: Size | tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape, or raise ValueError if it is none."""
+    """Return a shape as a tuple, or raise ValueError if it is not one."""
     if not isinstance(shape, Sequence) or not all(isinstance(size, Integral) and size >= 0 for size in shape):
         raise ValueError(f"`{name}` should be a tuple of whole numbers, none negative; got {shape!r}.")
     return tuple(shape)
