@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from mfsbi.checks import require_last_axis
 
-__all__ = ["ThetaScale", "Warp", "as_data", "converted", "lost_digits", "require_digits"]
+__all__ = ["ThetaScale", "Warp", "as_data", "converted", "lost_digits", "require_digits", "scale_of", "spreads"]
 
 GAIN, DATA_GAIN = 0.7, 1.5
 """Nats a bend of a parameter, and of a feature of data, has to gain."""
@@ -220,6 +220,19 @@ class ThetaScale(nn.Module):
     def theta_unit(self, theta: Tensor) -> Tensor:
         """Return d theta / d standardised theta, shape `(*, parameter)`: a score times it is that of the latter."""
         return self.theta_std * (-self.theta_warp.log_slope(theta)).exp()
+
+
+def spreads(values: Tensor) -> Tensor:
+    """Return the standard deviation of each column, one where a value is always the same."""
+    std = values.std(0) if values.shape[1] else values.new_zeros(0)
+    return torch.where(std > 0, std, torch.ones_like(std))
+
+
+def scale_of(theta: Tensor) -> tuple[Tensor, Tensor, Warp]:
+    """Return what a `ThetaScale` takes, measured on theta of shape `(rows, parameter)`: w is the map that suits it."""
+    warp = Warp.of(theta)
+    straight = warp(theta)
+    return straight.mean(0), spreads(straight), warp
 
 
 def converted(values: Tensor, kind: torch.dtype) -> Tensor:

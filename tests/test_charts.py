@@ -40,6 +40,9 @@ CHARTS |= {
     "autoencoder": lambda: Standardized(
         AutoencoderChart(ResidualNetwork(2, 4, width=16), ResidualNetwork(4, 2, width=16), 4, 2), *frame(4)
     ),
+    "along the features": lambda: Standardized(FlowChart(SplineCouplings(layers=3).build(3), 2), *frame(3)[:2]),
+    "truncated": lambda: truncated(FlowChart(SplineCouplings(layers=3).build(3), 2), 6),
+    "truncated, of many dimensions": lambda: truncated(FlowChart(AffineCouplings(layers=2).build(9, cut=8), 8), 10),
     "at theta": lambda: Standardized(FlowChart(SplineCouplings(layers=3).build(3, 2), 2), *frame(3)).at(
         torch.tensor([0.4, -0.7])
     ),
@@ -53,6 +56,12 @@ def polar(u):
 
 def angles(x):
     return torch.stack([x.norm(dim=-1).log(), torch.atan2(x[..., 1], x[..., 0])], -1)
+
+
+def truncated(chart, dims):
+    """Return a chart in the first axes of a frame of more dimensions."""
+    mean, std, axes = frame(dims)
+    return Standardized(chart, mean, std, axes[:, : chart.data_dim])
 
 
 @pytest.fixture(params=CHARTS)
@@ -106,6 +115,19 @@ def test_a_standardised_distance_does_not_depend_on_the_axes():
     x = mean + std * torch.randn(5, 3)
     expected = ((x - chart.project(x)) / std).square().sum(-1)
     torch.testing.assert_close(chart.squared_distance(x), expected)
+
+
+def test_a_truncated_frame_counts_what_it_drops_in_distances_and_cannot_be_split():
+    chart, x = perturbed(CHARTS["truncated"](), 0.05), torch.randn(5, 6)
+    expected = ((x - chart.project(x)) / chart.std).square().sum(-1)
+    torch.testing.assert_close(chart.squared_distance(x), expected)
+    with pytest.raises(TypeError, match="has no split: it drops what data have beside 3 axes"):
+        chart.split(x)
+
+
+def test_charts_that_are_no_bijection_cannot_be_split():
+    with pytest.raises(TypeError, match="Only a chart that is half of a bijection can be split"):
+        CHARTS["autoencoder"]().split(torch.randn(5, 4))
 
 
 @pytest.mark.parametrize("dims", [2, 3, 6])

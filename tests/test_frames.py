@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from mfsbi import PAE, PIE, MeFlow, MFlow, load, save
-from mfsbi.charts.frames import frame_of
+from mfsbi import AF, PAE, PIE, MeFlow, MFlow, load, save
+from mfsbi.charts import frames
+from mfsbi.charts.frames import frame_of, principal_axes
+from mfsbi.plugin import specs
 from tests.problems import SMALL
 
 KINDS = {
@@ -93,3 +95,61 @@ def test_coordinates_that_do_not_fit_the_data_are_refused(bowl):
         MFlow(2, coordinates=(1, 4))(*bowl)
     with pytest.raises(ValueError, match=r"depend linearly on each other; features \[0, 1, 3\] of x do"):
         MFlow(3, coordinates=(0, 1, 3))(*bowl)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Let eight features be many, and return theta and x of ten, flat up to a little noise but for a bend."""
+    monkeypatch.setattr(frames, "MANY", 8)
+    monkeypatch.setattr(specs, "MANY", 8)
+    monkeypatch.setattr(frames, "KEPT", 4)
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(30, 2, generator=generator)
+    flat = u @ torch.randn(2, 10, generator=generator) + 0.3 * (u[:, :1] ** 2)
+    return u[:, :1], flat + 0.01 * torch.randn(30, 10, generator=generator)
+
+
+@pytest.mark.parametrize("rows", [12, 30])
+@pytest.mark.parametrize("coordinates", [(), (3, 7)])
+def test_of_many_features_the_leading_axes_are_kept(few, rows, coordinates):
+    x = few[1][:rows]
+    axes = frame_of(x, 2, coordinates).axes
+    assert axes.shape == (10, 4)
+    torch.testing.assert_close(axes.T @ axes, torch.eye(4))
+    y = (x - x.mean(0)) / x.std(0)
+    assert (y - y @ axes @ axes.T).square().sum() < 2e-3 * y.square().sum()
+    if coordinates:  # the first axes span what the features are within the data
+        span = axes[:, :2] @ axes[:, :2].T
+        assert (y[:, [3, 7]] - (y @ span)[:, [3, 7]]).square().sum() < 0.01 * y[:, [3, 7]].square().sum()
+
+
+@pytest.mark.parametrize("rows", [12, 30])
+def test_leading_axes_by_rows_or_at_random_are_those_of_the_whole_decomposition(few, rows):
+    z = (few[1][:rows] - few[1][:rows].mean(0)).double()
+    squares, axes = principal_axes(z, 3)
+    _, values, right = torch.linalg.svd(z, full_matrices=False)
+    torch.testing.assert_close(squares, values[:3].square(), rtol=1e-6, atol=0)
+    torch.testing.assert_close((right[:3] @ axes).abs(), torch.eye(3).double(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", [KINDS[kind]() for kind in KINDS] + [AF(SMALL), MFlow(2, SMALL, SMALL, (3, 7))])
+def test_models_of_many_features_are_built_judge_and_are_kept(few, spec, tmp_path):
+    theta, x = few
+    estimator = spec(theta, x)
+    assert estimator.loss(x, theta).isfinite().all()
+    save(estimator, tmp_path / "a")
+    twin = load(tmp_path / "a")
+    torch.testing.assert_close(twin.model.project(x), estimator.model.project(x), rtol=0, atol=0)
+
+
+def test_what_many_features_do_not_allow_is_refused(few):
+    theta, x = few
+    with pytest.raises(ValueError, match="`coordinates` of a `PIE` need all axes of x, which 10 features"):
+        PIE(2, coordinates=(1,))(theta, x)
+    with pytest.raises(ValueError, match="4 rows of `x` should be more than"):
+        MFlow(3)(theta[:4], x[:4])
+
+
+def test_an_ambient_flow_needs_no_axes(few, monkeypatch):
+    monkeypatch.setattr(torch.linalg, "eigh", None)
+    assert AF(SMALL)(*few).model.chart.axes is None

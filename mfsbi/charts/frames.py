@@ -88,10 +88,10 @@ def frame_of(x: Tensor, manifold_dim: int, coordinates: Sequence[int] = ()) -> F
     mean, std = x.double().mean(0), x.double().std(0)
     standardised = (x.double() - mean) / std
     keep = x.shape[1] if x.shape[1] <= MANY else min(max(KEPT, 2 * manifold_dim), rows - 1)
-    if keep < manifold_dim:
-        raise ValueError(f"{rows} rows of `x` should be more than `manifold_dim`, {manifold_dim}. Simulate more.")
+    if x.shape[1] > MANY and keep <= manifold_dim:
+        raise ValueError(f"{rows} rows of `x` should be more than `manifold_dim` + 1, {manifold_dim + 1}.")
     if x.shape[1] > MANY:
-        axes = _leading(standardised, keep, coordinates)
+        axes = _leading(standardised, keep, coordinates).contiguous()  # as in a file
     else:
         covariance = standardised.T @ standardised
         first = covariance[:, :0]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mfsbi.charts.abstract import AbstractChart, ChartConfig
@@ -38,10 +38,6 @@ class AmbientChart(AbstractChart):
     def log_volume(self, u: Coordinates) -> Scalars:
         """Return zeros, shape `(*)`."""
         return u.new_zeros(u.shape[:-1])
-
-    def noisy_log_volume(self, u: Coordinates, _generator: Generator | None = None) -> Scalars:
-        """Return zeros, which have no gradient, shape `(*)`."""
-        return self.log_volume(u)
 
 
 class AutoencoderChart(AbstractChart):

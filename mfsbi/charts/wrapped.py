@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from mfsbi.charts.abstract import AbstractChart, Normals, Split
 from mfsbi.checks import require_last_axis
@@ -42,15 +42,15 @@ class MappedChart(WrappedChart):
     """A chart of x = w(y) by a chart of y: what is the same for every injective map w."""
 
     @abstractmethod
-    def outward(self, y: Data) -> Data:
+    def outward(self, y: Tensor) -> Data:
         """Return x = w(y), shape `(*, data)`."""
 
     @abstractmethod
-    def inward(self, x: Data) -> Data:
+    def inward(self, x: Data) -> Tensor:
         """Return y, or that of the nearest point of the form w(y), shape `(*, data inside)`."""
 
     @abstractmethod
-    def log_growth(self, y: Data) -> Scalars:
+    def log_growth(self, y: Tensor) -> Scalars:
         """Return log|det dw/dy|, shape `(*)`, for a map onto all of data space."""
 
     def decode(self, u: Coordinates) -> Data:
@@ -78,12 +78,6 @@ class MappedChart(WrappedChart):
         if self.manifold_dim < self.data_dim:
             return super().log_volume(u)
         return self.chart.log_volume(u) + self.log_growth(self.chart.decode(u))
-
-    def noisy_log_volume(self, u: Coordinates, generator: Generator | None = None) -> Scalars:
-        """Return the log-volume with an unbiased estimate of its gradient, shape `(*)`."""
-        if self.manifold_dim < self.data_dim:
-            return super().noisy_log_volume(u, generator)
-        return self.log_volume(u)
 
     def merge(self, u: Coordinates, v: Tensor) -> Data:
         """Return the x that `split` makes u and v of, shape `(*, data)`."""
@@ -123,16 +117,16 @@ class Standardized(MappedChart):
         """Whether there are fewer axes than features."""
         return self.chart.data_dim < self.data_dim
 
-    def outward(self, y: Data) -> Data:
+    def outward(self, y: Tensor) -> Data:
         """Return mean + std * (axes @ y)."""
         return self.mean + self.std * (y if self.axes is None else y @ self.axes.T)
 
-    def inward(self, x: Data) -> Data:
+    def inward(self, x: Data) -> Tensor:
         """Return axes^T @ ((x - mean) / std)."""
         z = self._standardised(x)
         return z if self.axes is None else z @ self.axes
 
-    def log_growth(self, y: Data) -> Scalars:
+    def log_growth(self, y: Tensor) -> Scalars:
         """Return sum_i log std_i, the same everywhere, shape `(*)`."""
         return self.std.log().sum().expand(y.shape[:-1])
 
@@ -194,15 +188,15 @@ class Warped(MappedChart):
         require_last_axis("x", x, self.data_dim, "the data the model was trained on")
         return self.warp(x)
 
-    def outward(self, y: Data) -> Data:
+    def outward(self, y: Tensor) -> Data:
         """Return w^-1(y)."""
         return self.warp.inverse(y)
 
-    def inward(self, x: Data) -> Data:
+    def inward(self, x: Data) -> Tensor:
         """Return w(x)."""
         return self.straightened(x)
 
-    def log_growth(self, y: Data) -> Scalars:
+    def log_growth(self, y: Tensor) -> Scalars:
         """Return sum_i log dx_i/dw_i, shape `(*)`."""
         return -self.warp.log_slope_at(y).sum(-1)
 

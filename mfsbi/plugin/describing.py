@@ -17,14 +17,17 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as registering
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from mfsbi.charts import Ambient, Autoencoder, ChartConfig, CutFlow, Warped, WithEncoder
 from mfsbi.checks import require_kind, require_positive_integer, require_whole
@@ -104,7 +107,13 @@ def describe_likelihood(estimator: ManifoldEstimator) -> Description:
     described = {"spec": type(spec).__name__, "fields": _fields(spec)} | dims
     own = {type(part).__name__: type(part) for part in _parts_of(spec)}
     if not own.items() <= OURS.items():
-        _require_readable(estimator, described, OURS | own)
+        try:
+            read = json.loads(json.dumps(described))
+            given = spec if isinstance(spec, FOM) else None
+            if likelihood_of(Source(Path("It"), estimator.state_dict(), read, given, own)).spec != spec:
+                raise ValueError(f"{read['fields']} reads back otherwise")
+        except UNREADABLE as error:
+            raise TypeError(f"{spec!r} has a part that no file can hold (see `FlowConfig`): {error}") from error
     return described
 
 
@@ -199,7 +208,7 @@ def _built(source: Source, what: str, make: Callable[[], ModuleT]) -> ModuleT:
                 make()
             return make()
     except UNREADABLE as error:
-        raise ValueError(f"{source.path} describes {what} that cannot be built: {error}") from error
+        raise ValueError(f"{source.path} describes {what} that cannot be built: {error}. Is it damaged?") from error
 
 
 @contextmanager
@@ -212,19 +221,11 @@ def _at_most(tensors: int, numbers: int) -> Iterator[None]:
             seen[0], seen[1] = seen[0] + 1, seen[1] + value.numel()
             if seen[0] > tensors or seen[1] > numbers:
                 raise ValueError(
-                    f"it has at least {seen[0]:,} tensors with {seen[1]:,} numbers, the file about half of that, or "
-                    "less. Is it damaged? Take it from its source again."
+                    f"it has more than {tensors:,} tensors or {numbers:,} numbers, {SLACK} times the file's"
                 )
 
-    hooks = [
-        registering.register_module_parameter_registration_hook(count),
-        registering.register_module_buffer_registration_hook(count),
-    ]
-    try:
+    with register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _whole_numbers(value: object) -> Iterator[int]:
@@ -295,23 +296,6 @@ def _parts_of(value: object) -> Iterator[FlowConfig | ChartConfig]:
     for part in (each for each in vars(value).values() if isinstance(each, FlowConfig | ChartConfig)):
         yield part
         yield from _parts_of(part)
-
-
-def _require_readable(estimator: ManifoldEstimator, described: Description, parts: dict[str, Part]) -> None:
-    """Raise TypeError unless an estimator with parts of others could be built from its description."""
-    spec, dims = cast(Any, estimator.spec), _dims(described)
-    try:
-        read = json.loads(json.dumps(described["fields"]))
-        if replace(spec, **{name: _value(value, parts) for name, value in read.items()}) != spec:
-            raise TypeError(f"what is written, {read}, reads back otherwise")
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            weights = estimator.state_dict()
-            _outlined(spec, _shape(weights, *dims), warped=WARP in weights)
-    except UNREADABLE as error:
-        raise TypeError(
-            f"{spec!r} has a part that no file can hold: {error}. See `mfsbi.flows.FlowConfig` for what its fields and "
-            "its `build` may be."
-        ) from error
 
 
 def _made(kind: type[PartT], described: Description, parts: dict[str, Part]) -> PartT:

@@ -38,12 +38,12 @@ from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulations import Simulations
 from mfsbi.train.checkpoint import Keeping
-from mfsbi.train.data import Batch, joined, spreads
+from mfsbi.train.data import Batch, joined
 from mfsbi.train.losses import Alices
 from mfsbi.train.record import History
 from mfsbi.train.schedules import Phase
 from mfsbi.types import Prior
-from mfsbi.warp import Warp
+from mfsbi.warp import Warp, spreads
 
 __all__ = ["ALICES", "GoldenRatio"]
 

@@ -55,6 +55,7 @@ SIMULATIONS = "simulations."
 
 FIELDS = tuple(each.name for each in fields(Simulations))
 
+
 class Kind(NamedTuple):
     """How one kind of estimator is described and built again.
 

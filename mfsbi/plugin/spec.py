@@ -27,9 +27,8 @@ from mfsbi.checks import (
 from mfsbi.flows import FlowConfig, built
 from mfsbi.models import AbstractModel, Latent, ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
-from mfsbi.train.data import spreads
 from mfsbi.train.schedules import Schedule, sequential
-from mfsbi.warp import ThetaScale, Warp
+from mfsbi.warp import Warp, scale_of
 
 __all__ = ["ManifoldSpec", "Shape", "Spec"]
 
@@ -88,13 +87,16 @@ class Spec(ABC):
         """Return the model of a chart and a latent density."""
         return self.model(chart, latent)
 
-    def _assembled(self, shape: Shape, frame: Frame | None, scale: ThetaScale) -> AbstractModel:
+    def _fits(self, shape: Shape) -> bool:
+        """Return whether this spec builds models of a shape."""
+        return shape.manifold_dim <= (shape.axes or shape.features) <= shape.features
+
+    def _assembled(self, shape: Shape, frame: Frame, scale: tuple[Tensor, Tensor, Warp]) -> AbstractModel:
         """Return the model: chart x latent x where the density is counted, with weights from torch's generator."""
         parameters = shape.parameters if self.conditional_chart else 0
         chart = self._chart().build(shape.axes or shape.features, shape.manifold_dim, parameters)
-        flow = built(self.latent, shape.manifold_dim, shape.parameters)
-        latent = Latent(flow, scale.theta_mean, scale.theta_std, scale.theta_warp)
-        return self._model(chart if frame is None else Standardized(chart, *frame), latent)
+        latent = Latent(built(self.latent, shape.manifold_dim, shape.parameters), *scale)
+        return self._model(chart if self.as_it_comes else Standardized(chart, *frame), latent)
 
     def schedule(self, epochs: int) -> Schedule:
         """Return how such a model is trained unless somebody says otherwise."""
@@ -107,19 +109,23 @@ class Spec(ABC):
     def build(self, theta: Tensor, x: Tensor) -> AbstractModel:
         """Return an untrained model for data like these; a parameter that never varies is left as it is."""
         require_rows(theta, x)
-        n, frame, warp = self._dims(x), None if self.as_it_comes else self._frame(x), Warp.of(theta)
-        straight = warp(theta)
-        scale = ThetaScale(straight.mean(0), spreads(straight), warp)
-        axes = None if frame is None or frame.axes is None else frame.axes.shape[1]
-        model = self._assembled(Shape(theta.shape[1], x.shape[1], n, axes), frame, scale)
+        n, frame = self._dims(x), self._frame(x)
+        axes = None if frame.axes is None else frame.axes.shape[1]
+        model = self._assembled(Shape(theta.shape[1], x.shape[1], n, axes), frame, scale_of(theta))
         model.chart.measure(x)
         return model
 
     def outline(self, shape: Shape) -> AbstractModel:
-        """Return a model of a shape that knows no data: means of zero, spreads of one."""
+        """Return a model of a shape that knows no data: means of zero, spreads of one.
+
+        Raises:
+            ValueError: if this spec builds no such models
+        """
+        if not self._fits(shape):
+            raise ValueError(f"{self!r} builds no model of {shape}.")
         p, d, axes = shape.parameters, shape.features, shape.axes
         frame = Frame(torch.zeros(d), torch.ones(d), None if axes is None else torch.zeros(d, axes))
-        return self._assembled(shape, None if self.as_it_comes else frame, ThetaScale(torch.zeros(p), torch.ones(p)))
+        return self._assembled(shape, frame, (torch.zeros(p), torch.ones(p), Warp(p)))
 
     def __call__(self, theta: Tensor, x: Tensor) -> ManifoldEstimator:
         """Return an untrained estimator of p(x|theta).
@@ -161,7 +167,6 @@ class ManifoldSpec(Spec):
     coordinates: tuple[int, ...]
 
     def _dims(self, x: Tensor) -> int:
-        """Return n, or raise ValueError unless it is below the number of features."""
         if self.manifold_dim >= features_of(x):
             raise ValueError(
                 f"`manifold_dim` should be below the number of features of x, {x.shape[1]}, for an encoder to have "
@@ -169,8 +174,11 @@ class ManifoldSpec(Spec):
             )
         return self.manifold_dim
 
+    def _fits(self, shape: Shape) -> bool:
+        within = all(number < shape.features for number in self.coordinates)
+        return self.manifold_dim == shape.manifold_dim < shape.features and within and super()._fits(shape)
+
     def _frame(self, x: Tensor) -> Frame:
-        """Return the frame that begins with the coordinates."""
         return frame_of(x, self.manifold_dim, self.coordinates)
 
 

@@ -32,7 +32,7 @@ from mfsbi.charts.frames import MANY, Frame, features_of, scales_of
 from mfsbi.checks import require_tensor
 from mfsbi.flows import AffineCouplings, FlowConfig, SplineCouplings
 from mfsbi.models import AmbientModel, Latent, LatentModel, ManifoldModel
-from mfsbi.plugin.spec import ManifoldSpec, Spec
+from mfsbi.plugin.spec import ManifoldSpec, Shape, Spec
 from mfsbi.train.schedules import ambient, density_only
 
 __all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
@@ -60,6 +60,9 @@ class AF(Spec):
     def _dims(self, x: Tensor) -> int:
         return x.shape[1]
 
+    def _fits(self, shape: Shape) -> bool:
+        return shape.axes is None and shape.manifold_dim == shape.features
+
 
 @dataclass(frozen=True)
 class FOM(Spec):
@@ -83,6 +86,9 @@ class FOM(Spec):
 
     def _chart(self) -> ChartConfig:
         return Prescribed(self.decode, self.encode)
+
+    def _frame(self, x: Tensor) -> Frame:
+        return Frame(torch.zeros_like(x[0]), torch.ones_like(x[0]))
 
     def _dims(self, x: Tensor) -> int:
         """Return the number of coordinates, or raise ValueError unless the functions fit x and each other."""

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from mfsbi.checks import require_number
 from mfsbi.simulations import Simulations
 
-__all__ = ["Batch", "in_chunks", "joined", "require_fraction", "split", "spreads", "steps_per_epoch"]
+__all__ = ["Batch", "in_chunks", "joined", "require_fraction", "split", "steps_per_epoch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +108,6 @@ def require_fraction(fraction: float) -> None:
 def joined(parts: Sequence[Batch]) -> Batch:
     """Return all rows of several parts as one batch; parts have the same fields."""
     return replace(parts[0], **{name: torch.cat([part.fields[name] for part in parts]) for name in parts[0].fields})
-
-
-def spreads(values: Tensor) -> Tensor:
-    """Return the standard deviation of each column, one where a value is always the same."""
-    std = values.std(0) if values.shape[1] else values.new_zeros(0)
-    return torch.where(std > 0, std, torch.ones_like(std))
 
 
 def steps_per_epoch(rows: int, size: int) -> int:

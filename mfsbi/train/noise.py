@@ -23,22 +23,21 @@ such products is what a score often is.
 
 import math
 import warnings
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mfsbi.networks import perceptron
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.data import Batch, in_chunks, spreads, steps_per_epoch
+from mfsbi.train.data import Batch, in_chunks, steps_per_epoch
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import variance_function, with_doubt
 from mfsbi.train.record import ScoreNoise, Settings
 from mfsbi.train.schedules import Phase
 from mfsbi.train.stream import TrainingData
-from mfsbi.warp import Warp
+from mfsbi.warp import ThetaScale, Warp, scale_of, spreads
 
 __all__ = ["ScoreRegression", "ScoreSize", "score_noise"]
 
@@ -48,7 +47,7 @@ X_SHARPNESS, THETA_SHARPNESS = 3.0, 25.0
 LEAST_SIZE = 1e-3
 
 
-class ScoreSize(nn.Module):
+class ScoreSize(ThetaScale):
     """F(theta), the mean square of the joint score of each standardised parameter at theta.
 
     Arguments:
@@ -56,19 +55,12 @@ class ScoreSize(nn.Module):
         data: rows to standardise by; none if weights of an earlier one are to be loaded
     """
 
-    theta_mean: Tensor
-    theta_std: Tensor
     usual: Tensor
 
     def __init__(self, parameters: int, data: Batch | None = None) -> None:
-        super().__init__()
-        mean, std, usual = torch.zeros(parameters), torch.ones(parameters), torch.ones(parameters)
-        self.theta_warp = Warp(parameters) if data is None else Warp.of(data.theta)
-        if data is not None:
-            straight = self.theta_warp(data.theta)
-            mean, std = straight.mean(0), spreads(straight)
-        self.register_buffer("theta_mean", mean)
-        self.register_buffer("theta_std", std)
+        zeros, usual = torch.zeros(parameters), torch.ones(parameters)
+        mean, std, warp = (zeros, usual.clone(), None) if data is None else scale_of(data.theta)
+        super().__init__(mean, std, warp)
         if data is not None:
             usual = (cast(Tensor, data.joint_score) * self.theta_unit(data.theta)).square().mean(0).to(mean)
         self.register_buffer("usual", usual)
@@ -87,14 +79,6 @@ class ScoreSize(nn.Module):
         hidden = self.first(self.standardize(theta)).tanh()
         relative = self.last(functional.silu(self.second(hidden))).exp() + LEAST_SIZE
         return torch.where(self.usual > 0, self.usual, torch.ones_like(self.usual)) * relative
-
-    def standardize(self, theta: Tensor) -> Tensor:
-        """Return standardised theta, shape `(rows, parameter)`, as a density has it (`mfsbi.models.Latent`)."""
-        return (self.theta_warp(theta) - self.theta_mean) / self.theta_std
-
-    def theta_unit(self, theta: Tensor) -> Tensor:
-        """Return d theta / d standardised theta, shape `(rows, parameter)`: a score times it is that of the latter."""
-        return self.theta_std * (-self.theta_warp.log_slope(theta)).exp()
 
     def loss(self, batch: Batch) -> Tensor:
         """Return what is minimal at F, shape `(rows,)`."""
@@ -121,9 +105,9 @@ class ScoreRegression(nn.Module):
         self.register_buffer("x_std", spreads(x))
         parameters, hidden = data.theta.shape[1], [WIDTH] * 3
         networks = {
-            "features": _perceptron([data.x.shape[1], *hidden], X_SHARPNESS),
-            "gates": _perceptron([parameters, *hidden], THETA_SHARPNESS),
-            "last": _perceptron([WIDTH, WIDTH, parameters]),
+            "features": perceptron([data.x.shape[1], *hidden], nn.SiLU, X_SHARPNESS),
+            "gates": perceptron([parameters, *hidden], nn.SiLU, THETA_SHARPNESS),
+            "last": perceptron([WIDTH, WIDTH, parameters], nn.SiLU),
         }
         self.score = nn.ModuleDict(networks).to(data.theta)
         self.size = ScoreSize(parameters, data)
@@ -194,12 +178,3 @@ def _squared_error(model: ScoreRegression, batch: Batch) -> Tensor:
 
 def _at_theta(batch: Batch) -> Batch:
     return batch if batch.from_theta is None else batch.select(batch.from_theta > 0)
-
-
-def _perceptron(sizes: Sequence[int], sharpness: float = 1.0) -> nn.Sequential:
-    """Return linear layers with SiLU between them, the first weights larger by a factor."""
-    first, *others = (nn.Linear(*pair) for pair in pairwise(sizes))
-    with torch.no_grad():
-        for weight in first.parameters():
-            weight.mul_(sharpness)
-    return nn.Sequential(first, *(layer for other in others for layer in (nn.SiLU(), other)))
