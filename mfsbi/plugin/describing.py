@@ -135,6 +135,7 @@ def likelihood_of(source: Source) -> ManifoldEstimator:
         raise ValueError(f"{path} was written by {written[0]}({written[1]}), not by {spec!r}.")
     parts = _known(source)
     try:
+        require_kind("fields", written[1], dict, "an object")
         made = _made(SPECS[written[0]], written[1], parts) if spec is None else spec
         shape = _shape(source.weights, *_dims(description))
     except UNREADABLE as error:
@@ -207,7 +208,7 @@ def _built(source: Source, what: str, make: Callable[[], ModuleT]) -> ModuleT:
             with torch.device("meta"), _at_most(*(SLACK * number for number in held)):
                 make()
             return make()
-    except UNREADABLE as error:
+    except Exception as error:  # a part of one's own may fail in any way
         raise ValueError(f"{source.path} describes {what} that cannot be built: {error}. Is it damaged?") from error
 
 

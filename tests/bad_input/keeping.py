@@ -10,6 +10,7 @@ from mfsbi import (
     ManifoldNLE,
     MFlow,
     Plan,
+    SplineCouplings,
     Store,
     load,
     load_trainer,
@@ -47,6 +48,17 @@ FILES = {
         "was written by AF.*not by MFlow",
     ),
     "the name of a spec": (lambda at: load(at.folder / "estimator", "AF"), TypeError, "`spec` should be .* got 'AF'"),
+    "an object for a part": (
+        lambda at: load(at.folder / "estimator", parts=[SplineCouplings()]),
+        TypeError,
+        "`parts` should be dataclasses, each a `FlowConfig` or a `ChartConfig`; got SplineC",
+    ),
+    "a part that is none": (lambda at: load(at.folder / "estimator", parts=[MFlow]), TypeError, "`parts` should be"),
+    "a part of our name": (
+        lambda at: load(at.folder / "estimator", parts=[type("SplineCouplings", (SplineCouplings,), {})]),
+        ValueError,
+        "there is another SplineCouplings in mfsbi",
+    ),
     "no trainer in the file": (
         lambda at: load_trainer(at.folder / "estimator", at.surface.prior),
         ValueError,

@@ -1,7 +1,7 @@
 import json
 import time
 import tracemalloc
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from mfsbi.flows import AffineCouplings, AutoregressiveSplines, SplineCouplings
 from mfsbi.plugin.ratio import GoldenRatio
 from mfsbi.ratio import RatioModel
 from tests.problems import SMALL, SPECS, plane, surface_data
+from tests.test_own_parts import MyChart, MyFlow
 
 BILLION = 10**9
 TINY = AutoregressiveSplines(layers=2, width=8, theta_width=8)
@@ -215,3 +216,53 @@ def test_files_of_given_manifolds_load_and_forged_dimensions_are_refused(tmp_pat
 def test_files_of_ratios_of_all_sizes_load(features, width, depth, tmp_path):
     save(ratio(features, 2, width, depth), tmp_path / "good")
     assert load(tmp_path / "good").model.depth == depth
+
+
+@dataclass(frozen=True)
+class Odd(MyChart):
+    """A chart of one's own whose settings no file can hold, or whose building asks for values."""
+
+    given: object = None
+
+    def build(self, data_dim, manifold_dim, parameters=0):
+        if self.given == "asks":
+            torch.zeros(data_dim).tolist()
+        return super().build(data_dim, manifold_dim, parameters)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Return the path of a small good file with parts of one's own."""
+    path = tmp_path_factory.mktemp("own") / "good"
+    save(MFlow(2, MyChart(), MyFlow())(*plane()), path)
+    return path
+
+
+@pytest.mark.parametrize("wrong", [BILLION, 60_000, 10**400, -1, 2.5, "3", None])
+@pytest.mark.parametrize("place", ["fields.chart.width", "data_dim", "parameter_dim"])
+def test_parts_of_ones_own_claim_no_more_than_the_file_holds(own, tmp_path, place, wrong):
+    tensors, description = files.read(own)
+    path = forged(tmp_path / "forged", changed(description, place, wrong), tensors)
+    refused(path, lambda path: load(path, parts=[MyChart, MyFlow]))
+
+
+@pytest.mark.parametrize("name", ["os.system", "system", "MyChart", "FOM", "", "tests.test_own_parts:MyChart"])
+def test_no_name_in_a_file_is_imported(own, tmp_path, name):
+    tensors, description = files.read(own)
+    path = forged(tmp_path / "forged", changed(description, "fields.chart.kind", name), tensors)
+    refused(path, lambda path: load(path, parts=[MyFlow]), "names the part '.*', which is not known here")
+
+
+@pytest.mark.parametrize("given", [torch.sin, torch.ones(2), {"a": 1}, "asks", [1]])
+def test_parts_that_no_file_can_hold_are_refused_before_they_are_written(given, tmp_path):
+    estimator = MFlow(2, Odd(given=given), SMALL)(*plane())
+    with pytest.raises(TypeError, match="has a part that no file can hold"):
+        save(estimator, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("given", ["a word", 1.5, True, None, (1, (2, 3)), SMALL])
+def test_fields_of_parts_come_back(given, tmp_path):
+    spec = MFlow(2, Odd(given=given), SMALL)
+    save(spec(*plane()), tmp_path / "a")
+    assert load(tmp_path / "a", parts=[Odd]).spec == spec
