@@ -1,7 +1,7 @@
 r"""Models: a chart and a latent density, and the space in which probability is counted.
 
-A point x of data space has coordinates u = encode(x), and these have a density p(u|theta). What x has depends
-on the space:
+A point x of data space has coordinates u = encode(x), and these have a density p(u|theta). The density of x depends
+on the space it is counted in:
 
 | model            | space          | log p(x given theta)                                                    |
 |------------------|----------------|-------------------------------------------------------------------------|
@@ -33,21 +33,21 @@ __all__ = ["AbstractModel", "AmbientModel", "DensityModel", "Latent", "LatentMod
 
 
 CLOSE = 0.1
-"""How far from standardised coordinates may be."""
+"""How far the mean and the log of the spread of coordinates may be from zero before they are standardised anew."""
 
 NARROW = 1e-4, 0.1
-"""Least variance, in any direction, of coordinates that are sheared; with less they hold a constraint, no density."""
+"""Coordinates are sheared if their least variance in any direction is between these; below, they obey a constraint."""
 
 
 class Latent(ThetaScale):
     """A conditional density p(u|theta) of the coordinates on the manifold.
 
-    Reconstruction does not care about the scale of u, and a chart may end with coordinates of any size; so they are
+    Reconstruction does not fix the scale of u, and a chart may end with coordinates of any size; so they are
     standardised as theta is, by a mean and a spread that training measures (`measure`). Where they are so correlated
-    that some direction has less than a tenth of the variance, each is first replaced by what is left of it after a
-    linear regression on those before it, y_i = u_i - sum_(j<i) b_ij u_j, a shear of determinant one: a flow would be
-    long in learning that a coordinate hardly differs from a sum of others. Unlike a turn to principal axes, a shear
-    leaves coordinates that are simple by themselves recognisable (`notebooks/measurements.md`).
+    that some direction has less than a tenth of the variance, each is first replaced by the residual of a linear
+    regression on those before it, y_i = u_i - sum_(j<i) b_ij u_j, a shear of determinant one: a flow takes long to
+    learn that a coordinate hardly differs from a sum of others. Unlike a rotation to principal axes, a shear keeps
+    coordinates that are simple by themselves as they are (`notebooks/measurements.md`).
 
     Arguments:
         flow: the bijection u -> ũ given theta, to the standard normal
@@ -106,13 +106,13 @@ class Latent(ThetaScale):
 
 
 def _is_narrow(u: Tensor) -> bool:
-    """Whether coordinates, each of variance one, have less than a tenth of it in some direction, but not nothing."""
+    """Return whether coordinates of unit variance vary by less than a tenth of it, but not zero, in some direction."""
     least = float(torch.linalg.eigvalsh(torch.corrcoef(u.T))[0]) if u.shape[1] > 1 else 1.0
     return NARROW[0] < least < NARROW[1]
 
 
 def _scaling_of(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, spreads and shear of u, shape `(rows, n)`; there is none unless it is narrow."""
+    """Return mean, spreads and shear of u, shape `(rows, n)`; the shear is the identity unless u is narrow."""
     mean, identity = u.mean(0), torch.eye(u.shape[1]).to(u)
     shear = identity
     if _is_narrow(u):

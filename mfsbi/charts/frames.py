@@ -175,7 +175,7 @@ def require_coordinates(coordinates: Sequence[int], manifold_dim: int) -> None:
 
 
 def features_of(x: Tensor) -> int:
-    """Return the number of features of rows x, or raise ValueError if they are none."""
+    """Return the number of features of x; raise ValueError unless it has shape `(rows, data)` and is floating point."""
     require_tensor("x", x)
     if x.ndim != 2 or x.shape[1] == 0 or not x.is_floating_point():
         raise ValueError(

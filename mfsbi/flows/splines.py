@@ -87,7 +87,7 @@ def spline_inverse_with_gradient(y: Tensor, raw: Tensor, bound: float) -> tuple[
 
 
 def _function() -> Callable[..., tuple[Tensor, ...]]:
-    """Return the spline with its written-out derivatives, or without them where nobody asks for any."""
+    """Return the spline with its written-out derivatives, or without them where no gradient is taken."""
     return _Spline.apply if torch.is_grad_enabled() else _evaluate
 
 

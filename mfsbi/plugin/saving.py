@@ -2,7 +2,7 @@
 
 | key of the description | holds |
 |---|---|
-| `kind` | `likelihood` of a `ManifoldNLE` or `ratio` of `ALICES`; a likelihood where it is missing, as in early files |
+| `kind` | `likelihood` of a `ManifoldNLE` or `ratio` of `ALICES`; `likelihood` if it is missing |
 | `spec`, `fields`, `data_dim`, `parameter_dim` | how to build the estimator; a ratio has no spec |
 | `training` | losses of each epoch, collapsed starts, the number of simulations and their SHA-256 |
 | `versions` | of mfsbi, torch, sbi and Python, for whoever looks for a difference |

@@ -60,7 +60,7 @@ class Spec(ABC):
     model: ClassVar[type[AbstractModel]] = ManifoldModel
     """Where the density is counted."""
     training: ClassVar[Callable[[int], Schedule]] = staticmethod(sequential)
-    """How such a model is trained unless somebody says otherwise, for a number of epochs."""
+    """The default schedule of training, given a number of epochs."""
     as_it_comes: ClassVar[bool] = False
     """Whether x reaches the chart as it comes, neither bent nor shifted nor standardised."""
     conditional_chart = False
@@ -99,7 +99,7 @@ class Spec(ABC):
         return self._model(chart if self.as_it_comes else Standardized(chart, *frame), latent)
 
     def schedule(self, epochs: int) -> Schedule:
-        """Return how such a model is trained unless somebody says otherwise."""
+        """Return the default schedule of training for a number of epochs."""
         return type(self).training(epochs)
 
     def suited(self, _data_dim: int) -> "Spec":
