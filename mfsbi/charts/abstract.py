@@ -7,12 +7,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from mfsbi import density
+from mfsbi.blocks import rows_at_work
 from mfsbi.types import Coordinates, Data, Directions, Parameters, Scalars, Tangents
 
 __all__ = ["AbstractChart", "ChartConfig", "Normals", "Split"]
-
-BLOCK = 2048
-"""Rows whose tangents are at work at a time: at d = 40 and n = 14 some 50 MiB."""
 
 EXTRA_PASSES = 3
 """How many tangents the passes cost that normals need besides one for each v. Measured with 500 rows: at d = 40, ten
@@ -128,7 +126,7 @@ class AbstractChart(nn.Module, ABC):
         """
         if self.conditional:  # theta has rows of its own
             return density.require_volume(self._block_log_volume(u))
-        blocks = u.reshape(-1, u.shape[-1]).split(BLOCK)
+        blocks = u.reshape(-1, u.shape[-1]).split(rows_at_work(self.data_dim, self.manifold_dim))
         volume = torch.cat([self._block_log_volume(block) for block in blocks])
         return density.require_volume(volume.reshape(u.shape[:-1]))
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
+from mfsbi.blocks import rows_at_work
 from mfsbi.checks import require_tensor
 from mfsbi.models import AbstractModel, DensityModel
 from mfsbi.plugin.host import ConditionalDensityEstimator
@@ -20,9 +21,6 @@ from mfsbi.train.data import Batch
 from mfsbi.train.losses import joint
 
 __all__ = ["ManifoldEstimator"]
-
-MAX_ROWS = 8192
-"""Rows at work at a time in `log_prob` and `sample`."""
 
 
 class ManifoldEstimator(ConditionalDensityEstimator):
@@ -72,14 +70,14 @@ class ManifoldEstimator(ConditionalDensityEstimator):
             )
         x, theta = self._with_sample_axes(input, condition)
         shape = _common_shape(x, theta)
-        every_theta = theta.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+        every_theta = self._blocks(theta.expand(*shape, -1))
         if model.chart.conditional:
-            every_x = x.expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+            every_x = self._blocks(x.expand(*shape, -1))
             return torch.cat([model.log_prob(*rows) for rows in zip(every_x, every_theta, strict=True)]).view(shape)
         x = _without_repeats(x)
-        parts = [model.place(rows) for rows in x.flatten(0, 1).split(MAX_ROWS)]
+        parts = [model.place(rows) for rows in self._blocks(x)]
         u, factor = (torch.cat(part) for part in zip(*parts, strict=True))
-        every_u = u.view(*x.shape[:2], u.shape[-1]).expand(*shape, -1).flatten(0, 1).split(MAX_ROWS)
+        every_u = self._blocks(u.view(*x.shape[:2], u.shape[-1]).expand(*shape, -1))
         density = torch.cat([model.latent.log_prob(*rows) for rows in zip(every_u, every_theta, strict=True)])
         return density.view(shape) + factor.view(x.shape[:2])
 
@@ -114,9 +112,8 @@ class ManifoldEstimator(ConditionalDensityEstimator):
             )
         shape = _require_shape("sample_shape", sample_shape)
         theta = condition.to(self.model.latent.theta_mean)
-        rows = theta.expand(*shape, *theta.shape).flatten(0, -2)
         with torch.no_grad():
-            x = torch.cat([self.model.sample(chunk) for chunk in rows.split(MAX_ROWS)])
+            x = torch.cat([self.model.sample(rows) for rows in self._blocks(theta.expand(*shape, *theta.shape))])
         return x.view(*shape, len(theta), x.shape[-1])
 
     def sample_and_log_prob(
@@ -126,6 +123,10 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         x = self.sample(sample_shape, condition)
         rows = x.reshape(math.prod(sample_shape), *x.shape[-2:])
         return x, self.log_prob(rows, condition).view(x.shape[:-1])
+
+    def _blocks(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return rows, as many at a time as are worked on."""
+        return values.flatten(0, -2).split(rows_at_work(self.input_shape[0]))
 
     def _with_sample_axes(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return both with axes (sample, batch, features), in the type of the weights and where they are."""

@@ -219,7 +219,7 @@ def check(case, call, oracle, shape, feature_axes=()):
     x, theta = case.x.tensor(case.device), case.theta.tensor(case.device)
     graph = case.mode == "gradients"
     x.requires_grad_(graph), theta.requires_grad_(graph)
-    with mock.patch.object(module, "MAX_ROWS", case.chunk), MODES[case.mode]():
+    with mock.patch.object(module, "rows_at_work", return_value=case.chunk), MODES[case.mode]():
         value = call(x, theta)
     expected, by = one_by_one(oracle, x, theta, shape)
     assert tuple(value.shape) == (*shape, *feature_axes)
@@ -319,7 +319,7 @@ def test_draws_come_with_their_own_log_prob(example):
     case, shape = example
     made, model = estimator(case.name, case.parameters, case.dtype, case.device)
     theta = case.theta.tensor(case.device)
-    with seeded(case.x.seed), mock.patch.object(module, "MAX_ROWS", case.chunk), MODES[case.mode]():
+    with seeded(case.x.seed), mock.patch.object(module, "rows_at_work", return_value=case.chunk), MODES[case.mode]():
         x, log_prob = made.sample_and_log_prob(torch.Size(shape), theta)
     assert log_prob.shape == x.shape[:-1] == (*shape, len(theta))
     if x.numel():
