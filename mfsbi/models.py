@@ -177,15 +177,7 @@ class AbstractModel(nn.Module, ABC):
         return self.chart_at(theta).project(self._here(x))
 
     def distance(self, x: Data, theta: Parameters | None = None) -> Scalars:
-        """Return |x - project(x)|, the reconstruction distance, in the units of x, shape `(*)`.
-
-        Arguments:
-            x: shape `(*, data)`
-            theta: needed if the chart depends on it
-
-        Raises:
-            ValueError: if it is needed and did not come
-        """
+        """Return |x - project(x, theta)|, the reconstruction distance, in the units of x, shape `(*)`."""
         x = self._here(x)
         return (x - self.project(x, theta)).norm(dim=-1)
 

@@ -74,7 +74,7 @@ class _Coupling(nn.Module, ABC):
 
     def __init__(self, keep: Tensor, parameters: int, numbers: int, settings: LayerStack) -> None:
         super().__init__()
-        kept, moved = keep.nonzero()[:, 0], (~keep).nonzero()[:, 0]
+        kept, moved = (mask.nonzero()[:, 0].to(torch.get_default_device()) for mask in (keep, ~keep))
         self.register_buffer("kept", kept)
         self.register_buffer("moved", moved)
         self.register_buffer("back", torch.cat([kept, moved]).argsort())
@@ -194,7 +194,8 @@ def _masks(features: int, layers: int, cut: int | None) -> Iterator[Tensor]:
     """Yield a mask for each layer, each followed by its complement: the coordinates below `cut`, or a moving window.
 
     The window, half the coordinates wide, moves along a random order and so gives every coordinate its turn on either
-    side; masks drawn independently may repeat a split. A single coordinate is moved by every layer.
+    side; masks drawn independently may repeat a split. A single coordinate is moved by every layer. Masks are on the
+    processor, where their values are known even if the flow is on torch's meta device.
     """
     half, cut = features // 2, 0 if features == 1 else cut
     order = torch.randperm(features, device="cpu") if cut is None else torch.arange(features, device="cpu")

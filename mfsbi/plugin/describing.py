@@ -197,8 +197,8 @@ def _built(source: Source, what: str, make: Callable[[], ModuleT]) -> ModuleT:
     """Return what is made, or raise ValueError before much is allocated if it is larger than the file."""
     held = len(source.weights), sum(value.numel() for value in source.weights.values())
     dims = {name: source.description[name] for name in ("data_dim", "parameter_dim")}
-    for number in _whole_numbers([dims, source.description.get("fields")]):
-        if number > max(held[1], FEW):
+    for number in _inside([dims, source.description.get("fields")]):
+        if isinstance(number, int) and number > max(held[1], FEW):
             raise ValueError(
                 f"{source.path} describes {what} with a size of {min(number, 10**15):,}; it holds {held[1]:,} numbers. "
                 "Is it damaged? Take it from its source again."
@@ -229,13 +229,13 @@ def _at_most(tensors: int, numbers: int) -> Iterator[None]:
         yield
 
 
-def _whole_numbers(value: object) -> Iterator[int]:
-    """Yield every whole number in what JSON holds."""
-    if isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _whole_numbers(each)
-    elif isinstance(value, int):
-        yield value
+def _inside(value: object) -> Iterator[object]:
+    """Yield everything in what JSON holds, however deep."""
+    left = [value]
+    while left:
+        each = left.pop()
+        left.extend(each.values() if isinstance(each, dict) else each if isinstance(each, list) else ())
+        yield each
 
 
 def _dims(description: Description) -> tuple[int, int]:
@@ -255,8 +255,9 @@ def _known(source: Source) -> dict[str, Part]:
         ValueError: if it names others
     """
     known = OURS | source.parts
-    for name in _names(source.description.get("fields")):
-        if name not in known:
+    for each in _inside(source.description.get("fields")):
+        name = each.get("kind") if isinstance(each, dict) else None
+        if isinstance(name, str) and name not in known:
             entries = list(entry_points(group=GROUP, name=name))
             if not entries:
                 raise ValueError(
@@ -282,14 +283,6 @@ def require_parts(parts: Iterable[object]) -> dict[str, Part]:
             raise ValueError(f"`parts` should have names of their own; there is another {part.__name__} in mfsbi.")
         named[part.__name__] = part
     return named
-
-
-def _names(value: object) -> Iterator[str]:
-    """Yield the names of all parts in what JSON holds."""
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _names(each)
-    if isinstance(value, dict) and isinstance(value.get("kind"), str):
-        yield value["kind"]
 
 
 def _parts_of(value: object) -> Iterator[FlowConfig | ChartConfig]:
@@ -323,7 +316,10 @@ def _value(value: object, parts: dict[str, Part]) -> object:
 
 def _fields(spec: Spec) -> dict[str, Any]:
     """Return what a spec holds besides functions, as JSON has it."""
-    return {name: _plain(value) for name, value in vars(spec).items() if not callable(value)}
+    held = vars(spec).items()
+    return {
+        name: _plain(each) for name, each in held if isinstance(each, FlowConfig | ChartConfig) or not callable(each)
+    }
 
 
 def _plain(value: object) -> object:

@@ -115,6 +115,8 @@ def test_what_is_missing_is_told(good, tmp_path, place):
         ("fields.coordinates", [BILLION]),
         ("fields.coordinates", list(range(1000))),
         ("fields.coordinates", [[0]]),
+        ("fields.coordinates", json.loads("[" * 900 + "]" * 900)),
+        ("fields.latent", json.loads('{"kind":' * 900 + "1" + "}" * 900)),
         ("training", [1]),
     ],
 )
