@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mfsbi.checks import require_features, require_kind, require_tensor
-from mfsbi.figures import mend
+from mfsbi.plots.figure import mend
 from mfsbi.inference.chains import Chains
 
 with warnings.catch_warnings():

@@ -1,0 +1,151 @@
+"""Posteriors: of one parameter against the exact one, by several samplers, and of pairs of parameters."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+
+from mfsbi.plots.figure import MODEL, OFF, TRUTH, Array, Figure
+
+__all__ = ["corner", "posterior_against_truth", "posteriors", "roads"]
+
+
+def posterior_against_truth(
+    theta: Array, exact: Array, model: Array, draws: Array, true_theta: float, name: str = "theta"
+) -> Figure:
+    """Return the exact posterior of one parameter, the model's, and a histogram of MCMC draws.
+
+    Arguments:
+        theta: grid, shape `(points,)`
+        exact: density of the exact posterior on it, shape `(points,)`
+        model: density of the model's posterior on it, shape `(points,)`
+        draws: MCMC draws, shape `(draws,)`
+        true_theta: the value the observations were simulated with
+        name: of the parameter
+    """
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    ends = theta.min(), theta.max()
+    axes.hist(draws, bins=60, range=ends, density=True, color=MODEL, alpha=0.25, label="MCMC draws")
+    axes.plot(theta, model, color=MODEL, label="model")
+    axes.plot(theta, exact, color=TRUTH, linestyle="--", label="exact")
+    axes.axvline(true_theta, color=OFF, linewidth=1.0, label="true value")
+    axes.set(xlabel=name, ylabel="posterior density", xlim=ends)
+    axes.legend(frameon=False)
+    return figure
+
+
+def posteriors(theta: Array, exact: Array, models: Mapping[str, Array], name: str = "theta") -> Figure:
+    """Return the exact posterior of one parameter and those of several models.
+
+    Arguments:
+        theta: grid, shape `(points,)`
+        exact: density of the exact posterior on it, shape `(points,)`
+        models: densities of the models' posteriors on it, each of shape `(points,)`
+        name: of the parameter
+    """
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for title, density in models.items():
+        axes.plot(theta, density, label=title, linewidth=1.3)
+    axes.plot(theta, exact, color=TRUTH, linestyle="--", linewidth=2.0, label="exact")
+    axes.set(xlabel=name, ylabel="posterior density", xlim=(theta.min(), theta.max()))
+    axes.legend(frameon=False)
+    return figure
+
+
+def roads(draws: Mapping[str, Array], theta: Array, density: Array, name: str = "theta") -> Figure:
+    """Return a histogram of each sampler's draws on the posterior they should follow, and their intervals side by side.
+
+    Lines of the right panel are central intervals of 50 % and 95 %, grey ones those of the posterior itself.
+
+    Arguments:
+        draws: of one parameter by each sampler, shape `(rows,)`
+        theta: regular grid, shape `(points,)`
+        density: of the posterior on it, shape `(points,)`
+        name: of the parameter
+    """
+    lines = -(-len(draws) // 3)
+    figure = Figure(figsize=(11.5, 2.4 * lines + 0.4), layout="constrained")
+    halves: Any = figure.subfigures(1, 2, width_ratios=(2.2, 1))
+    left, right = halves
+    panels = np.ravel(left.subplots(lines, 3, sharex=True, sharey=True))
+    ends = theta.min(), theta.max()
+    level = np.cumsum(density) / np.sum(density)
+    quantiles = np.array([0.025, 0.25, 0.5, 0.75, 0.975])
+    forest = right.subplots()
+    for value in np.interp(quantiles, level, theta):
+        forest.axvline(value, color="0.85", linewidth=1.0, zorder=0)
+    for number, (title, values) in enumerate(draws.items()):
+        axes = panels[number]
+        axes.hist(values, bins=40, range=ends, density=True, color=MODEL, alpha=0.5)
+        axes.plot(theta, density, color=TRUTH, linewidth=1.2)
+        axes.set(title=title, xlabel=name, ylabel="density", xlim=ends)
+        axes.yaxis.label.set_visible(number % 3 == 0)
+        axes.xaxis.label.set_visible(number + 3 >= len(draws))
+        low, lower, middle, upper, high = np.quantile(values, quantiles)
+        forest.plot([low, high], [number, number], color=MODEL, linewidth=1.2)
+        forest.plot([lower, upper], [number, number], color=MODEL, linewidth=4.0)
+        forest.plot(middle, number, "o", color="white", markersize=4.0)
+    for panel in panels[len(draws) :]:
+        panel.remove()
+    forest.set_yticks(range(len(draws)), list(draws))
+    forest.invert_yaxis()
+    forest.set(xlabel=name, ylabel="sampler")
+    return figure
+
+
+def corner(posteriors: Mapping[str, Array], names: Sequence[str], truth: Array | None = None) -> Figure:
+    """Return densities of each parameter, and of each pair the regions that hold 50 % (full) and 90 % (dashed).
+
+    Arguments:
+        posteriors: draws of each posterior, shape `(rows, parameter)`, more rows than parameters
+        names: of the parameters
+        truth: where a line is drawn, shape `(parameter,)`
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next version
+        import corner as library  # noqa: PLC0415 - it imports ArviZ, which takes seconds
+
+    every = np.concatenate(list(posteriors.values()))
+    limits = [_ends(column) for column in every.T]
+    figure = Figure(figsize=(2.1 * len(names) + 1.3,) * 2)  # panels of two inches and the library's margins
+    for (title, draws), color in zip(posteriors.items(), cycle((MODEL, OFF, "C2", "C4")), strict=False):
+        library.corner(
+            draws,
+            bins=60,
+            range=limits,
+            weights=np.full(len(draws), 1 / len(draws)),
+            color=color,
+            labels=list(names),
+            levels=(0.5, 0.9),
+            smooth=1.2,
+            smooth1d=1.2,
+            plot_datapoints=False,
+            plot_density=False,
+            no_fill_contours=True,
+            quiet=True,
+            hist_kwargs={"label": title},
+            contour_kwargs={"linestyles": ["--", "-"]},
+            fig=figure,
+        )
+    panels = dict(zip(np.ndindex(len(names), len(names)), figure.axes, strict=True))
+    for row, column in zip(*np.tril_indices(len(names)), strict=True):
+        axes = panels[row, column]
+        if row == column:
+            axes.set_ylim(0, 1.1 * max(line.get_ydata().max() for line in axes.get_lines()))
+        if truth is not None:
+            axes.axvline(truth[column], color=TRUTH, linewidth=0.8)
+        if truth is not None and row != column:
+            axes.axhline(truth[row], color=TRUTH, linewidth=0.8)
+    panels[0, 0].set_ylabel("density")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="upper right", frameon=False)
+    return figure
+
+
+def _ends(values: Array) -> tuple[float, float]:
+    """Return what holds all but the outermost draws; around a constant an interval of any width."""
+    low, high = np.quantile(values, [0.002, 0.998])
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
