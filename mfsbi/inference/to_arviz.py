@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mfsbi.checks import require_features, require_kind, require_tensor
-from mfsbi.plots.figure import mend
 from mfsbi.inference.chains import Chains
+from mfsbi.plots.figure import mend
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.x at every import

@@ -135,7 +135,7 @@ def corner(posteriors: Mapping[str, Array], names: Sequence[str], truth: Array |
     for row, column in zip(*np.tril_indices(len(names)), strict=True):
         axes = panels[row, column]
         if row == column:
-            axes.set_ylim(0, 1.1 * max(line.get_ydata().max() for line in axes.get_lines()))
+            axes.set_ylim(0, 1.1 * max(np.max(line.get_ydata()) for line in axes.get_lines()))
         if truth is not None:
             axes.axvline(truth[column], color=TRUTH, linewidth=0.8)
         if truth is not None and row != column:
