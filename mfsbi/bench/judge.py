@@ -32,71 +32,63 @@ CIRCLE_THETA = (0.0, -1.0)
 
 @runtime_checkable
 class Candidate(Protocol):
-    """What can be judged: anything that draws x and says how likely x is."""
-
-    def sample(self, theta: Tensor) -> Tensor | None:
-        """Draw one x for each row of theta; None for what cannot."""
+    """What can be judged: anything that says how likely theta is; what else it cannot tell is None."""
 
     def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """Return theta -> sum_j log p(x_j|theta) up to a constant."""
+        ...
+
+    def sample(self, theta: Tensor) -> Tensor | None:
+        """Draw one x for each row of theta."""
 
     def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:
-        """Return the reconstruction distance, x in units of `scale` if given; None for what has no manifold."""
+        """Return the reconstruction distance, x in units of `scale` if given; None if there is no manifold."""
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:
-        """Return log p(x|theta), or None for what has no density in data space."""
+        """Return log p(x|theta); None if there is no density in data space."""
 
 
-class Ours:
+class Ours(Candidate):
     """A model of mfsbi's as a candidate."""
 
     def __init__(self, model: AbstractModel) -> None:
         self.model = model
+        self.ambient = model.chart.manifold_dim == model.chart.data_dim
+
+    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return theta -> sum_j log p(x_j|theta) up to a constant, by coordinates that are encoded once."""
+        return EncodedLikelihood(self.model, x).iid
 
     def sample(self, theta: Tensor) -> Tensor:
         """Draw one x for each row of theta."""
         return self.model.sample(theta)
 
-    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return theta -> sum_j log p(x_j|theta) up to a constant."""
-        return EncodedLikelihood(self.model, x).iid
-
     def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:
-        """Return the reconstruction distance, x in units of `scale` if given; None for what has no manifold."""
-        if self.model.chart.manifold_dim == self.model.chart.data_dim:
+        """Return the reconstruction distance, x in units of `scale` if given; None for an ambient flow."""
+        if self.ambient:
             return None
         residual = x - self.model.project(x, theta)
         return (residual if scale is None else residual / scale).norm(dim=-1)
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:
-        """Return log p(x|theta), or None for what has no density in data space."""
-        ambient = isinstance(self.model, AmbientModel) or self.model.chart.manifold_dim == self.model.chart.data_dim
+        """Return log p(x|theta); None for densities on a manifold."""
+        ambient = self.ambient or isinstance(self.model, AmbientModel)
         return self.model.log_prob(x, theta) if ambient and isinstance(self.model, DensityModel) else None
 
 
-class Stock:
+class Stock(Candidate):
     """An estimator of sbi's as a candidate."""
 
     def __init__(self, estimator: ConditionalDensityEstimator) -> None:
         self.estimator = estimator
 
+    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return theta -> sum_j log p(x_j|theta)."""
+        return _sum_over(x, self.log_prob)
+
     def sample(self, theta: Tensor) -> Tensor:
         """Draw one x for each row of theta."""
         return self.estimator.sample(torch.Size([1]), theta)[0]
-
-    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return theta -> sum_j log p(x_j|theta) up to a constant."""
-        events = len(x)
-
-        def potential(theta: Tensor) -> Tensor:
-            rows = self.log_prob(x.repeat(len(theta), 1), theta.repeat_interleave(events, 0))
-            return rows.view(len(theta), events).sum(-1)
-
-        return potential
-
-    def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:  # noqa: ARG002
-        """Return None: there is no manifold."""
-        return None
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
         """Return log p(x|theta), in the precision of theta and ten thousand rows at a time."""
@@ -104,36 +96,28 @@ class Stock:
         return torch.cat([self.estimator.log_prob(some[None], at)[0] for some, at in rows])
 
 
-class Ratio:
-    """A ratio as a candidate: it has no manifold and draws nothing."""
+class Ratio(Candidate):
+    """A ratio as a candidate, which has no manifold and draws nothing."""
 
     def __init__(self, model: RatioModel) -> None:
         self.model = model
 
-    def sample(self, theta: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Return None: there is nothing to draw from."""
-        return None
-
     def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """Return theta -> sum_j log r(x_j|theta)."""
-        x = x.to(self.model.x_mean)
-
-        def potential(theta: Tensor) -> Tensor:
-            rows = self.model.log_ratio(x.repeat(len(theta), 1), theta.repeat_interleave(len(x), 0))
-            return rows.double().view(len(theta), len(x)).sum(-1)
-
-        return potential
-
-    def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:  # noqa: ARG002
-        """Return None: there is no manifold."""
-        return None
-
-    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Return None: there is no density of x."""
-        return None
+        return _sum_over(x.to(self.model.x_mean), lambda x, theta: self.model.log_ratio(x, theta).double())
 
 
-def judge_circle(candidate: Candidate, circle: KnownTruth, sets: int) -> dict[str, Any]:  # noqa: ARG001
+def _sum_over(x: Tensor, log_prob: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return theta -> sum_j log_prob(x_j, theta)."""
+
+    def potential(theta: Tensor) -> Tensor:
+        rows = log_prob(x.repeat(len(theta), 1), theta.repeat_interleave(len(x), 0))
+        return rows.view(len(theta), len(x)).sum(-1)
+
+    return potential
+
+
+def judge_circle(candidate: Candidate, circle: KnownTruth, _sets: int) -> dict[str, Any]:
     """Return the columns of the circle's table; KL(truth || model) for what has its density on the same circle."""
     theta = torch.tensor([CIRCLE_THETA]).expand(POINTS, -1)
     result = _judge_manifold(candidate, circle, theta)

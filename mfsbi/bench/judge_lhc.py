@@ -8,7 +8,7 @@ constraints, each clipped to [0, 10], averaged; reconstruction errors are in sta
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ SPREADS = torch.tensor(
 """Weights of the constraints, as published: one over the spread of what each of them compares."""
 
 
-class _Process(Simulator, HasQuickLikelihood, Protocol):
+@runtime_checkable
+class Process(Simulator, HasQuickLikelihood, Protocol):
     """What is asked of the LHC process."""
 
     def closure(self, x: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ class _Set(NamedTuple):
     log_density_at_truth: float
 
 
-def judge_lhc(candidate: Candidate, process: Any, sets: int) -> dict[str, Any]:  # noqa: ANN401 - checked when it was made
+def judge_lhc(candidate: Candidate, process: Process, sets: int) -> dict[str, Any]:
     """Return the columns of the LHC table, with the values of each set of events."""
     with seeded(derived(TRUTH_SEED, 0)):
         theta = process.prior.sample((POINTS,))
@@ -65,16 +66,12 @@ def judge_lhc(candidate: Candidate, process: Any, sets: int) -> dict[str, Any]: 
         constraints = process.closure(drawn.double()).abs() * SPREADS
         result["closure"] = float(constraints.clamp(max=10).mean())
     scale = process.simulate(theta, seed=derived(TRUTH_SEED, 2)).std(0)
-    distance = candidate.distance(
-        process.simulate(theta, seed=derived(TRUTH_SEED, 1)).to(theta), theta, scale.to(theta)
-    )
+    x = process.simulate(theta, seed=derived(TRUTH_SEED, 1)).to(theta)
+    distance = candidate.distance(x, theta, scale.to(theta))
     if distance is not None:
         result["reconstruction"] = float(distance.mean())
-    columns = {name: [] for name in ("kl", "tv", "log_posterior", "exact_log_posterior")}  # type: dict[str, list[float]]
-    for point in LHC_POINTS:
-        for number in range(sets):
-            for name, value in _compare(candidate, _exact(process, point, number)).items():
-                columns[name].append(value)
+    found = [_compare(candidate, _exact(process, point, number)) for point in LHC_POINTS for number in range(sets)]
+    columns = {name: [each[name] for each in found] for name in found[0]}
     return result | {f"{name}s": v for name, v in columns.items()} | {n: sum(v) / len(v) for n, v in columns.items()}
 
 
@@ -97,7 +94,7 @@ def _compare(candidate: Candidate, events: _Set) -> dict[str, float]:
 
 
 @lru_cache(maxsize=30)
-def _exact(process: _Process, point: tuple[float, ...], number: int) -> _Set:
+def _exact(process: Process, point: tuple[float, ...], number: int) -> _Set:
     """Return a set of events with its exact posterior, which takes a second and is the same for all rows."""
     truth = torch.tensor(point, dtype=torch.float64)
     seed = derived(TRUTH_SEED, 3, LHC_POINTS.index(point), number)

@@ -73,33 +73,29 @@ def report(table: str, preset: str, folder: Path) -> str:
         ValueError: if there is no such table or preset, or a file is not a result
     """
     wanted = experiments(table, preset)
-    results = read_results(folder, wanted)
-    if not results:
-        raise FileNotFoundError(f"There are no results of {table}-{preset} in {folder}: run `mfsbi bench` first.")
     rows: dict[str, list[dict[str, Any]]] = {}
-    for found in results:
+    for found in read_results(folder, wanted):
         rows.setdefault(found["experiment"]["row"], []).append(found["result"])
-    keys = [key for key in COLUMNS if any(key in result for results in rows.values() for result in results)]
+    if not rows:
+        raise FileNotFoundError(f"There are no results of {table}-{preset} in {folder}: run `mfsbi bench` first.")
+    runs = [result for results in rows.values() for result in results]
+    keys = [key for key in COLUMNS if any(key in result for result in runs)]
     published = PUBLISHED.get(table, {})
     order = [*(name for name in published if name in rows), *(name for name in sorted(rows) if name not in published)]
-    medians = [_median_line(name, rows[name], keys, published.get(name, {})) for name in order]
-    runs = [_line([name, *(_runs(rows[name], key) for key in keys)]) for name in order]
     heads = [COLUMNS[key] for key in keys]
-    return "\n".join(
-        [
-            "Medians over runs"
-            + ("; published medians in brackets. " if published else ". ")
-            + f"{len(results)} of {len(wanted)} runs are there.",
-            "",
-            *_head(["row", "runs", *heads, "restarted", "failed"]),
-            *medians,
-            "",
-            "Every run, seeds in order.",
-            "",
-            *_head(["row", *heads]),
-            *runs,
-        ]
-    )
+    lines = [
+        f"Medians over runs{'; published medians in brackets' if published else ''}. "
+        f"{len(runs)} of {len(wanted)} runs are there.",
+        "",
+        *_head(["row", "runs", *heads, "restarted", "failed"]),
+        *(_median_line(name, rows[name], keys, published.get(name, {})) for name in order),
+        "",
+        "Every run, seeds in order.",
+        "",
+        *_head(["row", *heads]),
+        *(_line([name, *(_runs(rows[name], key) for key in keys)]) for name in order),
+    ]
+    return "\n".join(lines)
 
 
 def by_simulations(
@@ -110,24 +106,24 @@ def by_simulations(
     Of models that were measured with several numbers.
 
     Arguments:
-        table: its name; all its presets are read that say by their name how many simulations they have, and `paper`
+        table: its name
         folder: where results lie
         key: of the column
     """
-    values: tuple[dict[str, dict[int, list[float]]], ...] = ({}, {})
-    for preset in (name for name in TABLES[table].presets if name == "paper" or name[0].isdigit()):
-        for found in read_results(folder, experiments(table, preset)):
-            row, result = found["experiment"]["row"], found["result"]
-            golden = "SCANDAL" in row or row == "ALICES"
-            if key in result:
-                name = row.replace(" (SCANDAL)", "").replace(", SCANDAL)", ")")
-                points = values[golden].setdefault(name, {})
-                points.setdefault(found["experiment"]["simulations"], []).append(result[key])
-    plain, scored = (
-        {name: {n: median(runs) for n, runs in points.items()} for name, points in lines.items() if len(points) > 1}
-        for lines in values
-    )
-    return plain, scored
+    plain, golden = ({}, {})  # type: tuple[dict[str, dict[int, list[float]]], dict[str, dict[int, list[float]]]]
+    runs = [run for preset in TABLES[table].curve for run in experiments(table, preset)]
+    for each in sorted(runs, key=lambda run: (-run.budget.simulations, run.row.name, run.seed)):
+        lines, name = golden if each.row.golden else plain, each.row.model or each.row.name
+        for found in read_results(folder, [each]):
+            if key in found["result"]:
+                points = lines.setdefault(name, {})
+                points.setdefault(each.budget.simulations, []).append(found["result"][key])
+    return _medians(plain), _medians(golden)
+
+
+def _medians(lines: dict[str, dict[int, list[float]]]) -> dict[str, dict[int, float]]:
+    """Return the median of each point of lines that have several."""
+    return {name: {n: median(runs) for n, runs in points.items()} for name, points in lines.items() if len(points) > 1}
 
 
 def _median_line(name: str, results: list[dict[str, Any]], keys: list[str], published: dict[str, float]) -> str:

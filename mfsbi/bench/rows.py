@@ -14,24 +14,11 @@ from typing import Any, cast
 from mfsbi.bench.judge import Candidate
 from mfsbi.plugin.specs import Spec
 from mfsbi.registry import named
-from mfsbi.train.losses import reconstruction
+from mfsbi.train.losses import Scandal, reconstruction
 from mfsbi.train.schedules import Phase, Schedule, alternating, ambient, density_only, sequential, simultaneous
 from mfsbi.types import KnownLikelihood
 
-__all__ = [
-    "HELD_OUT",
-    "PRESETS",
-    "Budget",
-    "RatioNetwork",
-    "Row",
-    "Table",
-    "alternating_steps",
-    "ambient_steps",
-    "density_steps",
-    "passes",
-    "sequential_steps",
-    "simultaneous_steps",
-]
+__all__ = ["HELD_OUT", "PRESETS", "Budget", "RatioNetwork", "Row", "Table"]
 
 CHART_ROWS, DENSITY_ROWS = 500, 1000
 HELD_OUT = 0.1
@@ -39,7 +26,7 @@ HELD_OUT = 0.1
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a row may cost.
+    """How much a row may cost, and the schedules that cost it.
 
     Arguments:
         simulations: to learn from, a tenth of them held out
@@ -60,6 +47,48 @@ class Budget:
     seeds: int
     many_seeds: int
     sets: int = 10
+
+    @property
+    def sequential(self) -> Schedule:
+        """The chart's steps, then the density's."""
+        return self._schedule(sequential(2), self.chart_steps, self.density_steps)
+
+    @property
+    def alternating(self) -> Schedule:
+        """Both in turns, pass by pass: as many passes for the density, of twice the rows a step."""
+        turns = self.passes(self.chart_steps, CHART_ROWS)
+        return [phase._replace(rows=_rows(phase, 2)) for phase in alternating(2 * turns)]
+
+    @property
+    def simultaneous(self) -> Schedule:
+        """Half of the chart's steps, an eighth of both together, then the density's."""
+        half = self.chart_steps // 2
+        return self._schedule(simultaneous(3), half, half // 4, self.density_steps)
+
+    @property
+    def ambient(self) -> Schedule:
+        """The steps of a density of data space."""
+        return self._schedule(ambient(1), self.ambient_steps)
+
+    @property
+    def density(self) -> Schedule:
+        """The steps of a density on a given chart."""
+        return self._schedule(density_only(1), self.density_steps)
+
+    def passes(self, steps: int, rows: int = DENSITY_ROWS) -> int:
+        """Return how many passes over the data make so many steps."""
+        return max(1, round(steps * rows / ((1 - HELD_OUT) * self.simulations)))
+
+    def _schedule(self, phases: Schedule, *steps: int) -> Schedule:
+        """Return the phases with as many passes over the data as make these steps."""
+        return [
+            phase._replace(rows=_rows(phase), epochs=self.passes(number, _rows(phase)))
+            for phase, number in zip(phases, steps, strict=True)
+        ]
+
+
+def _rows(phase: Phase, factor: int = 1) -> int:
+    return CHART_ROWS if phase.loss is reconstruction else factor * DENSITY_ROWS
 
 
 PRESETS = {
@@ -96,6 +125,7 @@ class Row:
         schedule: how it is trained, with joint scores where its losses are `Scandal`; a peer is given `cpu_seconds`
         seeds: how often
         cpu_seconds: what a peer may take
+        model: the name without the training, where the name tells both
     """
 
     name: str
@@ -103,6 +133,13 @@ class Row:
     schedule: Schedule
     seeds: int
     cpu_seconds: float = 0.0
+    model: str = ""
+
+    @property
+    def golden(self) -> bool:
+        """Whether it learns from joint scores."""
+        scored = any(isinstance(phase.loss, Scandal) for phase in self.schedule)
+        return scored or isinstance(self.spec, RatioNetwork)
 
 
 @dataclass(frozen=True)
@@ -116,6 +153,7 @@ class Table:
         theta: where simulations are made; at draws of the prior if not given
         options: the simulator is made with these
         presets: budgets by name
+        curve: those whose results show what each number of simulations teaches
     """
 
     simulator: str
@@ -124,52 +162,9 @@ class Table:
     theta: tuple[float, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     presets: dict[str, Budget] = field(default_factory=lambda: PRESETS)
+    curve: tuple[str, ...] = ("paper",)
 
     @cached_property
     def truth(self) -> KnownLikelihood:
         """The simulator, whose likelihood is known; always the same, so that what is known of it is found once."""
         return cast(KnownLikelihood, named(self.simulator, **self.options))
-
-
-def sequential_steps(budget: Budget) -> Schedule:
-    """Return the chart's steps, then the density's."""
-    return _budgeted(sequential(2), [budget.chart_steps, budget.density_steps], budget)
-
-
-def alternating_steps(budget: Budget) -> Schedule:
-    """Return both in turns, pass by pass."""
-    turns = passes(budget.chart_steps, budget, CHART_ROWS)  # as many passes for the density, of twice the rows a step
-    return [phase._replace(rows=_rows(phase, 2)) for phase in alternating(2 * turns)]
-
-
-def simultaneous_steps(budget: Budget) -> Schedule:
-    """Return half of the chart's steps, an eighth of both together, then the density's."""
-    half = budget.chart_steps // 2
-    return _budgeted(simultaneous(3), [half, half // 4, budget.density_steps], budget)
-
-
-def ambient_steps(budget: Budget) -> Schedule:
-    """Return the steps of a density of data space."""
-    return _budgeted(ambient(1), [budget.ambient_steps], budget)
-
-
-def density_steps(budget: Budget) -> Schedule:
-    """Return the steps of a density on a given chart."""
-    return _budgeted(density_only(1), [budget.density_steps], budget)
-
-
-def _budgeted(schedule: Schedule, steps: list[int], budget: Budget) -> Schedule:
-    """Return the schedule with as many passes over the data as make these steps."""
-    return [
-        phase._replace(rows=_rows(phase), epochs=passes(number, budget, _rows(phase)))
-        for phase, number in zip(schedule, steps, strict=True)
-    ]
-
-
-def _rows(phase: Phase, factor: int = 1) -> int:
-    return CHART_ROWS if phase.loss is reconstruction else factor * DENSITY_ROWS
-
-
-def passes(steps: int, budget: Budget, rows: int = DENSITY_ROWS) -> int:
-    """Return how many passes over the data make so many steps."""
-    return max(1, round(steps * rows / ((1 - HELD_OUT) * budget.simulations)))

@@ -24,8 +24,7 @@ from mfsbi.plugin.ratio import ALICES
 from mfsbi.plugin.specs import Spec
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulations import Simulations
-from mfsbi.train.losses import Scandal
-from mfsbi.types import Simulator
+from mfsbi.types import Prior
 
 __all__ = ["experiments", "run_table"]
 
@@ -78,67 +77,60 @@ def run_table(
             tell(f"{where}: done before")
             continue
         try:
-            result = _run(experiment, show_progress_bars)
+            result = _run(experiment, show_progress_bars=show_progress_bars)
         except (ArithmeticError, ValueError) as error:  # a run that fails is a result, too
             result = {"failed": str(error)}
         experiment.write(folder, result)
         tell(f"{where}: " + ", ".join(f"{k} {v:.3g}" for k, v in result.items() if isinstance(v, float)))
 
 
-def _run(experiment: Experiment, show_progress_bars: bool | None) -> dict[str, Any]:  # noqa: FBT001
+def _run(experiment: Experiment, *, show_progress_bars: bool | None) -> dict[str, Any]:
     """Train and judge one row with one seed."""
     table, row, seed = TABLES[experiment.table], experiment.row, experiment.seed
-    data = _simulations(experiment.table, experiment.budget.simulations, seed, isinstance(row.spec, RatioNetwork))
-    simulator = table.truth
+    ratio = isinstance(row.spec, RatioNetwork)
+    data = _simulations(experiment.table, experiment.budget.simulations, seed, with_reference=ratio)
+    prior = table.truth.prior
     began, cpu = time.perf_counter(), time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         match row.spec:
             case Spec() as spec:
-                trainer = ManifoldNLE(simulator.prior, spec, seed=seed, show_progress_bars=show_progress_bars)
+                trainer = ManifoldNLE(prior, spec, seed=seed, show_progress_bars=show_progress_bars)
                 candidate, notes = _train(trainer, row, data)
-            case RatioNetwork() as network:
-                candidate, notes = _train_ratio(network, data, simulator, seed, show_progress_bars)
-            case str() as net:
-                candidate, notes = _train_stock(net, row.cpu_seconds, simulator, data, seed)
+            case RatioNetwork(epochs, rows, width, depth):
+                network = ALICES(prior, width=width, depth=depth, seed=seed, show_progress_bars=show_progress_bars)
+                candidate, notes = _train_ratio(network, data, epochs, rows)
+            case str():
+                candidate, notes = _train_stock(prior, row, data, seed)
     notes |= {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - began}
     notes["warnings"] = sorted({str(warning.message) for warning in caught if warning.category is UserWarning})
     with torch.no_grad(), seeded(derived(seed, 2)):
-        return table.judge(candidate, simulator, experiment.budget.sets) | notes
+        return table.judge(candidate, table.truth, experiment.budget.sets) | notes
 
 
 @lru_cache(maxsize=1)
-def _simulations(table: str, rows: int, seed: int, at_reference: bool) -> Simulations:  # noqa: FBT001 - a key of the cache
+def _simulations(table: str, rows: int, seed: int, *, with_reference: bool) -> Simulations:
     """Return simulations with what gold there is; half of them at the mean of the prior if a ratio is to be learned."""
     simulator, theta = TABLES[table].truth, TABLES[table].theta
     with seeded(derived(seed, 0)):
         at = simulator.prior.sample((rows,)) if theta is None else torch.tensor([theta]).expand(rows, -1)
     reference, from_theta = None, None
-    if at_reference:
+    if with_reference:
         reference, from_theta = cast(Distribution, simulator.prior).mean, torch.arange(rows) % 2 == 0
     return simulate(simulator, at, theta_ref=reference, from_theta=from_theta, seed=derived(seed, 1))
 
 
 def _train(trainer: ManifoldNLE, row: Row, data: Simulations) -> tuple[Candidate, dict[str, Any]]:
-    golden = any(isinstance(phase.loss, Scandal) for phase in row.schedule)
-    trainer.append_simulations(data.theta, data.x, joint_score=data.joint_score if golden else None)
+    trainer.append_simulations(data.theta, data.x, joint_score=data.joint_score if row.golden else None)
     estimator = trainer.train(row.schedule, validation_fraction=HELD_OUT)
     if trainer.history.interrupted:
         raise KeyboardInterrupt
     return Ours(estimator.model), {"collapses": len(trainer.history.collapses)}
 
 
-def _train_ratio(
-    network: RatioNetwork,
-    data: Simulations,
-    simulator: Simulator,
-    seed: int,
-    show_progress_bars: bool | None,  # noqa: FBT001
-) -> tuple[Candidate, dict[str, Any]]:
-    bars = show_progress_bars
-    trainer = ALICES(simulator.prior, width=network.width, depth=network.depth, seed=seed, show_progress_bars=bars)
+def _train_ratio(trainer: ALICES, data: Simulations, epochs: int, rows: int) -> tuple[Candidate, dict[str, Any]]:
     estimator = trainer.append_simulations(data).train(
-        training_batch_size=network.rows, max_num_epochs=network.epochs, validation_fraction=HELD_OUT
+        training_batch_size=rows, max_num_epochs=epochs, validation_fraction=HELD_OUT
     )
     if trainer.history.interrupted:
         raise KeyboardInterrupt
@@ -158,12 +150,10 @@ class _Timed(NLE_A):
         return converged
 
 
-def _train_stock(
-    net: str, cpu_seconds: float, simulator: Simulator, data: Simulations, seed: int
-) -> tuple[Candidate, dict[str, Any]]:
+def _train_stock(prior: Prior, row: Row, data: Simulations, seed: int) -> tuple[Candidate, dict[str, Any]]:
     """Train sbi's own network by sbi's own trainer, its settings untouched, until the CPU time is spent."""
     with seeded(derived(seed, 3)), TemporaryDirectory() as folder, chdir(folder):  # sbi writes its logs where it runs
-        trainer = _Timed(simulator.prior, density_estimator=net, show_progress_bars=False)
-        trainer.deadline = time.process_time() + cpu_seconds
+        trainer = _Timed(prior, density_estimator=row.spec, show_progress_bars=False)
+        trainer.deadline = time.process_time() + row.cpu_seconds
         estimator = trainer.append_simulations(data.theta, data.x.to(data.theta)).train()
     return Stock(estimator.eval()), {"epochs": int(trainer.summary["epochs_trained"][-1])}

@@ -4,14 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mfsbi.bench import run
+from mfsbi import ManifoldNLE
 from mfsbi.bench.experiment import read_results
 from mfsbi.bench.judge import judge_circle, judge_posteriors
 from mfsbi.bench.report import report
 from mfsbi.bench.rows import PRESETS
 from mfsbi.bench.run import experiments, run_table
 from mfsbi.bench.tables import TABLES
-from mfsbi.simulations import Simulations
 from simulators.polynomial import PolynomialSurface
 from simulators.sphere import Circle
 
@@ -119,17 +118,17 @@ def test_medians_stand_beside_what_was_published(tmp_path, monkeypatch):
 
 
 def test_a_run_that_fails_is_kept_and_counted_and_an_interrupted_one_is_not(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **settings):
         raise ArithmeticError("training diverged")
 
-    def interrupt(*_):
+    def interrupt(*_, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_run", interrupt)
+    monkeypatch.setattr(ManifoldNLE, "train", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_table("polynomial", "smoke", tmp_path, only="FOM")
     assert not list(tmp_path.rglob("*.json"))
-    monkeypatch.setattr(run, "_run", fail)
+    monkeypatch.setattr(ManifoldNLE, "train", fail)
     run_table("polynomial", "smoke", tmp_path, only="FOM")
     assert "| FOM | 1 | 0 | 1 |" in report("polynomial", "smoke", tmp_path)
 
@@ -180,16 +179,17 @@ def test_what_cannot_tell_noise_gets_half_of_the_area():
         def distance(self, x, theta):
             return -self.simulator.log_prob(x / x.norm(dim=-1, keepdim=True), theta)
 
-    assert judge_circle(Along(Circle()), Circle(), sets=4)["auc"] == pytest.approx(0.5, abs=0.03)
+    assert judge_circle(Along(Circle()), Circle(), 4)["auc"] == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.parametrize(("seconds", "epochs"), [(0.0, 2), (1.0, 25)])
-def test_a_peer_trains_until_its_time_is_spent(seconds, epochs):
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(("seconds", "fewest", "most"), [(0.0, 1, 2), (1.0, 26, 10_000)])
+def test_a_peer_trains_until_its_time_is_spent(seconds, fewest, most, tmp_path, monkeypatch):
     """sbi's trainer counts epochs without progress; calling it anew for each would stop it after twenty."""
-    surface = PolynomialSurface()
-    theta = surface.prior.sample((200,))
-    _, notes = run._train_stock("maf", seconds, surface, Simulations(theta, surface.simulate(theta, seed=0)), 0)
-    assert notes["epochs"] <= epochs if seconds == 0 else notes["epochs"] > epochs
+    monkeypatch.setitem(PRESETS, "smoke", replace(PRESETS["smoke"], simulations=200, peer_seconds=seconds, sets=1))
+    run_table("polynomial", "smoke", tmp_path, only="sbi NLE, maf")
+    (found,) = read_results(tmp_path, experiments("polynomial", "smoke"))
+    assert fewest <= found["result"]["epochs"] <= most
 
 
 def test_every_row_of_the_lhc_table_comes_with_scores_and_without():
