@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Duel", "Score", "as_markdown", "run"]
+__all__ = ["Duel", "Score", "as_markdown", "run", "timed"]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Duel:
         ours: our way
         theirs: the peer's
         target: how many times longer the peer is meant to take; None where nothing was set
-        pairs: how many pairs are timed, after one of each to warm up
+        pairs: how many pairs are timed at most, after one of each to warm up
     """
 
     row: str
@@ -49,12 +51,20 @@ class Score:
     target: float | None
 
 
-def run(duel: Duel) -> Score:
-    """Time both sides of a duel, in turns."""
-    seconds = [(_seconds(duel.ours), _seconds(duel.theirs)) for _ in range(duel.pairs + 1)][1:]
-    ratios = sorted(theirs / ours for ours, theirs in seconds)
-    ours, theirs = (median(side) for side in zip(*seconds, strict=True))
-    return Score(duel.row, duel.peer, ours, theirs, median(ratios), ratios[0], ratios[-1], duel.pairs, duel.target)
+def run(duel: Duel, pairs: int = 7) -> Score:
+    """Time both sides of a duel in turns, as many pairs, or as many as the duel allows."""
+    pairs = min(pairs, duel.pairs)
+    both = [(timed(duel.ours)[1], timed(duel.theirs)[1]) for _ in range(pairs + 1)][1:]
+    ratios = sorted(theirs / ours for ours, theirs in both)
+    ours, theirs = (median(side) for side in zip(*both, strict=True))
+    return Score(duel.row, duel.peer, ours, theirs, median(ratios), ratios[0], ratios[-1], pairs, duel.target)
+
+
+def timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """Return what the work returns, and the seconds it took."""
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
 
 
 def as_markdown(scores: Iterable[Score]) -> str:
@@ -69,9 +79,3 @@ def as_markdown(scores: Iterable[Score]) -> str:
             f"| {f'**{target}**' if missed else target} |"
         )
     return "\n".join(lines)
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

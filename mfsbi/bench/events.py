@@ -1,11 +1,10 @@
 """How fast the LHC process makes events and evaluates its exact likelihood, on one core."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from mfsbi.bench.duel import timed
 from mfsbi.registry import named
 from mfsbi.seeds import seeded
 
@@ -26,12 +25,12 @@ def event_rates(rows: int = 50_000, points: int = 100_000) -> dict[str, float]:
     torch.set_num_threads(1)
     try:
         process.simulate(theta[:100], seed=0)
-        x, of_prior = _timed(lambda: process.simulate(theta, seed=1))
-        _, of_standard_model = _timed(lambda: process.simulate(torch.zeros_like(theta), seed=2))
+        x, of_prior = timed(lambda: process.simulate(theta, seed=1))
+        _, of_standard_model = timed(lambda: process.simulate(torch.zeros_like(theta), seed=2))
         some = x[: max(1, rows // 10)]
-        _, of_form = _timed(lambda: process.likelihood(some))
+        _, of_form = timed(lambda: process.likelihood(some))
         form = process.likelihood(x[:20])
-        _, of_grid = _timed(lambda: form.log_likelihood(grid))
+        _, of_grid = timed(lambda: form.log_likelihood(grid))
     finally:
         torch.set_num_threads(before)
     return {
@@ -42,9 +41,3 @@ def event_rates(rows: int = 50_000, points: int = 100_000) -> dict[str, float]:
         ),
         f"seconds for 20 events at {points:,} theta after that (aim 0.1)": round(of_grid, 4),
     }
-
-
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start

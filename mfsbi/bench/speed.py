@@ -8,7 +8,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,9 +16,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Uniform
 
 from mfsbi.bench import peers
-from mfsbi.bench.duel import Duel, Score, as_markdown, run
+from mfsbi.bench.duel import Duel, Score, as_markdown, run, timed
 from mfsbi.bench.events import event_rates
 from mfsbi.charts import FlowChart, Standardized
 from mfsbi.flows import AffineCouplings, Flow, SplineCoupling, SplineCouplings
@@ -106,7 +106,7 @@ def speed(
     try:
         with seeded(0):
             for duel in _duels(sizes):
-                scores.append(run(duel))
+                scores.append(run(duel, sizes.pairs))
                 tell(as_markdown(scores[-1:]).splitlines()[-1])
             table = SpeedTable(scores, _facts(sizes, threads))
     finally:
@@ -123,7 +123,7 @@ def _duels(sizes: Sizes) -> Iterator[Duel]:
     yield from _density_duels(sizes)
     yield from _phase_duels(sizes)
     yield from _posterior_duels(sizes)
-    yield Duel("import", "import sbi", _importing("mfsbi"), _importing("sbi"), pairs=min(3, sizes.pairs))
+    yield Duel("import", "import sbi", partial(_python, "import mfsbi"), partial(_python, "import sbi"), pairs=3)
 
 
 def _flow_duels(sizes: Sizes) -> Iterator[Duel]:
@@ -131,19 +131,17 @@ def _flow_duels(sizes: Sizes) -> Iterator[Duel]:
     ours = perturbed(settings.build(40))
     zuko = perturbed(peers.zuko_flow(40, settings))
     nflows: Any = perturbed(peers.nflows_flow(40, settings))
-    for peer in (zuko, nflows):
-        _require_like_sizes(ours, peer)
     for rows, target in ((sizes.rows, 3), (sizes.few_rows, 2)):
         x = torch.randn(rows, 40)
         name = f"training step, 40-D, {sizes.layers} couplings, batch {rows}"
         own = _step(ours, partial(ours.forward_and_log_det, x))
-        yield Duel(name, "zuko", own, _step(zuko, partial(peers.call_zuko, zuko, x)), target, sizes.pairs)
-        yield Duel(name, "nflows", own, _step(nflows, partial(nflows, x)), target, sizes.pairs)
-        yield Duel(name, "ours, its networks alone", own, partial(_step_networks, ours, rows), None, sizes.pairs)
+        yield Duel(name, "zuko", own, _step(zuko, partial(peers.call_zuko, zuko, x)), target)
+        yield Duel(name, "nflows", own, _step(nflows, partial(nflows, x)), target)
+        yield Duel(name, "ours, its networks alone", own, partial(_step_networks, ours, rows))
     y = torch.randn(sizes.rows, 40)
-    inverse, name = _quiet(lambda: ours.inverse(y)), f"inverse, 40-D, batch {sizes.rows}"
-    yield Duel(name, "zuko", inverse, _quiet(partial(peers.invert_zuko, zuko, y)), 3, sizes.pairs)
-    yield Duel(name, "nflows", inverse, _quiet(lambda: nflows.inverse(y)), 3, sizes.pairs)
+    inverse, name = _quiet(ours.inverse, y), f"inverse, 40-D, batch {sizes.rows}"
+    yield Duel(name, "zuko", inverse, _quiet(peers.invert_zuko, zuko, y), 3)
+    yield Duel(name, "nflows", inverse, _quiet(nflows.inverse, y), 3)
 
 
 def _density_duels(sizes: Sizes) -> Iterator[Duel]:
@@ -152,48 +150,27 @@ def _density_duels(sizes: Sizes) -> Iterator[Duel]:
     name = f"exact log_prob, d = 40, n = 14, {sizes.chart_layers} couplings"
     x, few, many = (torch.randn(rows, 40) for rows in (sizes.few_rows, 8, 10 * sizes.few_rows))
 
+    def exact(x: Tensor, model: ManifoldModel = model) -> Callable[[], None]:
+        return _quiet(model.log_prob, x, _theta(x))
+
     def plain(volume: Callable[[FlowChart, Tensor], Tensor], x: Tensor) -> Tensor:
         u = model.chart.encode(x)
         return model.latent.log_prob(u, _theta(x)) - volume(chart, u)
 
-    ours = _quiet(lambda: model.log_prob(x, _theta(x)))
-    by_jacfwd, by_layers = partial(plain, peers.log_volume_by_jacfwd), partial(plain, peers.log_volume_by_layers)
-    yield Duel(f"{name}, batch {len(x)}", "vmap(jacfwd)", ours, _quiet(lambda: by_jacfwd(x)), 3, sizes.pairs)
-    yield Duel(
-        f"{name}, batch 8",
-        "reverse passes layer by layer",
-        _quiet(lambda: model.log_prob(few, _theta(few))),
-        lambda: by_layers(few),
-        100,
-        min(3, sizes.pairs),
-    )
-    yield Duel(
-        f"its cost, batch {len(x)} against {len(many)}: linear is 10",
-        "ours, 10 times the rows",
-        ours,
-        _quiet(lambda: model.log_prob(many, _theta(many))),
-        None,
-        sizes.pairs,
-    )
-    yield Duel(
-        f"its cost, n = 7 against 14, batch {len(many)}: linear is 2",
-        "ours, twice n",
-        _quiet(lambda: half.log_prob(many, _theta(many))),
-        _quiet(lambda: model.log_prob(many, _theta(many))),
-        None,
-        sizes.pairs,
-    )
-    wide, u = (
-        FlowChart(perturbed(AffineCouplings(layers=sizes.layers).build(200, cut=100)), 100),
-        torch.randn(len(x), 100),
-    )
+    by_layers = partial(plain, peers.log_volume_by_layers, few)
+    yield Duel(f"{name}, batch {len(x)}", "vmap(jacfwd)", exact(x), _quiet(plain, peers.log_volume_by_jacfwd, x), 3)
+    yield Duel(f"{name}, batch 8", "reverse passes layer by layer", exact(few), by_layers, 100, pairs=3)
+    name = f"its cost, batch {len(x)} against {len(many)}: linear is 10"
+    yield Duel(name, "ours, 10 times the rows", exact(x), exact(many))
+    name = f"its cost, n = 7 against 14, batch {len(many)}: linear is 2"
+    yield Duel(name, "ours, twice n", exact(many, half), exact(many))
+    wide = FlowChart(perturbed(AffineCouplings(layers=sizes.layers).build(200, cut=100)), 100)
+    u = torch.randn(len(x), 100)
     yield Duel(
         f"gradient of the log-volume, d = 200, n = 100, {sizes.layers} affine couplings, batch {len(u)}",
         "ours, exact instead of noisy",
         lambda: wide.noisy_log_volume(u).mean().backward(),
         lambda: wide.log_volume(u).mean().backward(),
-        None,
-        sizes.pairs,
     )
 
 
@@ -209,23 +186,14 @@ def _phase_duels(sizes: Sizes) -> Iterator[Duel]:
     batch = Batch(theta, x)
     with torch.no_grad():
         cached = replace(batch, u=model.chart.encode(x))
+
+    def step(loss: Callable[[ManifoldModel, Batch], Tensor], batch: Batch) -> Callable[[], None]:
+        return lambda: loss(model, batch).mean().backward()
+
     name = f"of an M-flow, d = 40, n = 14, {sizes.chart_layers} couplings, batch {sizes.rows}"
-    yield Duel(
-        f"phase M step {name}",
-        "zuko",
-        lambda: reconstruction(model, batch).mean().backward(),
-        _step(zuko, project_by_zuko),
-        None,
-        sizes.pairs,
-    )
-    yield Duel(
-        f"phase D step {name}",
-        "ours, encoding x",
-        lambda: latent_nll(model, cached).mean().backward(),
-        lambda: latent_nll(model, batch).mean().backward(),
-        3,
-        sizes.pairs,
-    )
+    yield Duel(f"phase M step {name}", "zuko", step(reconstruction, batch), _step(zuko, project_by_zuko))
+    ours, encoding = step(latent_nll, cached), step(latent_nll, batch)
+    yield Duel(f"phase D step {name}", "ours, encoding x", ours, encoding, 3)
 
 
 def _posterior_duels(sizes: Sizes) -> Iterator[Duel]:
@@ -234,27 +202,25 @@ def _posterior_duels(sizes: Sizes) -> Iterator[Duel]:
     x = torch.randn(2000, 3) + theta
     surface = MFlow(manifold_dim=2)(theta, x).eval()
     process = ManifoldEstimator(_model(sizes, 14)).eval()
-    calls, name = range(20), f"potential, {EVENTS} events x {sizes.chains} chains, 20 calls"
+    name = f"potential, {EVENTS} events x {sizes.chains} chains, 20 calls"
     problems = (
         ("d = 3, n = 2", surface, prior, x[:EVENTS]),
         ("d = 40, n = 14", process, _prior(2), torch.randn(EVENTS, 40)),
     )
     for problem, estimator, given, x_o in problems:
         starts = given.sample((sizes.chains,))
-        ours, *theirs = (posterior.potential_fn for posterior in _posteriors(given, estimator, x_o, sizes))
-        own = partial(_call, ours, starts, calls)
-        for peer, potential in zip(PEERS, theirs, strict=True):
-            yield Duel(f"{name}, {problem}", peer, own, partial(_call, potential, starts, calls), 10, sizes.pairs)
+        own, *others = (
+            partial(_call, posterior.potential_fn, starts) for posterior in _posteriors(given, estimator, x_o, sizes)
+        )
+        for peer, other in zip(PEERS, others, strict=True):
+            yield Duel(f"{name}, {problem}", peer, own, other, 10)
     shape = (sizes.draws,)
     posteriors = _posteriors(prior, surface, x[:EVENTS], sizes)
-    sample, stock, _ = (partial(each.sample, shape, x=x[:EVENTS], show_progress_bars=False) for each in posteriors)
-    name = f"posterior.sample({shape}), {EVENTS} events, d = 3, n = 2"
-    yield Duel(name, PEERS[0], sample, stock, 5, min(2, sizes.pairs))
+    ours, stock, _ = (partial(each.sample, shape, x=x[:EVENTS], show_progress_bars=False) for each in posteriors)
+    yield Duel(f"posterior.sample({shape}), {EVENTS} events, d = 3, n = 2", PEERS[0], ours, stock, 5, pairs=2)
 
 
-def _posteriors(
-    prior: torch.distributions.Distribution, estimator: ManifoldEstimator, x_o: Tensor, sizes: Sizes
-) -> list[MCMCPosterior]:
+def _posteriors(prior: Distribution, estimator: ManifoldEstimator, x_o: Tensor, sizes: Sizes) -> list[MCMCPosterior]:
     """Return posteriors of the same estimator with the same sampler: by our potential, and by those of `PEERS`."""
     settings = {
         "num_chains": sizes.chains,
@@ -272,35 +238,34 @@ def _posteriors(
     return posteriors
 
 
-def _call(potential: Callable[..., Tensor], theta: Tensor, calls: range) -> None:
-    for _ in calls:
+def _call(potential: Callable[..., Tensor], theta: Tensor) -> None:
+    for _ in range(20):
         potential(theta, track_gradients=False)
 
 
-def _prior(parameters: int) -> torch.distributions.Distribution:
+def _prior(parameters: int) -> Distribution:
     """Return a uniform prior that is -inf outside, not an error."""
-    uniform = torch.distributions.Uniform(-torch.ones(parameters), torch.ones(parameters), validate_args=False)
-    return torch.distributions.Independent(uniform, 1, validate_args=False)
+    uniform = Uniform(-torch.ones(parameters), torch.ones(parameters), validate_args=False)
+    return Independent(uniform, 1, validate_args=False)
 
 
 def _facts(sizes: Sizes, threads: int) -> dict[str, str | float]:
+    peak = f"peak_of_log_prob(Sizes(few_rows={sizes.few_rows}, chart_layers={sizes.chart_layers}))"
     return {
         "threads": threads,
         "torch": torch.__version__,
         **event_rates(rows=50 * sizes.rows, points=100 * sizes.rows),
-        "MiB at the peak of a process that evaluates 10,000 rows of the exact log_prob, d = 40, n = 14": _peak(sizes),
+        "MiB at the peak of a process that evaluates 10,000 rows of the exact log_prob, d = 40, n = 14": float(
+            _python(f"from mfsbi.bench.speed import Sizes, peak_of_log_prob; print({peak})")
+        ),
         **{f"polynomial M-flow from scratch, seed {seed}": learn_surface(sizes, seed) for seed in range(sizes.seeds)},
     }
 
 
-def _peak(sizes: Sizes) -> float:
-    """Return the peak memory of a fresh process in MiB."""
-    code = (
-        "from mfsbi.bench.speed import Sizes, peak_of_log_prob;"
-        f"print(peak_of_log_prob(Sizes(few_rows={sizes.few_rows}, chart_layers={sizes.chart_layers})))"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
-    return float(answer.stdout)
+def _python(code: str) -> str:
+    """Return what a fresh process of Python prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout  # noqa: S603 - our own code
 
 
 def peak_of_log_prob(sizes: Sizes) -> float:
@@ -325,14 +290,12 @@ def learn_surface(sizes: Sizes, seed: int) -> str:
     trainer = ManifoldNLE(surface.prior, MFlow(surface.manifold_dim), seed=seed, show_progress_bars=False)
     trainer.append_simulations(theta, surface.simulate(theta, seed=derived(seed, 1)))
     schedule = [Phase(reconstruction, ("chart",), 1, decay=0.0, rows=500), Phase(latent_nll, ("latent",), 1, rows=1500)]
-    began = time.perf_counter()
-    model = trainer.train(schedule=schedule, validation_fraction=0.01).model
+    estimator, seconds = timed(lambda: trainer.train(schedule=schedule, validation_fraction=0.01))
     if trainer.history.interrupted:
         raise KeyboardInterrupt
-    seconds = time.perf_counter() - began
     with torch.no_grad(), seeded(derived(seed, 2)):
-        error = model.distance(surface.simulate(new, seed=derived(seed, 3))).mean()
-        distance = surface.vertical_distance(model.sample(new)).mean()
+        error = estimator.model.distance(surface.simulate(new, seed=derived(seed, 3))).mean()
+        distance = surface.vertical_distance(estimator.model.sample(new)).mean()
     return f"{seconds:.0f} s, reconstruction {error:.4f}, distance of samples {distance:.4f}"
 
 
@@ -367,29 +330,18 @@ def _step(module: nn.Module, forward: Callable[[], tuple[Tensor, Tensor]]) -> Ca
 
 
 def _step_networks(flow: Flow, rows: int) -> None:
-    """Put numbers through the networks of a flow and gradients back: what no spline, however fast, can save."""
+    """Put numbers through the networks of a flow and gradients back, which a faster spline cannot save."""
     flow.zero_grad(set_to_none=True)
     for layer in cast(Sequence[SplineCoupling], flow.layers):
-        said = layer.network(torch.ones(len(layer.kept), rows, requires_grad=True))
-        said.backward(torch.ones_like(said))
+        outputs = layer.network(torch.ones(len(layer.kept), rows, requires_grad=True))
+        outputs.backward(torch.ones_like(outputs))
 
 
-def _quiet(work: Callable[[], Tensor]) -> Callable[[], None]:
+def _quiet(work: Callable[..., Tensor], *arguments: object) -> Callable[[], None]:
     """Return the work without gradients."""
 
     def quiet() -> None:
         with torch.no_grad():
-            work()
+            work(*arguments)
 
     return quiet
-
-
-def _importing(module: str) -> Callable[[], Any]:
-    return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)  # noqa: S603
-
-
-def _require_like_sizes(ours: Flow, theirs: nn.Module) -> None:
-    """Raise an error if two flows differ by more than 5 % in size: the duel would be unfair."""
-    own, other = (sum(weight.numel() for weight in flow.parameters()) for flow in (ours, theirs))
-    if abs(own / other - 1) > 0.05:
-        raise RuntimeError(f"The flows of a duel should have equally many weights; they have {own} and {other}.")
