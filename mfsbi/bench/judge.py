@@ -36,7 +36,6 @@ class Candidate(Protocol):
 
     def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """Return theta -> sum_j log p(x_j|theta) up to a constant."""
-        ...
 
     def sample(self, theta: Tensor) -> Tensor | None:
         """Draw one x for each row of theta."""
@@ -48,7 +47,7 @@ class Candidate(Protocol):
         """Return log p(x|theta); None if there is no density in data space."""
 
 
-class Ours(Candidate):
+class Ours:
     """A model of mfsbi's as a candidate."""
 
     def __init__(self, model: AbstractModel) -> None:
@@ -76,7 +75,7 @@ class Ours(Candidate):
         return self.model.log_prob(x, theta) if ambient and isinstance(self.model, DensityModel) else None
 
 
-class Stock(Candidate):
+class Stock:
     """An estimator of sbi's as a candidate."""
 
     def __init__(self, estimator: ConditionalDensityEstimator) -> None:
@@ -90,13 +89,16 @@ class Stock(Candidate):
         """Draw one x for each row of theta."""
         return self.estimator.sample(torch.Size([1]), theta)[0]
 
+    def distance(self, *_: object, **__: object) -> None:
+        """Return None: there is no manifold."""
+
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
         """Return log p(x|theta), in the precision of theta and ten thousand rows at a time."""
         rows = zip(x.to(theta).split(10_000), theta.split(10_000), strict=True)
         return torch.cat([self.estimator.log_prob(some[None], at)[0] for some, at in rows])
 
 
-class Ratio(Candidate):
+class Ratio:
     """A ratio as a candidate, which has no manifold and draws nothing."""
 
     def __init__(self, model: RatioModel) -> None:
@@ -105,6 +107,15 @@ class Ratio(Candidate):
     def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """Return theta -> sum_j log r(x_j|theta)."""
         return _sum_over(x.to(self.model.x_mean), lambda x, theta: self.model.log_ratio(x, theta).double())
+
+    def sample(self, *_: object) -> None:
+        """Return None: there is nothing to draw from."""
+
+    def distance(self, *_: object, **__: object) -> None:
+        """Return None: there is no manifold."""
+
+    def log_prob(self, *_: object) -> None:
+        """Return None: there is no density of x."""
 
 
 def _sum_over(x: Tensor, log_prob: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
