@@ -1,11 +1,14 @@
 """What every simulator needs: a source of randomness that touches nobody else's, and argument checks."""
 
+import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.distributions import Distribution, Independent, Uniform
 
-__all__ = ["Gold", "generator_from", "reference_for", "require_last_axis"]
+__all__ = ["Gold", "KnownManifold", "generator_from", "reference_for", "require_last_axis"]
 
 
 class Gold(NamedTuple):
@@ -20,6 +23,68 @@ class Gold(NamedTuple):
     x: Tensor
     joint_score: Tensor
     joint_log_ratio: Tensor
+
+
+class KnownManifold(ABC):
+    """Points x of a known manifold with a density p(x|theta) on it, theta uniform on (-1, 1)^parameter.
+
+    Everything is computed in float64 and returned in the type of the arguments. Every method raises ValueError if a
+    shape is wrong, a value is not finite, or theta has no density.
+    """
+
+    data_dim: int
+    manifold_dim: int
+    parameter_dim: int
+    tolerance: float
+
+    @property
+    def prior(self) -> Distribution:
+        """The uniform prior of theta on (-1, 1)^parameter, event shape `(parameter,)`."""
+        ends = torch.ones(self.parameter_dim)
+        return Independent(Uniform(-ends, ends), 1)
+
+    def simulate(self, theta: Tensor, *, seed: int | Generator | None = None) -> Tensor:
+        """Draw one point of the manifold for each row of theta, shape `(*, data)`.
+
+        Arguments:
+            theta: shape `(*, parameter)`
+            seed: an integer or a generator for a repeatable draw; a random one if not given
+        """
+        require_last_axis("theta", theta, self.parameter_dim)
+        return self.decode(self._draw(theta, generator_from(seed))).to(theta.dtype)
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Return log p(x|theta) with respect to the surface measure, shape `(*)`; -inf off the manifold.
+
+        Arguments:
+            x: shape `(*, data)`
+            theta: shape `(*, parameter)`, broadcast against x
+        """
+        require_last_axis("x", x, self.data_dim)
+        require_last_axis("theta", theta, self.parameter_dim)
+        return torch.where(self._is_on(x), self._log_density(x, theta), -math.inf).to(x.dtype)
+
+    def out_of_distribution(self, rows: int, *, seed: int | Generator | None = None, noise: float = 0.1) -> Tensor:
+        """Draw points near but off the manifold: x at theta = 0 plus noise * N(0, I), shape `(rows, data)`."""
+        generator = generator_from(seed)
+        x = self.simulate(torch.zeros(rows, self.parameter_dim), seed=generator)
+        return x + noise * torch.randn(x.shape, generator=generator)
+
+    @abstractmethod
+    def decode(self, u: Tensor) -> Tensor:
+        """Return the point of the manifold with coordinates u, shape `(*, data)`."""
+
+    @abstractmethod
+    def _draw(self, theta: Tensor, generator: Generator) -> Tensor:
+        """Return coordinates of a point for each row of theta, shape `(*, manifold)`, in float64."""
+
+    @abstractmethod
+    def _is_on(self, x: Tensor) -> Tensor:
+        """Return whether x lies on the manifold within the tolerance, shape `(*)`."""
+
+    @abstractmethod
+    def _log_density(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Return log p(x|theta), x taken to lie on the manifold, shape `(*)`, in float64."""
 
 
 def generator_from(seed: int | Generator | None) -> Generator:

@@ -21,17 +21,16 @@ The area does not depend on theta: the score d/dtheta log p(x|theta) is that of 
 A run knows its component k, so its joint score is the same without w_2 where k = 2, and zero where k = 1; averaged over
 k given x that is the score.
 
-The surface is that of J. Brehmer, K. Cranmer, arXiv:2003.13913, section 4.2, whose frozen constants stand below.
-Everything is computed in float64 and returned in the type of the arguments. Quantities have no units.
+The surface and its constants are those of J. Brehmer, K. Cranmer, arXiv:2003.13913, section 4.2. Quantities have no
+units.
 """
 
 import math
 
 import torch
 from torch import Generator, Tensor
-from torch.distributions import Distribution, Independent, Uniform
 
-from simulators.base import Gold, generator_from, reference_for, require_last_axis
+from simulators.base import Gold, KnownManifold, generator_from, reference_for, require_last_axis
 
 __all__ = ["PolynomialSurface"]
 
@@ -57,7 +56,7 @@ MEANS = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.6, 0.4], dtype=torch.float64)
 
 
-class PolynomialSurface:
+class PolynomialSurface(KnownManifold):
     """The polynomial surface: one parameter, two latent dimensions, three data dimensions.
 
     Arguments:
@@ -83,26 +82,6 @@ class PolynomialSurface:
     def __repr__(self) -> str:
         return f"PolynomialSurface(tolerance={self.tolerance})"
 
-    @property
-    def prior(self) -> Distribution:
-        """The uniform prior of theta on (-1, 1), event shape (1,)."""
-        return Independent(Uniform(-torch.ones(1), torch.ones(1)), 1)
-
-    def simulate(self, theta: Tensor, *, seed: int | Generator | None = None) -> Tensor:
-        """Draw one point of the surface for each row of theta.
-
-        Arguments:
-            theta: shape `(*, 1)`
-            seed: an integer or a generator for a repeatable draw; a random one if not given
-
-        Returns:
-            x, shape `(*, 3)`, in the type of theta
-
-        Raises:
-            ValueError: if theta has not one feature, is not finite, or makes the width 0.6 + 0.4 theta negative
-        """
-        return self.decode(self._runs(theta, seed)[0]).to(theta.dtype)
-
     def simulate_with_gold(
         self, theta: Tensor, *, theta_ref: Tensor | None = None, seed: int | Generator | None = None
     ) -> Gold:
@@ -112,11 +91,9 @@ class PolynomialSurface:
             theta: shape `(*, 1)`
             theta_ref: the other side of the ratio, broadcast to the shape of theta; 0 if not given
             seed: an integer or a generator for a repeatable draw; a random one if not given
-
-        Raises:
-            ValueError: if theta has another number of features, is not finite, or makes a width negative
         """
-        z, component = self._runs(theta, seed)
+        require_last_axis("theta", theta, self.parameter_dim)
+        z, component = _runs(theta, generator_from(seed))
         widths = _widths(theta)
         score = component[..., None] * _score_of_second(z, widths)
         of_reference = _log_components(z, _widths(reference_for(theta, theta_ref)))
@@ -133,31 +110,12 @@ class PolynomialSurface:
         """Return the coordinates of the point above or below x, the first two entries of R^T x, shape `(*, 2)`."""
         return self._unrotate(x)[0].to(x.dtype)
 
-    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return log p(x|theta) with respect to the surface measure, shape `(*)`; -inf off the surface.
-
-        Arguments:
-            x: shape `(*, 3)`
-            theta: shape `(*, 1)`, broadcast against x
-
-        Raises:
-            ValueError: if a shape is wrong or a value is not finite
-        """
-        z, height = self._unrotate(x)
-        require_last_axis("theta", theta, self.parameter_dim)
-        density = _log_components(z, _widths(theta)).logsumexp(-1) - 0.5 * torch.log1p(_slope(z).square().sum(-1))
-        on_surface = (height - _height(z)).abs() <= self.tolerance
-        return torch.where(on_surface, density, -math.inf).to(x.dtype)
-
     def score(self, x: Tensor, theta: Tensor) -> Tensor:
         """Return d/dtheta log p(x|theta), shape `(*, 1)`, at the coordinates of x.
 
         Arguments:
             x: shape `(*, 3)`, taken to lie on the surface
             theta: shape `(*, 1)`, broadcast against x
-
-        Raises:
-            ValueError: if a shape is wrong or a value is not finite
         """
         z, _ = self._unrotate(x)
         require_last_axis("theta", theta, self.parameter_dim)
@@ -188,27 +146,31 @@ class PolynomialSurface:
             z = _descend(z, start, height)
         return _squared_offset(z, start, height).sqrt().to(x.dtype)
 
-    def out_of_distribution(self, rows: int, *, seed: int | Generator | None = None, noise: float = 0.1) -> Tensor:
-        """Draw points near but off the surface: x at theta = 0 plus noise * N(0, I_3), shape `(rows, 3)`."""
-        generator = generator_from(seed)
-        x = self.simulate(torch.zeros(rows, 1), seed=generator)
-        return x + noise * torch.randn(rows, 3, generator=generator)
+    def _draw(self, theta: Tensor, generator: Generator) -> Tensor:
+        return _runs(theta, generator)[0]
 
-    def _runs(self, theta: Tensor, seed: int | Generator | None) -> tuple[Tensor, Tensor]:
-        """Return z, shape `(*, 2)`, and the component each was drawn from, 0 or 1, shape `(*)`."""
-        require_last_axis("theta", theta, self.parameter_dim)
-        widths = _widths(theta)
-        generator = generator_from(seed)
-        second = torch.rand(theta.shape[:-1], generator=generator, dtype=torch.float64) >= WEIGHTS[0]
-        noise = torch.randn(*theta.shape[:-1], 2, generator=generator, dtype=torch.float64)
-        component = second.long()
-        return MEANS[component] + widths.gather(-1, component[..., None]) * noise, component
+    def _is_on(self, x: Tensor) -> Tensor:
+        z, height = self._unrotate(x)
+        return (height - _height(z)).abs() <= self.tolerance
+
+    def _log_density(self, x: Tensor, theta: Tensor) -> Tensor:
+        z, _ = self._unrotate(x)
+        return _log_components(z, _widths(theta)).logsumexp(-1) - 0.5 * torch.log1p(_slope(z).square().sum(-1))
 
     def _unrotate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the coordinates z, shape `(*, 2)`, and the height, shape `(*)`, of x in float64."""
         require_last_axis("x", x, self.data_dim)
         rotated = x.double() @ ROTATION
         return rotated[..., :2], rotated[..., 2]
+
+
+def _runs(theta: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return z, shape `(*, 2)`, and the component each was drawn from, 0 or 1, shape `(*)`."""
+    widths = _widths(theta)
+    second = torch.rand(theta.shape[:-1], generator=generator, dtype=torch.float64) >= WEIGHTS[0]
+    noise = torch.randn(*theta.shape[:-1], 2, generator=generator, dtype=torch.float64)
+    component = second.long()
+    return MEANS[component] + widths.gather(-1, component[..., None]) * noise, component
 
 
 def _widths(theta: Tensor) -> Tensor:

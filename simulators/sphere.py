@@ -29,9 +29,8 @@ from itertools import product
 
 import torch
 from torch import Generator, Tensor
-from torch.distributions import Distribution, Independent, Uniform
 
-from simulators.base import generator_from, require_last_axis
+from simulators.base import KnownManifold, require_last_axis
 
 __all__ = ["Circle", "Sphere"]
 
@@ -39,7 +38,7 @@ TURNS = 2 * math.pi * torch.arange(-3, 4, dtype=torch.float64)
 TILT_SEED = 3
 
 
-class Sphere:
+class Sphere(KnownManifold):
     """A Gaussian on the n-sphere: two parameters, n latent dimensions, d data dimensions.
 
     Arguments:
@@ -72,35 +71,12 @@ class Sphere:
             )
         self._tilt = torch.eye(self.data_dim, dtype=torch.float64)
         if self.data_dim > manifold_dim + 1:
-            draw = torch.randn(
-                self.data_dim, self.data_dim, generator=Generator().manual_seed(TILT_SEED), dtype=torch.float64
-            )
+            generator = Generator().manual_seed(TILT_SEED)
+            draw = torch.randn(self._tilt.shape, generator=generator, dtype=torch.float64)
             self._tilt = torch.linalg.qr(draw)[0]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(manifold_dim={self.manifold_dim}, data_dim={self.data_dim})"
-
-    @property
-    def prior(self) -> Distribution:
-        """The uniform prior of theta on (-1, 1)^2, event shape (2,)."""
-        return Independent(Uniform(-torch.ones(2), torch.ones(2)), 1)
-
-    def simulate(self, theta: Tensor, *, seed: int | Generator | None = None) -> Tensor:
-        """Draw one point of the sphere for each row of theta.
-
-        Arguments:
-            theta: shape `(*, 2)`
-            seed: an integer or a generator for a repeatable draw; a random one if not given
-
-        Returns:
-            x, shape `(*, d)`, in the type of theta
-
-        Raises:
-            ValueError: if theta has not two features, is not finite, or makes the width negative
-        """
-        mean, width = self._moments(theta)
-        noise = torch.randn(mean.shape, generator=generator_from(seed), dtype=torch.float64)
-        return self.decode(mean + width * noise).to(theta.dtype)
 
     def decode(self, u: Tensor) -> Tensor:
         """Return the point of the sphere with angles u, shape `(*, d)`."""
@@ -118,33 +94,17 @@ class Sphere:
         azimuth = torch.atan2(y[..., -1:], y[..., -2:-1]) % (2 * math.pi)
         return torch.cat([polar, azimuth], -1).to(x.dtype)
 
-    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return log p(x|theta) with respect to the surface measure, shape `(*)`; -inf off the sphere.
-
-        Arguments:
-            x: shape `(*, d)`
-            theta: shape `(*, 2)`, broadcast against x
-
-        Raises:
-            ValueError: if a shape is wrong or a value is not finite
-        """
-        on_sphere = self.distance(x) <= self.tolerance
-        return torch.where(on_sphere, self._log_density(self.encode(x.double()), theta), -math.inf).to(x.dtype)
-
     def score(self, x: Tensor, theta: Tensor) -> Tensor:
         """Return d/dtheta log p(x|theta), shape `(*, 2)`, at the angles of x.
 
         Arguments:
             x: shape `(*, d)`, taken to lie on the sphere
             theta: shape `(*, 2)`, broadcast against x
-
-        Raises:
-            ValueError: if a shape is wrong or a value is not finite
         """
         with torch.enable_grad():
             shape = torch.broadcast_shapes(x.shape[:-1], theta.shape[:-1])
             at = theta.detach().double().expand(*shape, 2).clone().requires_grad_()
-            total = self._log_density(self.encode(x.detach().double()), at).sum()
+            total = self._log_density(x.detach(), at).sum()
             return torch.autograd.grad(total, at)[0].to(x.dtype)
 
     def distance(self, x: Tensor) -> Tensor:
@@ -156,11 +116,19 @@ class Sphere:
         """Return the distance to the sphere, shape `(*)`; the paper's tables use the Euclidean one here."""
         return self.distance(x)
 
-    def out_of_distribution(self, rows: int, *, seed: int | Generator | None = None, noise: float = 0.1) -> Tensor:
-        """Draw points near but off the sphere: x at theta = 0 plus noise * N(0, I), shape `(rows, d)`."""
-        generator = generator_from(seed)
-        x = self.simulate(torch.zeros(rows, 2), seed=generator)
-        return x + noise * torch.randn(x.shape, generator=generator)
+    def _draw(self, theta: Tensor, generator: Generator) -> Tensor:
+        mean, width = self._moments(theta)
+        return mean + width * torch.randn(mean.shape, generator=generator, dtype=torch.float64)
+
+    def _is_on(self, x: Tensor) -> Tensor:
+        return self.distance(x) <= self.tolerance
+
+    def _log_density(self, x: Tensor, theta: Tensor) -> Tensor:
+        angles, (mean, width) = self.encode(x.double()), self._moments(theta)
+        terms = [_log_wrapped(each, mean, width) for each in _preimages(angles)]
+        powers = torch.arange(self.manifold_dim - 1, -1, -1, dtype=torch.float64)
+        volume = (powers * angles.sin().abs().clamp(min=1e-300).log()).sum(-1)
+        return torch.stack(torch.broadcast_tensors(*terms)).logsumexp(0) - volume
 
     def _moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the means of the angles, shape `(*, n)`, and their width, shape `(*, 1)`."""
@@ -173,20 +141,6 @@ class Sphere:
             )
         polar = torch.full((*theta.shape[:-1], self.manifold_dim - 1), math.pi / 2, dtype=torch.float64)
         return torch.cat([polar, (1 + 0.5 * azimuth) * math.pi], -1), width
-
-    def _log_density(self, angles: Tensor, theta: Tensor) -> Tensor:
-        """Return log p at these angles, shape `(*)`, in float64."""
-        mean, width = self._moments(theta)
-        terms = [self._log_wrapped(each, mean, width) for each in _preimages(angles)]
-        powers = torch.arange(self.manifold_dim - 1, -1, -1, dtype=torch.float64)
-        volume = (powers * angles.sin().abs().clamp(min=1e-300).log()).sum(-1)
-        return torch.stack(torch.broadcast_tensors(*terms)).logsumexp(0) - volume
-
-    def _log_wrapped(self, angles: Tensor, mean: Tensor, width: Tensor) -> Tensor:
-        """Return the log density of normal angles summed over turns, shape `(*)`."""
-        nearest = (angles - mean + math.pi) % (2 * math.pi) - math.pi
-        z = (nearest[..., None] + TURNS) / width[..., None]
-        return ((-0.5 * z.square()).logsumexp(-1) - width.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def _untilt(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return y, shape `(*, n + 1)`, and what stands upright on its space, in float64."""
@@ -204,6 +158,13 @@ class Circle(Sphere):
 
     def __init__(self, data_dim: int = 2) -> None:
         super().__init__(1, data_dim)
+
+
+def _log_wrapped(angles: Tensor, mean: Tensor, width: Tensor) -> Tensor:
+    """Return the log density of normal angles summed over turns, shape `(*)`."""
+    nearest = (angles - mean + math.pi) % (2 * math.pi) - math.pi
+    z = (nearest[..., None] + TURNS) / width[..., None]
+    return ((-0.5 * z.square()).logsumexp(-1) - width.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 def _preimages(angles: Tensor) -> list[Tensor]:

@@ -52,6 +52,7 @@ __all__ = [
     "ROOT_S",
     "W_MASS",
     "HardProcess",
+    "Partons",
     "amplitude_of",
     "fractions",
 ]
@@ -82,6 +83,24 @@ N0 = _COUPLING**3 * W_MASS**2 / 4 / ROOT_S**4 / (2 * math.pi) ** 5 / 8 * PICOBAR
 """Of the event weight: couplings, flux, phase space and averages over spins and colours; pb and GeV."""
 
 
+class Partons(NamedTuple):
+    """Partons 3 and 4, all of shape `(*)`.
+
+    Arguments:
+        k3: transverse momentum of parton 3, GeV
+        eta3: its pseudorapidity
+        k4: transverse momentum of parton 4, GeV
+        eta4: its pseudorapidity
+        turn: azimuth of parton 3 minus that of parton 4, rad
+    """
+
+    k3: Tensor
+    eta3: Tensor
+    k4: Tensor
+    eta4: Tensor
+    turn: Tensor
+
+
 class HardProcess(NamedTuple):
     """The matrix element of events.
 
@@ -94,21 +113,16 @@ class HardProcess(NamedTuple):
     vertices: Tensor
 
     @classmethod
-    def at(
-        cls, k3: Tensor, eta3: Tensor, k4: Tensor, eta4: Tensor, delta_phi: Tensor, x1: Tensor, x2: Tensor
-    ) -> "HardProcess":
-        """Return the matrix element of partons with these momenta, all of shape `(*)`.
+    def at(cls, partons: Partons, x1: Tensor, x2: Tensor) -> "HardProcess":
+        """Return the matrix element of partons.
 
         Arguments:
-            k3: transverse momentum of parton 3, GeV
-            eta3: its pseudorapidity
-            k4: transverse momentum of parton 4, GeV
-            eta4: its pseudorapidity
-            delta_phi: azimuth of parton 3 minus that of parton 4, rad
-            x1: momentum fraction of the first beam's parton, in (0, 1)
+            partons: 3 and 4, of shape `(*)`
+            x1: momentum fraction of the first beam's parton, in (0, 1), shape `(*)`
             x2: of the second
         """
-        r, cos, sin = (eta4 - eta3).exp(), delta_phi.cos(), delta_phi.sin()
+        k3, eta3, k4, eta4, turn = partons
+        r, cos, sin = (eta4 - eta3).exp(), turn.cos(), turn.sin()
         g = r + 1 / r - 2 * cos
         s12 = ROOT_S**2 * x1 * x2
         s13 = ROOT_S * x1 * k3 * (-eta3).exp()
@@ -128,22 +142,17 @@ class HardProcess(NamedTuple):
         return cls(standard_model, torch.stack(vertices).unflatten(0, (4, 2)))
 
 
-def fractions(
-    k3: Tensor, eta3: Tensor, k4: Tensor, eta4: Tensor, delta_phi: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor]:
+def fractions(partons: Partons, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the momentum fractions x1, x2 of the partons that make these and a Higgs boson, all of shape `(*)`.
 
     x1 sqrt(s) = k3 exp(eta3) + k4 exp(eta4) + mT exp(y) and its mirror, with mT^2 = mH^2 + |k3 + k4|^2.
 
     Arguments:
-        k3: transverse momentum of parton 3, GeV
-        eta3: its pseudorapidity
-        k4: transverse momentum of parton 4, GeV
-        eta4: its pseudorapidity
-        delta_phi: azimuth of parton 3 minus that of parton 4, rad
+        partons: 3 and 4
         y: rapidity of the Higgs boson
     """
-    transverse_mass = (HIGGS_MASS**2 + k3.square() + k4.square() + 2 * k3 * k4 * delta_phi.cos()).sqrt()
+    k3, eta3, k4, eta4, turn = partons
+    transverse_mass = (HIGGS_MASS**2 + k3.square() + k4.square() + 2 * k3 * k4 * turn.cos()).sqrt()
     plus = k3 * eta3.exp() + k4 * eta4.exp() + transverse_mass * y.exp()
     minus = k3 * (-eta3).exp() + k4 * (-eta4).exp() + transverse_mass * (-y).exp()
     return plus / ROOT_S, minus / ROOT_S

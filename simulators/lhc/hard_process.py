@@ -18,10 +18,6 @@ proportional to |Theta_c| sqrt(sigma_c), an event of it is drawn, and kept with 
 
 after which events follow w |Theta.V|^2.
 
-Measured: of the points 10, 9, 11 and 13 % are kept, and 0.07, 0.12, 0.06 and 0.04 % of the weight lies above
-ceilings. An accepted event takes 4.1 tries of theta, with 40 points, where theta comes from the prior, and 1.5 at
-theta = 0.
-
 Grids, ceilings and integrals are in `grids.npz`, made by `python -m simulators.lhc.grids`; they fit the constants of
 the process or are refused.
 """
@@ -35,7 +31,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from simulators.lhc.amplitude import LEAST_K, MOST_K, HardProcess, amplitude_of, fractions
+from simulators.lhc.amplitude import LEAST_K, MOST_K, HardProcess, Partons, amplitude_of, fractions
 from simulators.lhc.detector import LARGEST_JET_ETA, LARGEST_PHOTON_ETA, LEAST_DISTANCE
 from simulators.lhc.partons import flux
 
@@ -139,7 +135,7 @@ def evaluate(cube: Tensor) -> Evaluated:
     soft = LEAST_K * (log_range * cube[0] * cube[1]).exp()
     delta_3, delta_4 = LARGEST_DELTA * (2 * cube[2:4] - 1)
     turn = math.pi * (2 * cube[4] - 1)
-    plus, minus = fractions(soft, delta_3, hard, -delta_4, turn, torch.zeros_like(turn))
+    plus, minus = fractions(Partons(soft, delta_3, hard, -delta_4, turn), torch.zeros_like(turn))
     log_limit = -0.5 * (plus * minus).log()
     y = (2 * cube[5] - 1) * log_limit - 0.5 * (plus / minus).log()
     eta_3, eta_4 = y + delta_3, y - delta_4
@@ -149,7 +145,7 @@ def evaluate(cube: Tensor) -> Evaluated:
 
     boost = y.exp()
     x1, x2 = (plus * boost).clamp(max=LARGEST_X), (minus / boost).clamp(max=LARGEST_X)
-    process = HardProcess.at(soft, eta_3, hard, eta_4, turn, x1, x2)
+    process = HardProcess.at(Partons(soft, eta_3, hard, eta_4, turn), x1, x2)
     constant = 32 * math.pi * (log_range * LARGEST_DELTA) ** 2
     jacobian = constant * (soft * hard).square() * cube[0] * log_limit
     weight = torch.where(inside, flux(x1, x2) * process.standard_model * jacobian, 0)

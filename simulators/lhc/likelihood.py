@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simulators.lhc.amplitude import HIGGS_MASS, LEAST_K, MOST_K, N0, ROOT_S, HardProcess
+from simulators.lhc.amplitude import HIGGS_MASS, LEAST_K, MOST_K, N0, ROOT_S, HardProcess, Partons
 from simulators.lhc.detector import (
     ETA,
     JET_MASS,
@@ -85,24 +85,13 @@ class QuadraticForm(NamedTuple):
     log_factor: Tensor
 
     def log_prob(self, theta: Tensor) -> Tensor:
-        """Return ln p, shape `(*)`.
-
-        Arguments:
-            theta: shape `(*, 3)` or `(*, 2)`, which broadcasts against the events
-        """
-        matrix, sigma = _of(self.matrix, theta), _of(SIGMA, theta)
-        extended = _extended(theta.double())
-        return self.log_factor + _form(matrix, extended).log() - _form(sigma, extended).log()
+        """Return ln p at theta of shape `(*, 3)` or `(*, 2)`, which broadcasts against the events, shape `(*)`."""
+        form, sigma = (_form(matrix, theta).log() for matrix in (self.matrix, SIGMA))
+        return self.log_factor + form - sigma
 
     def score(self, theta: Tensor) -> Tensor:
-        """Return d ln p / d theta, shape `(*, parameter)`; NaN where p is zero.
-
-        Arguments:
-            theta: shape `(*, 3)` or `(*, 2)`, which broadcasts against the events
-        """
-        matrix, sigma = _of(self.matrix, theta), _of(SIGMA, theta)
-        extended = _extended(theta.double())
-        score = _log_gradient(matrix, extended) - _log_gradient(sigma, extended)
+        """Return d ln p / d theta at such theta, shape `(*, parameter)`; NaN where p is zero."""
+        score = _log_gradient(self.matrix, theta) - _log_gradient(SIGMA, theta)
         return torch.where(self.log_factor[..., None] > -torch.inf, score, torch.nan)
 
     def log_likelihood(self, theta: Tensor) -> Tensor:
@@ -122,21 +111,13 @@ class QuadraticForm(NamedTuple):
 
 
 def cross_section(theta: Tensor) -> Tensor:
-    """Return the accepted cross-section in pb, shape `(*)`.
-
-    Arguments:
-        theta: shape `(*, 3)` or `(*, 2)`
-    """
-    return N0 * _form(_of(SIGMA, theta), _extended(theta.double()))
+    """Return the accepted cross-section in pb at theta of shape `(*, 3)` or `(*, 2)`, shape `(*)`."""
+    return N0 * _form(SIGMA, theta)
 
 
 def log_gradient(theta: Tensor) -> Tensor:
-    """Return d ln sigma / d theta of the accepted cross-section, shape `(*, parameter)`.
-
-    Arguments:
-        theta: shape `(*, 3)` or `(*, 2)`
-    """
-    return _log_gradient(_of(SIGMA, theta), _extended(theta.double()))
+    """Return d ln sigma / d theta of the accepted cross-section at such theta, shape `(*, parameter)`."""
+    return _log_gradient(SIGMA, theta)
 
 
 def quadratic_form(chart: Tensor, nodes: int = 48) -> QuadraticForm:
@@ -194,8 +175,8 @@ def _quadratic_form(chart: Tensor, nodes: int) -> QuadraticForm:
     weight = torch.where(possible, log_weight.exp() * flux(x1, x2), 0) * weights * (high - low)[:, None]
 
     turn = (phi_1 - phi_2)[:, None]
-    first = HardProcess.at(k_1, columns[0], k_2, columns[1], turn, x1, x2)
-    second = HardProcess.at(k_2, columns[1], k_1, columns[0], -turn, x1, x2)
+    first = HardProcess.at(Partons(k_1, columns[0], k_2, columns[1], turn), x1, x2)
+    second = HardProcess.at(Partons(k_2, columns[1], k_1, columns[0], -turn), x1, x2)
     matrix = _gram(weight * first.standard_model, first.vertices)
     matrix = matrix + _gram(weight * second.standard_model, second.vertices)
     norm = matrix[:, 0, 0]
@@ -261,18 +242,14 @@ def _extended(theta: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(theta[..., :1]), theta], dim=-1)
 
 
-def _of(matrix: Tensor, theta: Tensor) -> Tensor:
-    """Return the block of a matrix that belongs to these parameters."""
-    size = 1 + theta.shape[-1]
-    return matrix[..., :size, :size]
+def _form(matrix: Tensor, theta: Tensor) -> Tensor:
+    """Return Theta.matrix.Theta with the block of the matrix that belongs to these parameters, shape `(*)`."""
+    size, extended = 1 + theta.shape[-1], _extended(theta.double())
+    return torch.einsum("...p,...pq,...q->...", extended, matrix[..., :size, :size], extended)
 
 
-def _form(matrix: Tensor, extended: Tensor) -> Tensor:
-    """Return Theta.matrix.Theta, shape `(*)`."""
-    return torch.einsum("...p,...pq,...q->...", extended, matrix, extended)
-
-
-def _log_gradient(matrix: Tensor, extended: Tensor) -> Tensor:
+def _log_gradient(matrix: Tensor, theta: Tensor) -> Tensor:
     """Return d ln(Theta.matrix.Theta) / d theta, shape `(*, parameter)`."""
-    half = torch.einsum("...pq,...q->...p", matrix, extended)
+    size, extended = 1 + theta.shape[-1], _extended(theta.double())
+    half = torch.einsum("...pq,...q->...p", matrix[..., :size, :size], extended)
     return 2 * half[..., 1:] / (extended * half).sum(-1, keepdim=True)

@@ -45,8 +45,12 @@ class WBFHiggs:
         parameters: 3 for (C_W, C_Wtilde, C_WW), 2 for the first two
         tolerance: how far x may lie off the manifold and still count as on it, in units of its largest feature
 
+    Features x have shape `(*, 40)` and are float64, in GeV and rad; coordinates u, shape `(*, 14)`, are (pT, eta, phi)
+    of two photons and (pT, eta, phi, m) of two jets. theta has shape `(*, parameter)`.
+
     Raises:
-        ValueError: if parameters is neither 2 nor 3, or the tolerance is not positive
+        ValueError: if parameters is neither 2 nor 3, or the tolerance is not positive; and by every method, if a shape
+            is wrong, a value is not finite, x is not float64, or a theta that is simulated lies beyond (-10, 10)
 
     Example:
         >>> process = WBFHiggs()
@@ -79,17 +83,11 @@ class WBFHiggs:
         return Independent(Normal(torch.zeros(self.parameter_dim), torch.ones(self.parameter_dim)), 1)
 
     def simulate(self, theta: Tensor, *, seed: int | Generator | None = None) -> Tensor:
-        """Draw one accepted event for each row of theta, independent of all others.
+        """Draw one accepted event x for each row of theta, independent of all others.
 
         Arguments:
-            theta: shape `(*, parameter)`, entries within (-10, 10)
+            theta: entries within (-10, 10)
             seed: an integer or a generator for a repeatable draw; a random one if not given
-
-        Returns:
-            x, shape `(*, 40)`, float64
-
-        Raises:
-            ValueError: if theta has another number of features, is not finite, or lies outside its range
         """
         return decode(self._events(theta, seed)[0]).view(*theta.shape[:-1], self.data_dim)
 
@@ -99,12 +97,9 @@ class WBFHiggs:
         """Draw the events of `simulate` with their joint score and joint log ratio.
 
         Arguments:
-            theta: shape `(*, parameter)`, entries within (-10, 10)
+            theta: entries within (-10, 10)
             theta_ref: the other side of the ratio, broadcast to the shape of theta; the Standard Model, 0, if not given
             seed: an integer or a generator for a repeatable draw; a random one if not given
-
-        Raises:
-            ValueError: if theta has another number of features, is not finite, or lies outside its range
         """
         self._require_theta("theta", theta)
         reference = reference_for(theta, theta_ref)
@@ -115,63 +110,31 @@ class WBFHiggs:
         return Gold(
             decode(chart).view(*shape, self.data_dim),
             self._joint_score(vertices, at).view(*shape, self.parameter_dim),
-            (self._log_rate(vertices, at) - self._log_rate(vertices, other)).view(shape),
+            (_log_rate(vertices, at) - _log_rate(vertices, other)).view(shape),
         )
 
     def decode(self, u: Tensor) -> Tensor:
-        """Return the features of a point of the manifold, shape `(*, 40)`, float64.
-
-        Arguments:
-            u: (pT, eta, phi) of two photons and (pT, eta, phi, m) of two jets, GeV and rad, shape `(*, 14)`
-
-        Raises:
-            ValueError: if u has another number of coordinates or is not finite
-        """
+        """Return the features x of a point of the manifold."""
         require_last_axis("u", u, self.manifold_dim)
         return decode(u.double())
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return (pT, eta, phi) of two photons and (pT, eta, phi, m) of two jets, GeV and rad, shape `(*, 14)`.
-
-        Arguments:
-            x: shape `(*, 40)`, float64; off the manifold, the momenta of its objects count
-
-        Raises:
-            ValueError: if x has another number of features, is not finite or not in float64
-        """
+        """Return the coordinates u of x; off the manifold, the momenta of its objects count."""
         return encode(self._require_x(x))
 
     def distance(self, x: Tensor) -> Tensor:
-        """Return |x - decode(encode(x))|, the distance to the point of the manifold that stands for x, shape `(*)`.
-
-        Arguments:
-            x: shape `(*, 40)`, float64, in GeV and rad
-
-        Raises:
-            ValueError: if x has another number of features, is not finite or not in float64
-        """
+        """Return |x - decode(encode(x))|, the distance to the point of the manifold that stands for x, shape `(*)`."""
         x = self._require_x(x)
         return (x - decode(encode(x))).norm(dim=-1)
 
     def closure(self, x: Tensor) -> Tensor:
-        """Return the 26 residuals that vanish on the manifold, GeV and rad, shape `(*, 26)`; see `closure` of detector.
-
-        Arguments:
-            x: shape `(*, 40)`, float64
-
-        Raises:
-            ValueError: if x has another number of features, is not finite or not in float64
-        """
+        """Return the 26 residuals that vanish on the manifold (`simulators.lhc.detector.closure`), shape `(*, 26)`."""
         return closure(self._require_x(x))
 
     def likelihood(self, x: Tensor) -> QuadraticForm:
         """Return the exact likelihood of each x as a quadratic form in theta, from which any theta is algebra.
 
-        Arguments:
-            x: shape `(*, 40)`, float64; -inf for those off the manifold or outside the selection
-
-        Raises:
-            ValueError: if x has another number of features, is not finite or not in float64
+        It is zero off the manifold and outside the selection.
         """
         x = self._require_x(x)
         form = quadratic_form(encode(x))
@@ -182,28 +145,13 @@ class WBFHiggs:
         """Return ln p(x|theta) in the measure of the chart, prod dpT deta dphi dm in GeV and rad, shape `(*)`.
 
         It is -inf off the manifold and outside the selection. Subtract `log_volume(x)` for the density with respect to
-        the surface measure of the features.
-
-        Arguments:
-            x: shape `(*, 40)`, float64
-            theta: shape `(*, parameter)`, broadcast against x
-
-        Raises:
-            ValueError: if a shape is wrong, a value is not finite, or x is not in float64
+        the surface measure of the features. theta is broadcast against x.
         """
         require_last_axis("theta", theta, self.parameter_dim)
         return self.likelihood(x).log_prob(theta)
 
     def score(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return d ln p(x|theta) / d theta, shape `(*, parameter)`; NaN where p(x|theta) is zero.
-
-        Arguments:
-            x: shape `(*, 40)`, float64
-            theta: shape `(*, parameter)`, broadcast against x
-
-        Raises:
-            ValueError: if a shape is wrong, a value is not finite, or x is not in float64
-        """
+        """Return d ln p(x|theta) / d theta, shape `(*, parameter)`; NaN where p(x|theta) is zero."""
         require_last_axis("theta", theta, self.parameter_dim)
         return self.likelihood(x).score(theta)
 
@@ -211,11 +159,8 @@ class WBFHiggs:
         """Return ln of the surface of features per volume of the chart, 1/2 ln det J^T J, shape `(*)`.
 
         Arguments:
-            x: shape `(*, 40)`, float64
+            x: features
             scale: units of the features, shape `(40,)`; 1 GeV and 1 rad if not given
-
-        Raises:
-            ValueError: if a shape is wrong, a value is not finite, or x is not in float64
         """
         if scale is not None:
             require_last_axis("scale", scale, self.data_dim)
@@ -254,10 +199,6 @@ class WBFHiggs:
         along = (vertices[:, 1 : 1 + self.parameter_dim] * amplitude[:, None]).sum(-1)
         return 2 * along / amplitude.square().sum(-1, keepdim=True) - log_gradient(theta)
 
-    def _log_rate(self, vertices: Tensor, theta: Tensor) -> Tensor:
-        """Return ln(|M/A0|^2 / sigma), what depends on theta of the density of x and z."""
-        return (amplitude_of(vertices, theta).square().sum(-1) / cross_section(theta)).log()
-
     def _require_theta(self, name: str, theta: Tensor) -> None:
         require_last_axis(name, theta, self.parameter_dim)
         if (theta.abs() >= FARTHEST).any():
@@ -273,6 +214,11 @@ class WBFHiggs:
                 f"`x` should be float64, as `simulate` returns it; got {x.dtype}, which has lost the jet masses."
             )
         return x
+
+
+def _log_rate(vertices: Tensor, theta: Tensor) -> Tensor:
+    """Return ln(|M/A0|^2 / sigma), the part of the density of x and z that depends on theta."""
+    return (amplitude_of(vertices, theta).square().sum(-1) / cross_section(theta)).log()
 
 
 def _log_volume(chart: Tensor, scale: Tensor | None) -> Tensor:

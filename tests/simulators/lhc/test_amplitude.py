@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from simulators.lhc.amplitude import G0, HIGGS_MASS, N0, ROOT_S, W_MASS, HardProcess, amplitude_of, fractions
+from simulators.lhc.amplitude import G0, HIGGS_MASS, N0, ROOT_S, W_MASS, HardProcess, Partons, amplitude_of, fractions
 from simulators.lhc.partons import flux
 
 METRIC = np.diag([1.0, -1.0, -1.0, -1.0])
@@ -31,9 +31,13 @@ VERTICES = [
 ]
 
 
+def fractions_at(points):
+    return fractions(Partons(*points[:, :5].T), points[:, 5])
+
+
 def evaluated(points):
-    x1, x2 = fractions(*points.T)
-    return HardProcess.at(*points[:, :5].T, x1, x2), x1, x2
+    x1, x2 = fractions_at(points)
+    return HardProcess.at(Partons(*points[:, :5].T), x1, x2), x1, x2
 
 
 def squared(process, theta):
@@ -46,7 +50,7 @@ def random_points(rows, seed=0):
     high = torch.tensor([np.log(800), 4, np.log(800), 4, np.pi, 2.5], dtype=torch.float64)
     points = low + (high - low) * u
     points[:, [0, 2]] = points[:, [0, 2]].exp()
-    x1, x2 = fractions(*points.T)
+    x1, x2 = fractions_at(points)
     points = points[(x1 < 1) & (x2 < 1)][:rows]
     assert len(points) == rows
     return points
@@ -69,7 +73,7 @@ def left_handed(p):
 def by_spinors(point):
     """Return A0 and the vertices 1, G0 v_i from currents and the vertex of the module's docstring, up to a phase."""
     k3, eta3, k4, eta4, turn, y = point
-    x1, x2 = (float(x) for x in fractions(*torch.tensor(point, dtype=torch.float64)[:, None]))
+    x1, x2 = (float(x) for x in fractions_at(torch.tensor(point, dtype=torch.float64)[None]))
     p1, p2 = 0.5 * ROOT_S * x1 * np.array([1, 0, 0, 1]), 0.5 * ROOT_S * x2 * np.array([1, 0, 0, -1])
     p3, p4 = massless(k3, eta3, turn + 0.4), massless(k4, eta4, 0.4)
     q1, q2 = p1 - p3, p2 - p4

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from simulators.lhc import amplitude, hard_process
-from simulators.lhc.amplitude import HIGGS_MASS, fractions
+from simulators.lhc.amplitude import HIGGS_MASS, Partons, fractions
 from simulators.lhc.decay import decay
 from simulators.lhc.grids import integral, make
 from simulators.lhc.hard_process import COMPONENTS, Grids, component_weight, evaluate, load_grids, of_component, trials
@@ -77,10 +77,11 @@ def test_events_are_distributed_as_their_weights(grids, generator):
 def test_partons_agree_with_their_vertices(grids, generator):
     partons, rapidity, vertices = of_component(3, 2000, grids, generator)
     (k3, eta3, phi3), (k4, eta4, phi4) = partons[:, 0].unbind(-1), partons[:, 1].unbind(-1)
-    x1, x2 = fractions(k3, eta3, k4, eta4, phi3 - phi4, rapidity)
+    momenta = Partons(k3, eta3, k4, eta4, phi3 - phi4)
+    x1, x2 = fractions(momenta, rapidity)
     assert (x1 < 1).all()
     assert (x2 < 1).all()
-    process = amplitude.HardProcess.at(k3, eta3, k4, eta4, phi3 - phi4, x1, x2)
+    process = amplitude.HardProcess.at(momenta, x1, x2)
     torch.testing.assert_close(process.vertices.permute(2, 0, 1), vertices, rtol=1e-8, atol=1e-8)
 
 
