@@ -1,3 +1,4 @@
+from .dimension import dimension_scan as dimension_scan
 from .flows import AffineCouplings as AffineCouplings
 from .flows import AutoregressiveSplines as AutoregressiveSplines
 from .flows import SplineCouplings as SplineCouplings
@@ -10,7 +11,6 @@ from .inference.to_arviz import to_arviz as to_arviz
 from .manifold import interpolate as interpolate
 from .manifold import outlier_p_value as outlier_p_value
 from .plugin.calibrating import calibrate as calibrate
-from .plugin.dimension import dimension_scan as dimension_scan
 from .plugin.ensembles import ensemble_posterior as ensemble_posterior
 from .plugin.ensembles import train_ensemble as train_ensemble
 from .plugin.likelihood import ManifoldNLE as ManifoldNLE

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mfsbi import dimension_scan
-from mfsbi.plugin import dimension
+from mfsbi.dimension import DimensionScan
 from simulators.lorenz import Lorenz
 from simulators.sphere import Circle
 from tests.problems import surface_data
@@ -31,14 +31,25 @@ def test_one_seed_gives_one_scan_whatever_the_type():
     assert dimension_scan(x, [2], steps=20, tolerance=1) == dimension_scan(x.double(), [2], steps=20, tolerance=1)
 
 
-def test_a_gap_is_told_from_noise():
-    spread = torch.full((1000,), 1e-4)
-    gap = spread.clone()
-    gap[:5] = 1.0
-    errors = [float(gap.mean().sqrt()), 1e-3]
-    assert "closed or branched" in dimension._doubt(0, [gap, spread], errors, (1, 2))
-    assert dimension._doubt(0, [spread, spread], [1e-2, 1e-4], (1, 2)) == ""
-    assert dimension._doubt(0, [gap, spread], [1e-2, 5e-3], (1, 2)) == ""
+FEW = torch.full((1000,), 1e-8).index_fill(0, torch.arange(5), 1.0)
+"""Squared distances that sit in five rows of a thousand."""
+
+
+@pytest.mark.parametrize(
+    ("squared", "doubt"),
+    [
+        ({1: FEW, 2: torch.full((1000,), 1e-8)}, "closed or branched"),
+        ({1: FEW, 2: torch.full((1000,), 1e-4)}, ""),  # not much better
+        ({1: torch.full((1000,), 1e-4), 2: torch.full((1000,), 1e-8)}, ""),  # everywhere the same
+        ({1: FEW, 3: torch.full((1000,), 1e-8)}, ""),  # nothing known of the next
+        ({1: FEW}, ""),
+    ],
+)
+def test_a_gap_is_told_from_noise(squared, doubt):
+    scan = DimensionScan.of(squared, spread=1.0)
+    assert scan.suggested == 1
+    assert doubt in scan.doubt
+    assert bool(scan.doubt) == bool(doubt)
 
 
 @pytest.mark.slow

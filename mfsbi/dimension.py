@@ -10,14 +10,14 @@ suggest to look for that elbow). The rule here is
 
     suggested n = the smallest n with e(n) <= tolerance * e(0),
 
-where the tolerance, 0.1 by default, is what counts as noise relative to the spread of the data. Two things are looked
-at besides, and a warning says what was found. If no n passes there may be no manifold, or the training was too short.
-If the next n is ten times better, and more than half of the squared error at the suggested n sits in a hundredth of the
-rows, the manifold may be closed or branched: a circle has one dimension, but one chart leaves a gap in it.
+where the tolerance, 0.1 by default, is what counts as noise relative to the spread of the data. A warning tells of two
+doubts. If no n passes, there may be no manifold, or the training was too short. If the next n is ten times better, and
+more than half of the squared error at the suggested n sits in a hundredth of the rows, the manifold may be closed or
+branched: a circle has one dimension, but one chart leaves a gap in it.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 
@@ -49,6 +49,12 @@ MUCH_BETTER = 10.0
 LEAST_ROWS = 100
 
 
+NOTHING_PASSES = (
+    "No number of dimensions reconstructs the data within the tolerance: there may be no manifold of fewer dimensions, "
+    "or the charts need more `steps`."
+)
+
+
 @dataclass(frozen=True)
 class DimensionScan:
     """What a scan found; errors are root mean squares of held-out rows in standardised units.
@@ -68,6 +74,21 @@ class DimensionScan:
     spread: float
     suggested: int | None
     doubt: str = ""
+
+    @classmethod
+    def of(cls, squared: Mapping[int, Tensor], spread: float, tolerance: float = 0.1) -> "DimensionScan":
+        """Return the scan of measured distances.
+
+        Arguments:
+            squared: |x - project(x)|^2 of held-out rows for each n, in rising order, shape `(rows,)`
+            spread: e(0)
+            tolerance: what counts as noise, relative to the spread
+        """
+        errors = {n: float(each.mean().sqrt()) for n, each in squared.items()}
+        doubts = (float(each.std() / len(each) ** 0.5) / (2 * errors[n]) for n, each in squared.items())
+        suggested = next((n for n, error in errors.items() if error <= tolerance * spread), None)
+        doubt = NOTHING_PASSES if suggested is None else _doubt(suggested, squared[suggested], errors)
+        return cls(tuple(squared), tuple(errors.values()), tuple(doubts), spread, suggested, doubt)
 
     def __str__(self) -> str:
         lines = [
@@ -125,32 +146,21 @@ def dimension_scan(
         raise ValueError(
             f"`dims` should be whole numbers between 1 and {x.shape[1] - 1}, below the number of features; got {dims}."
         )
-    dims = tuple(sorted(dims))
     data = Batch(torch.zeros(len(x), 0), x)
     parts = split([data], 0.1, Generator().manual_seed(derived(seed, 0)))
     warp = Warp.of_data(parts[0].x, torch.get_default_dtype())
     training, validation = (replace(part, x=warp(part.x)) for part in parts)
     hidden = None if show_progress_bars is None else not show_progress_bars
-    squared = [
-        _squared_errors(n, training, validation, steps, derived(seed, 1, n))
-        for n in tqdm(dims, disable=hidden, desc="dimensions", leave=False)
-    ]
-    errors = [float(each.mean().sqrt()) for each in squared]
-    doubts = [float(each.std() / len(each) ** 0.5) / (2 * error) for each, error in zip(squared, errors, strict=True)]
+    squared = {
+        n: _squared_errors(n, training, validation, steps, derived(seed, 1, n))
+        for n in tqdm(sorted(set(dims)), disable=hidden, desc="dimensions", leave=False)
+    }
     mean, std = training.x.double().mean(0), training.x.double().std(0)
     spread = float(((validation.x.double() - mean) / std).square().sum(-1).mean().sqrt())
-    passing = [i for i, error in enumerate(errors) if error <= tolerance * spread]
-    doubt = _doubt(passing[0], squared, errors, dims) if passing else NOTHING_PASSES
-    if doubt:
-        warnings.warn(doubt, stacklevel=2)
-    suggested = dims[passing[0]] if passing else None
-    return DimensionScan(dims, tuple(errors), tuple(doubts), spread, suggested, doubt)
-
-
-NOTHING_PASSES = (
-    "No number of dimensions reconstructs the data within the tolerance: there may be no manifold of fewer dimensions, "
-    "or the charts need more `steps`."
-)
+    scan = DimensionScan.of(squared, spread, tolerance)
+    if scan.doubt:
+        warnings.warn(scan.doubt, stacklevel=2)
+    return scan
 
 
 def _squared_errors(n: int, training: Batch, validation: Batch, steps: int, seed: int) -> Tensor:
@@ -165,17 +175,14 @@ def _squared_errors(n: int, training: Batch, validation: Batch, steps: int, seed
     return in_chunks(lambda rows: reconstruction(model, rows), validation).double()
 
 
-def _doubt(at: int, squared: list[Tensor], errors: list[float], dims: tuple[int, ...]) -> str:
+def _doubt(suggested: int, squared: Tensor, errors: Mapping[int, float]) -> str:
     """Return what speaks against the suggested dimension, or nothing."""
-    following = dims[at + 1 : at + 2] == (dims[at] + 1,)
-    if not following or errors[at] <= MUCH_BETTER * errors[at + 1]:
-        return ""
-    worst = squared[at].sort(descending=True).values
-    if worst[: max(1, len(worst) // 100)].sum() <= 0.5 * worst.sum():
+    better = errors[suggested] / max(errors.get(suggested + 1, torch.inf), 1e-300)
+    worst = squared.sort(descending=True).values
+    if better <= MUCH_BETTER or worst[: max(1, len(worst) // 100)].sum() <= 0.5 * worst.sum():
         return ""
     return (
-        f"{dims[at]} dimensions reconstruct nearly all rows, but more than half of the squared error sits in a "
-        f"hundredth of them, and {dims[at] + 1} dimensions are {errors[at] / errors[at + 1]:.0f} times better: the "
-        "manifold may be closed or branched, so that one chart cannot cover it without a gap. Look at the rows with "
-        "the largest distance."
+        f"{suggested} dimensions reconstruct nearly all rows, but more than half of the squared error sits in a "
+        f"hundredth of them, and {suggested + 1} dimensions are {better:.0f} times better: the manifold may be closed "
+        "or branched, so that one chart cannot cover it without a gap. Look at the rows with the largest distance."
     )
