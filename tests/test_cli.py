@@ -19,6 +19,7 @@ from mfsbi.registry import named
 from mfsbi.seeds import derived
 from mfsbi.train import losses
 from mfsbi.train.checkpoint import Checkpoints
+from simulators.polynomial import PolynomialSurface
 from tests.problems import surface_data, write_madminer, write_mined_surface
 
 TINY = ["demo", "--simulations", "1000", "--quiet"]
@@ -234,11 +235,10 @@ def test_a_simulator_to_be_calibrated_with_sees_rows(trained, tmp_path, monkeypa
     require_verdict_and_figure(result, out, sets=4)
 
 
-def require_verdict_and_figure(result, out, sets):
+def require_verdict_and_figure(result, out, sets, code=0):
     """The exit code is that of the verdict, and the figure has panels of ranks and of regions, with curves in them."""
-    verdicts = {0: "No fault found", 1: "NOT calibrated"}
-    assert verdicts[result.exit_code] in result.output, result.output
-    assert f"{sets} data sets" in result.output
+    assert result.exit_code == code, result.output
+    assert f"{['No fault found', 'NOT calibrated'][code]} in {sets} data sets" in result.output
     pixels = image.imread(out)[..., :3]
     dark = (pixels.mean(-1) < 0.5).mean(0)  # by column
     left, right = np.array_split(dark, 2)
@@ -251,6 +251,17 @@ def test_calibration_leaves_a_figure_and_a_verdict(trained, tmp_path, short_chai
     settings = ["--sets", 10, "--events", 2, "--draws", 20]
     result = run("calibrate", trained / "model.safetensors", "polynomial", *settings, "--out", out)
     require_verdict_and_figure(result, out, sets=10)
+
+
+def test_a_posterior_that_is_wrong_is_told_by_exit_code_and_verdict(trained, tmp_path, short_chains):
+    """All data sets come from the edge of the prior, where no ranks of a posterior are uniform."""
+    theta, out = torch.full((20, 1), 0.999), tmp_path / "calibration.png"
+    np.save(tmp_path / "theta.npy", theta.numpy())
+    np.save(tmp_path / "x.npy", PolynomialSurface().simulate(theta[:, None].expand(-1, 2, -1), seed=0).numpy())
+    arrays = tmp_path / "theta.npy", tmp_path / "x.npy"
+    settings = ["--prior", "-1:1", "--draws", 20, "--out", out]
+    result = run("calibrate", trained / "model.safetensors", *arrays, *settings)
+    require_verdict_and_figure(result, out, sets=20, code=1)
 
 
 QUICK = ["--epochs", 2, "--quiet"]
