@@ -104,7 +104,7 @@ class _Network(nn.Sequential):
         hidden = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.SiLU())]
         super().__init__(*hidden, nn.Linear(sizes[-1], outputs))
 
-    def forward(self, x: Tensor, context: None = None) -> Tensor:  # noqa: ARG002 - nflows' signature
+    def forward(self, x: Tensor, _context: None = None) -> Tensor:
         return super().forward(x)
 
 
@@ -117,7 +117,7 @@ def _masks(features: int, layers: int) -> list[Tensor]:
 class EveryRow(ManifoldEstimator):
     """The estimator without its eye for repeated observations: what sbi's potential costs with any other."""
 
-    def log_prob(self, input: Tensor, condition: Tensor, **kwargs: object) -> Tensor:  # noqa: A002, ARG002 - sbi's
+    def log_prob(self, input: Tensor, condition: Tensor, **_: object) -> Tensor:  # noqa: A002 - sbi's
         """Return log p(x|theta) of every row, shape `(sample, batch)`."""
         shape = torch.broadcast_shapes(input.shape[:-1], condition.shape[:-1])
         return cast(DensityModel, self.model).log_prob(input.expand(*shape, -1), condition.expand(*shape, -1))
