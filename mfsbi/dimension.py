@@ -170,7 +170,7 @@ def _squared_errors(n: int, training: Batch, validation: Batch, steps: int, seed
     epochs = max(1, round(steps / steps_per_epoch(training.rows, ROWS)))
     settings = Settings(ROWS, seed=seed, show_progress_bars=False)
     schedule = [Phase(reconstruction, ("chart",), epochs, decay=0.0)]
-    if fit(model, training, validation, schedule, settings).interrupted:
+    if fit(model, (training, validation), schedule, settings).interrupted:
         raise KeyboardInterrupt
     return in_chunks(lambda rows: reconstruction(model, rows), validation).double()
 

@@ -237,7 +237,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         collapses = [] if plan.start is None else plan.start.history.collapses
         for left in range(restarts - len(collapses), -1, -1):
             estimator = self._built(plan, restarts - left)
-            guard = ChartGuard(estimator.model, plan.schedule, *plan.rows, may_stop=left > 0)
+            guard = ChartGuard(estimator.model, plan.schedule, plan.rows, may_stop=left > 0)
             estimator = self._fit(estimator, plan, History(collapses=list(collapses), score_noise=noise), guard)
             if guard.verdict is None or not guard.verdict.collapsed:
                 return estimator

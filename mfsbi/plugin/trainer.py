@@ -23,10 +23,11 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulations import Simulations
 from mfsbi.store import Store
-from mfsbi.train.checkpoint import Checkpoints, Keeping, Snapshot
+from mfsbi.train.checkpoint import Checkpoints, Keeping
+from mfsbi.train.state import Snapshot
 from mfsbi.train.data import Batch
 from mfsbi.train.loop import fit, require_phases
-from mfsbi.train.losses import Loss
+from mfsbi.train.losses import Loss, as_loss
 from mfsbi.train.noise import ScoreSize, score_noise
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import History, ScoreNoise, Settings
@@ -285,7 +286,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         try:
             fit(
                 estimator.train().model,
-                *rows,
+                rows,
                 plan.schedule,
                 plan.settings,
                 keep_going=keep_going,
@@ -312,7 +313,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
 def _told(loss: Loss) -> str:
     """Return the name of a loss, a hash of one that is not ours, and the weight of the score if it was given."""
-    weight, base = getattr(loss, "weight", None), getattr(loss, "base", loss)
+    loss = as_loss(loss)
+    weight, base = loss.weight, loss.origin
     own = getattr(base, "__module__", "").partition(".")[0] == "mfsbi"
     name = loss.__name__ if own else f"{loss.__name__} {fingerprint(base)}"
     return name if weight is None else f"{name} of weight {weight}"

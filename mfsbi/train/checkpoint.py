@@ -18,13 +18,15 @@ too. Where several processes train (`mfsbi.train.ranks`) the first one keeps che
 import json
 import os
 import signal
+import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from types import FrameType
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -32,33 +34,11 @@ from torch import Tensor
 from mfsbi import files
 from mfsbi.checks import require_positive
 from mfsbi.train.ranks import Ranks
-from mfsbi.train.record import History
-from mfsbi.train.signals import on_signal
+from mfsbi.train.state import Snapshot
 
-__all__ = ["Checkpoints", "Keeping", "Snapshot"]
+__all__ = ["Checkpoints", "Keeper", "Keeping"]
 
 KEPT = 2
-
-
-class Snapshot(NamedTuple):
-    """A training between two steps.
-
-    Arguments:
-        tensors: by name
-        numbers: everything else, as JSON can hold it
-    """
-
-    tensors: dict[str, Tensor]
-    numbers: dict[str, Any]
-
-    @property
-    def history(self) -> History:
-        """The record up to there."""
-        return History.of_record(self.numbers["history"])
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors whose names begin like this, without that."""
-        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
 
 class Keeping(NamedTuple):
@@ -92,7 +72,6 @@ class Checkpoints:
         self.about = json.loads(json.dumps(about, default=files.plain))
         self.start = Ranks.current().from_first(lambda: self._opened(resume=resume))
         self.written = time.monotonic()
-        self.terminated = False
 
     @property
     def paths(self) -> list[Path]:
@@ -125,24 +104,6 @@ class Checkpoints:
         except OSError as error:
             warnings.warn(f"A checkpoint could not be written, and training goes on without it: {error}", stacklevel=2)
         self.written = time.monotonic()
-
-    def leave(self) -> NoReturn:
-        """Leave the program as one that SIGTERM has ended.
-
-        Raises:
-            SystemExit: with code 143
-        """
-        raise SystemExit(128 + signal.SIGTERM)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGTERM inside the block as the wish for a checkpoint and an end."""
-
-        def end() -> None:
-            self.terminated = True
-
-        with on_signal(signal.SIGTERM, end):
-            yield
 
     def _opened(self, *, resume: bool) -> Snapshot | None:
         """Make the folder, and return the checkpoint to go on from or remove those that are there."""
@@ -193,7 +154,77 @@ class Checkpoints:
         return Snapshot(tensors, description["numbers"])
 
 
-def _digest(tensors: dict[str, Tensor], numbers: Any) -> str:  # noqa: ANN401 - what JSON can hold
+class Keeper:
+    """Writes checkpoints as a training goes on, and ends it between two steps where a signal asks for that.
+
+    Ctrl-C waits for the end of a step where there are checkpoints, or several processes to leave together.
+
+    Arguments:
+        checkpoints: where to write; None for no checkpoints
+        ranks: the processes that train together
+    """
+
+    def __init__(self, checkpoints: Checkpoints | None, ranks: Ranks) -> None:
+        self.checkpoints, self.ranks = checkpoints, ranks
+        self.terminated = self.interrupted = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM and Ctrl-C inside the block as wishes; the second Ctrl-C does not wait."""
+
+        def terminate() -> None:
+            self.terminated = True
+
+        def interrupt() -> None:
+            if self.interrupted and self.ranks.size > 1:
+                raise SystemExit(128 + signal.SIGINT)  # not to be caught by what has to be done by all together
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        kept = self.checkpoints is not None
+        with (
+            on_signal(signal.SIGTERM, terminate) if kept else nullcontext(),
+            on_signal(signal.SIGINT, interrupt) if kept or self.ranks.size > 1 else nullcontext(),
+        ):
+            yield
+
+    def keep(self, snapshot: Callable[[], Snapshot], *, ended: bool) -> None:
+        """Write a checkpoint if it is time to, or the phase has ended; leave if any process was told to.
+
+        Raises:
+            SystemExit: with code 143 after SIGTERM
+            KeyboardInterrupt: after Ctrl-C
+        """
+        kept = self.checkpoints
+        due = kept is not None and self.ranks.first and kept.due()
+        due, terminated, interrupted = self.ranks.any(due, self.terminated, self.interrupted)
+        if kept is not None and self.ranks.first and (ended or due or terminated or interrupted):
+            kept.write(snapshot())
+        if kept is not None and terminated:
+            raise SystemExit(128 + signal.SIGTERM)
+        if interrupted:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def on_signal(number: signal.Signals, note: Callable[[], None]) -> Iterator[None]:
+    """Call `note` inside the block instead of what a signal does, unless it is ignored; only the main thread hears."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is signal.SIG_IGN:
+        yield
+        return
+
+    def heard(_number: int, _frame: FrameType | None) -> None:
+        note()
+
+    before = signal.signal(number, heard)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _digest(tensors: dict[str, Tensor], numbers: object) -> str:
     """Return a hash of tensors, their names, and numbers."""
     digest = sha256(json.dumps(numbers, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):

@@ -6,12 +6,12 @@ root mean squares over held-out rows, in standardised units:
 
     collapsed  <=>  error >= 1/4 error of n principal components,  and  error >= 0.05.
 
-Charts that only likelihood has moved are not judged: nobody promised that they reconstruct. A hundredth of the rows
-with more than half of all squares is left out of either error: runs that blew up.
+Charts that only likelihood has moved are not judged, since nothing asks them to reconstruct. If a hundredth of the rows
+holds more than half of all squares, it is left out of either error: those are runs that blew up.
 
-The second condition spares data that lie on a hyperplane up to 5 % noise, where principal components are already right;
-with more noise on a flat manifold the verdict is true all the same, and new starts will not help. So of a collapsed
-chart it is asked whether there is anything to find in r, the scores of a row on the components that n of them leave:
+The second condition spares data that lie on a hyperplane up to 5 % noise, where principal components are already right.
+With more noise on a flat manifold the verdict is true all the same, but new starts will not help. So a collapsed chart
+is examined further: is there anything to find in r, the scores of a row on the components that the first n leave?
 
     noise  <=>  u, the scores on the first n, explain at most 20 % of the variance of r, and of r^2,
                 and neighbours in the data do not lie near n-dimensional planes of their own.
@@ -27,10 +27,10 @@ from torch import Tensor
 
 from mfsbi.models import AbstractModel
 from mfsbi.train.data import Batch, in_chunks
-from mfsbi.train.losses import Loss, Scandal, nll
+from mfsbi.train.losses import Kind, as_loss
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.schedules import Schedule
-from mfsbi.train.stream import TrainingData
+from mfsbi.train.stream import Split, TrainingData
 
 __all__ = ["ChartGuard", "ChartVerdict", "judge_chart"]
 
@@ -80,26 +80,21 @@ class ChartGuard:
     Arguments:
         model: the model in training
         schedule: its phases
-        training: rows the principal components are measured on
-        validation: rows to judge by
+        data: rows the principal components are measured on, and rows to judge by
         may_stop: end the training when the chart has collapsed, and not because of noise
 
     Attributes:
         verdict: what was found, or None before that and if no phase trains a chart
     """
 
-    def __init__(
-        self, model: AbstractModel, schedule: Schedule, training: TrainingData, validation: Batch, *, may_stop: bool
-    ) -> None:
-        self.model = model
-        self.data = training, validation
-        self.may_stop = may_stop
+    def __init__(self, model: AbstractModel, schedule: Schedule, data: Split, *, may_stop: bool) -> None:
+        self.model, self.data, self.may_stop = model, data, may_stop
         self.verdict: ChartVerdict | None = None
         trainable = any(weight.requires_grad for weight in model.chart.parameters())
         phases = [
             i
             for i, phase in enumerate(schedule)
-            if trainable and "chart" in phase.trains and _without_score(phase.loss) is not nll
+            if trainable and "chart" in phase.trains and as_loss(phase.loss).kind is not Kind.LIKELIHOOD
         ]
         self.last = max(phases, default=None)
 
@@ -111,23 +106,26 @@ class ChartGuard:
         return not (self.verdict.collapsed and not self.verdict.noise and self.may_stop)
 
 
-def _without_score(loss: Loss) -> Loss:
-    return loss.base if isinstance(loss, Scandal) else loss
-
-
 def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch) -> ChartVerdict:
     """Return the verdict on the chart of a model, judged on the validation rows."""
     squared = in_chunks(lambda rows: model.chart_at(rows.theta).squared_distance(rows.x), validation).double()
     straight = model.chart.straightened
     x = straight(training.excerpt.x).double()
     mean, std = x.mean(0), x.std(0)
-    _, axes = torch.linalg.eigh(torch.cov(((x - mean) / std).T).reshape(len(std), len(std)))
+    standardised = (x - mean) / std
+    axes = _principal_axes(standardised)
     dropped = model.chart.data_dim - model.chart.manifold_dim
     held_out = ((straight(validation.x).double() - mean) / std) @ axes
     verdict = ChartVerdict(_usual(squared), _usual(held_out[:, :dropped].square().sum(-1)))
     if not verdict.collapsed:
         return verdict
-    return verdict._replace(noise=_is_noise(_some((x - mean) / std, ROWS[0]) @ axes, held_out, dropped))
+    return verdict._replace(noise=_is_noise(_some(standardised, ROWS[0]) @ axes, held_out, dropped))
+
+
+def _principal_axes(standardised: Tensor) -> Tensor:
+    """Return all principal axes as columns, those of the least variance first, shape `(data, data)`."""
+    features = standardised.shape[1]
+    return torch.linalg.eigh(torch.cov(standardised.T).reshape(features, features)).eigenvectors
 
 
 def _usual(squared: Tensor) -> float:

@@ -147,7 +147,7 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
     schedule = [Phase(_size_loss, ("size",), epochs), Phase(_squared_error, ("score",), epochs)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Training was interrupted")  # which speaks of weights that nobody keeps
-        history = fit(model, training, validation, schedule, settings)
+        history = fit(model, (training, validation), schedule, settings)
     if history.interrupted:
         raise KeyboardInterrupt
     size = in_chunks(lambda rows: model.size(rows.theta), validation)

@@ -1,8 +1,16 @@
 """How weights are moved: matrices by Muon, vectors by AdamW, gradients kept from spiking, one learning rate for all.
 
-**Optimisers.** Weight matrices are moved by Muon (`mfsbi.train.muon`, whose scale lets it share AdamW's learning
-rate), vectors by AdamW. A step of Muon has a bounded size whatever the gradient's, and charts and densities learn in
-fewer of them than by AdamW alone.
+**Muon** moves a matrix along all its directions alike. The momentum M of its gradient, looked ahead as by Nesterov, is
+replaced by the nearest matrix with orthonormal rows (or columns), U V^T for M = U S V^T, and the step is scaled to the
+root mean square of AdamW's,
+
+    W <- (1 - eta lambda) W - 0.2 eta sqrt(max(rows, columns)) U V^T
+
+(Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al., arXiv:2502.16982), so that both share one
+learning rate. U V^T comes, nearly, from five Newton-Schulz steps X <- a X + (b A + c A^2) X, A = X X^T, which bring all
+singular values between 0.7 and 1.2. `torch.optim.Muon` takes these products in bfloat16, which processors without such
+instructions emulate slowly; here they are taken in the type of the weights, of all matrices of one shape at once.
+A step has a bounded size whatever the gradient's, and charts and densities learn in fewer of them than by AdamW alone.
 
 **Weight decay.** With few simulations likelihoods overfit, in theta above all; decay helps against it. Charts learn
 without noise, and decay harms them: phases that move them have none.
@@ -15,17 +23,21 @@ All of this is measured in `notebooks/measurements.md`.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from mfsbi.train.muon import Muon
-
-__all__ = ["PartsOptimizer"]
+__all__ = ["Muon", "PartsOptimizer", "orthogonalized"]
 
 SPIKE = 3.0  # times the usual norm of a gradient, beyond which it is shortened
 MEMORY = 0.02  # of the usual norm: the last fifty steps
 WARM_UP = 0.05  # of the steps; without it a first large step can throw the chart off the data
+
+MOMENTUM = 0.95
+SCALE = 0.2
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Jordan et al.: the steepest at zero that still converge
+NEWTON_SCHULZ_STEPS = 5
 
 
 class PartsOptimizer:
@@ -52,7 +64,7 @@ class PartsOptimizer:
         if matrices:
             self.optimizers.append(Muon(matrices, learning_rate, weight_decay))
         self.peak, self.steps, self.taken = learning_rate, steps, 0
-        self._set_learning_rate()
+        self.set_learning_rate()
 
     @property
     def learning_rate(self) -> float:
@@ -65,7 +77,7 @@ class PartsOptimizer:
         for optimizer in self.optimizers:
             optimizer.step()
         self.taken += 1
-        self._set_learning_rate()
+        self.set_learning_rate()
 
     def clip(self, max_norm: float | None) -> None:
         """Shorten a gradient that is longer than `max_norm`, or than three times what has been usual."""
@@ -85,31 +97,8 @@ class PartsOptimizer:
                 for name in {"exp_avg", "momentum"} & set(state):
                     state[name].zero_()
 
-    def state(self) -> dict[str, Tensor]:
-        """Return all that it remembers, by name."""
-        tensors = {"taken": torch.tensor(self.taken)}
-        if self.usual_norm is not None:
-            tensors["usual_norm"] = self.usual_norm
-        for number, optimizer in enumerate(self.optimizers):
-            for index, values in optimizer.state_dict()["state"].items():
-                tensors |= {f"{number}.{index}.{name}": value for name, value in values.items()}
-        return tensors
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Remember what `state` of another, for the same weights, returned."""
-        self.taken, self.usual_norm = int(tensors["taken"]), None
-        if "usual_norm" in tensors:
-            self.usual_norm = tensors["usual_norm"].to(next(self.parts.parameters()).device)
-        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.optimizers]
-        for name, value in tensors.items():
-            if name.count(".") == 2:
-                number, index, key = name.split(".")
-                states[int(number)].setdefault(int(index), {})[key] = value
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        self._set_learning_rate()
-
-    def _set_learning_rate(self) -> None:
+    def set_learning_rate(self) -> None:
+        """Set the learning rate to that of the steps taken."""
         warm_up = max(1, int(WARM_UP * self.steps))
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.taken / self.steps)))
         for optimizer in self.optimizers:
@@ -120,3 +109,50 @@ class PartsOptimizer:
 def _is_matrix(weight: Tensor) -> bool:
     """Return whether a weight mixes features; a row or a column does not."""
     return weight.ndim == 2 and min(weight.shape) > 1
+
+
+class Muon(torch.optim.Optimizer):
+    """Moves matrices by their orthogonalised momentum.
+
+    Arguments:
+        matrices: parameters of two dimensions
+        lr: learning rate, on AdamW's scale
+        weight_decay: decoupled
+    """
+
+    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]  # torch's takes a function of the loss, too
+        """Move all matrices that have a gradient."""
+        for group in self.param_groups:
+            alike: dict[tuple[int, ...], list[Tensor]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    alike.setdefault(tuple(matrix.shape), []).append(matrix)
+            for shape, matrices in alike.items():
+                steps = orthogonalized(torch.stack([self._momentum(matrix) for matrix in matrices]))
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(matrices, list(steps), alpha=-SCALE * group["lr"] * max(shape) ** 0.5)
+
+    def _momentum(self, matrix: Tensor) -> Tensor:
+        """Update the momentum of a matrix and return it looked ahead."""
+        assert matrix.grad is not None
+        state, gradient = self.state[matrix], matrix.grad
+        if not state:
+            state["momentum"] = torch.zeros_like(matrix)
+        momentum: Tensor = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        return torch.lerp(gradient, momentum, MOMENTUM)
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Return nearly U V^T of each matrix U S V^T, shape `(*, rows, columns)`; zero for zero."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x

@@ -70,7 +70,10 @@ class ScoreNoise(NamedTuple):
 
 
 class EpochRecord(NamedTuple):
-    """What one pass over the data did; losses are means over rows, `course` the training losses of its twentieths."""
+    """What one pass over the data did.
+
+    Losses are means over rows, `course` the training losses of its twentieths, and `nats` whether they are in nats.
+    """
 
     phase: int
     loss: str
@@ -80,6 +83,7 @@ class EpochRecord(NamedTuple):
     learning_rate: float
     seconds: float
     course: Sequence[float] = ()
+    nats: bool = True
 
 
 @dataclass
@@ -122,7 +126,7 @@ class History:
         values = [epoch.validation_loss for epoch in chosen]
         best, number = min(values), values.index(min(values)) + 1
         text = f"{loss}: {len(values)} epochs, best validation loss {best:.4g} in epoch {number}"
-        if values[-1] <= (2 * best if "reconstruction" in loss else best + CLEAR_RISE):
+        if values[-1] <= (best + CLEAR_RISE if chosen[-1].nats else 2 * best):
             return text
         kept = self.anew and chosen[number - 1].phase == chosen[-1].phase  # a phase keeps its best, the first included
         weights = f", and the weights of epoch {number} are kept" if kept else ""
@@ -136,7 +140,7 @@ class History:
             KeyError: if something is missing
             TypeError: if something is of another form
         """
-        epochs, noise = [EpochRecord(*epoch) for epoch in record["epochs"]], record.get("score_noise")
+        epochs, noise = [_epoch(epoch) for epoch in record["epochs"]], record.get("score_noise")
         noise = None if noise is None else ScoreNoise(*noise)
         return cls(epochs, record["interrupted"], record["collapses"], noise, record.get("anew", True))
 
@@ -148,3 +152,9 @@ class History:
     def losses(self) -> list[str]:
         """The names of the losses that were minimised, in order of appearance."""
         return list(dict.fromkeys(epoch.loss for epoch in self.epochs))
+
+
+def _epoch(values: Sequence[Any]) -> EpochRecord:
+    """Return the record of an epoch from a file; those of 0.1.0 leave out whether losses are in nats."""
+    epoch = EpochRecord(*values)
+    return epoch if len(values) == len(epoch) else epoch._replace(nats="reconstruction" not in epoch.loss)

@@ -22,7 +22,17 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mfsbi.checks import require_kind, require_positive_integer, require_whole
-from mfsbi.train.losses import Loss, Scandal, joint_nll, latent_nll, nll, reconstruction, robust_reconstruction
+from mfsbi.train.losses import (
+    Kind,
+    Loss,
+    Scandal,
+    ScoreLoss,
+    as_loss,
+    joint_nll,
+    latent_nll,
+    nll,
+    reconstruction,
+)
 
 __all__ = [
     "Phase",
@@ -136,9 +146,9 @@ def with_score(
     """
 
     def scored(phase: Phase) -> Phase:
-        if "latent" not in phase.trains or phase.loss in (reconstruction, robust_reconstruction):
+        if "latent" not in phase.trains or as_loss(phase.loss).kind is Kind.DISTANCE:
             return phase
-        loss = phase.loss if isinstance(phase.loss, Scandal) else Scandal(weight, base=phase.loss)
+        loss = phase.loss if isinstance(phase.loss, ScoreLoss) else Scandal(weight, base=phase.loss)
         if loss.limit is None and loss.size is None:
             loss = replace(loss, limit=limit, size=size)
         return phase._replace(loss=loss)

@@ -22,7 +22,7 @@ from mfsbi.simulations import Simulations
 from mfsbi.store import Store
 from mfsbi.train.data import Batch, joined
 
-__all__ = ["Stream", "TrainingData", "rows_of_excerpt"]
+__all__ = ["Split", "Stream", "TrainingData", "rows_of_excerpt"]
 
 BLOCK = 2**26
 """Bytes of the blocks that are read: some hundred thousand rows of forty features."""
@@ -118,3 +118,6 @@ def rows_of_excerpt(store: Store) -> int:
 
 TrainingData: TypeAlias = Batch | Stream
 """Rows to learn from, in memory or not."""
+
+Split: TypeAlias = tuple[TrainingData, Batch]
+"""Rows to learn from, and rows to judge by."""
