@@ -24,7 +24,6 @@ from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulations import Simulations
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import Checkpoints, Keeping
-from mfsbi.train.state import Snapshot
 from mfsbi.train.data import Batch
 from mfsbi.train.loop import fit, require_phases
 from mfsbi.train.losses import Loss, as_loss
@@ -32,6 +31,7 @@ from mfsbi.train.noise import ScoreSize, score_noise
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import History, ScoreNoise, Settings
 from mfsbi.train.schedules import Schedule
+from mfsbi.train.state import Snapshot
 from mfsbi.train.stream import TrainingData
 from mfsbi.types import Prior
 from mfsbi.warp import require_digits

@@ -34,7 +34,7 @@ def test_a_plane_is_found_by_principal_components_and_not_a_collapse():
 def test_the_guard_stops_a_collapsed_training_only_if_it_may(may_stop, goes_on):
     training, validation = divided(*surface_data(500)[1:])
     model = MFlow(2, SMALL, SMALL).build(training.theta, training.x)
-    guard = ChartGuard(model, sequential(4), training, validation, may_stop=may_stop)
+    guard = ChartGuard(model, sequential(4), (training, validation), may_stop=may_stop)
     assert guard(1)
     assert guard.verdict is None
     assert guard(0) is goes_on
@@ -52,7 +52,7 @@ def test_the_guard_stops_a_collapsed_training_only_if_it_may(may_stop, goes_on):
 )
 def test_nothing_is_judged_when_no_chart_is_trained(spec, schedule):
     training, validation = divided(*surface_data(500)[1:])
-    guard = ChartGuard(spec.build(training.theta, training.x), schedule, training, validation, may_stop=True)
+    guard = ChartGuard(spec.build(training.theta, training.x), schedule, (training, validation), may_stop=True)
     assert all(guard(phase) for phase in range(len(schedule)))
     assert guard.verdict is None
 
@@ -90,7 +90,7 @@ def verdict_on(name):
     training, validation = divided(torch.zeros(len(x), 1), x)
     model = MFlow(dims, SMALL, SMALL).build(training.theta, training.x)
     return judge_chart(model, training, validation), ChartGuard(
-        model, sequential(4), training, validation, may_stop=True
+        model, sequential(4), (training, validation), may_stop=True
     )
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mfsbi.train.muon import Muon, orthogonalized
+from mfsbi.train.optimizers import Muon, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (3, 6, 6)])

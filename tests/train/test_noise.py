@@ -6,9 +6,8 @@ from functools import lru_cache
 import pytest
 import torch
 
-from mfsbi.train import noise
 from mfsbi.train.data import Batch
-from mfsbi.train.noise import score_noise
+from mfsbi.train.noise import ScoreRegression, score_noise
 from mfsbi.train.record import Settings
 
 SETTINGS = Settings(training_batch_size=200, show_progress_bars=False)
@@ -83,7 +82,7 @@ def test_ctrl_c_ends_more_than_the_regression(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(noise, "_squared_error", interrupted)
+    monkeypatch.setattr(ScoreRegression, "forward", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score_noise(walk(200, 0.5, 0), walk(100, 0.5, 1), SETTINGS)
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from mfsbi import Store
-from mfsbi.train.loop import _Run
+from mfsbi.train.checkpoint import Keeper
 from mfsbi.train.ranks import Ranks, process_group
-from mfsbi.train.record import History
-from tests.train.together import SCHEDULES, SETTINGS, STREAMED, built, learned, rows, streamed
+from tests.train.together import SCHEDULES, STREAMED, learned, rows, streamed
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,13 +95,11 @@ def test_shares_are_all_rows_once_and_in_order(rows, size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_second_ctrl_c_waits_for_no_other_process(data):
-    model = built("", data)
-    run = _Run(model, SCHEDULES["sequential"], SETTINGS, History(), None)
-    run.ranks = Ranks(0, 2)
-    with run.deferring():
+def test_a_second_ctrl_c_waits_for_no_other_process():
+    keeper = Keeper(None, Ranks(0, 2))
+    with keeper.listening():
         os.kill(os.getpid(), signal.SIGINT)
-        assert run.interrupted
+        assert keeper.interrupted
         with pytest.raises(SystemExit, match="130"):
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -81,7 +81,7 @@ def test_a_stream_is_learned_from_and_resumed_bit_for_bit(store, tmp_path):
     stream = Stream(store.only(range(1, 13)), 100 * ROW)
     held_out = Stream(store.only([0]), 100 * ROW).excerpt
     whole, model, calls = built(stream), built(stream), []
-    history = fit(whole, stream, held_out, sequential(20), SETTINGS)
+    history = fit(whole, (stream, held_out), sequential(20), SETTINGS)
     assert min(history.of("reconstruction")[1]) < history.of("reconstruction")[1][0]
 
     class Killed(BaseException):
@@ -97,13 +97,12 @@ def test_a_stream_is_learned_from_and_resumed_bit_for_bit(store, tmp_path):
     with pytest.raises(Killed):
         fit(
             model,
-            stream,
-            held_out,
+            (stream, held_out),
             sequential(20),
             SETTINGS,
             checkpoints=Kept(tmp_path, {}, minutes=1e-9, resume=False),
         )
     model = built(stream)
-    fit(model, stream, held_out, sequential(20), SETTINGS, checkpoints=Kept(tmp_path, {}, minutes=1e9, resume=True))
+    fit(model, (stream, held_out), sequential(20), SETTINGS, checkpoints=Kept(tmp_path, {}, minutes=1e9, resume=True))
     found, expected = model.state_dict(), whole.state_dict()
     assert all((found[name] == expected[name]).all() for name in expected)

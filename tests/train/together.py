@@ -73,8 +73,8 @@ def learned(name, schedule, data, **keeping):
     """Return the weights and the losses of a training, which all processes should have."""
     model = built(name, data)
     if name == "ratio of pairs":
-        data = [replace(part, from_theta=None) for part in data]
-    history = fit(model, *data, schedule, SETTINGS, **keeping)
+        data = replace(data[0], from_theta=None), replace(data[1], from_theta=None)
+    history = fit(model, data, schedule, SETTINGS, **keeping)
     values = weights(model)
     Ranks.current().require_same("weights", sha256(values.numpy().tobytes()).hexdigest())
     losses = [[epoch.training_loss, epoch.validation_loss] for epoch in history.epochs]

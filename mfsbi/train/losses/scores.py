@@ -50,7 +50,7 @@ in `notebooks/measurements.md`.
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ OWN = 0.25
 """c, the part of the true score's own square in the size that its errors are counted by."""
 
 
+@runtime_checkable
 class HasUnit(Protocol):
     """What standardises theta: a latent density, a ratio, or the size of scores."""
 
