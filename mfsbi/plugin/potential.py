@@ -11,8 +11,8 @@ from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import BasePotential, LikelihoodBasedPotential, RatioBasedPotential
 from mfsbi.plugin.parameter_prior import masked, parameter_prior
-from mfsbi.plugin.reach import Reach, warn_of_observations
 from mfsbi.ratio import RatioModel
+from mfsbi.train.reach import Reach, warn_of_observations
 
 __all__ = ["ManifoldPotential", "OwnPotential", "RatioPotential", "with_all_digits"]
 

@@ -21,27 +21,27 @@ place for labels of single pairs; its estimator, potential and posteriors are us
 
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Size, Tensor
 
-from mfsbi.checks import require_positive_integer, require_tensor
+from mfsbi.checks import require_kind, require_positive_integer, require_tensor
 from mfsbi.gold.checks import log_odds, require_constant_odds
-from mfsbi.plugin.host import NeuralPosterior, RatioEstimator
+from mfsbi.plugin.host import RatioEstimator
 from mfsbi.plugin.parameter_prior import ParameterPrior
-from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.potential import RatioPotential
-from mfsbi.plugin.trainer import AbstractTrainer, Training
+from mfsbi.plugin.trainer import AbstractTrainer, Plan
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulations import Simulations
-from mfsbi.train.checkpoint import Keeping
-from mfsbi.train.data import Batch, joined
-from mfsbi.train.losses import Alices
-from mfsbi.train.record import History
-from mfsbi.train.schedules import Phase
+from mfsbi.train.data import Batch, joined, spreads
+from mfsbi.train.losses import Alices, Loss
+from mfsbi.train.noise import ScoreSize
+from mfsbi.train.record import ScoreNoise, Settings
+from mfsbi.train.schedules import Phase, Schedule, require_schedule
+from mfsbi.train.stream import Split
+from mfsbi.train.training import Model
 from mfsbi.types import Prior
 from mfsbi.warp import Warp, spreads
 
@@ -112,6 +112,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
     """
 
     estimator_type = GoldenRatio
+    settings = Settings(training_batch_size=128, learning_rate=2e-3, weight_decay=0.0)
     discrete = True
 
     def __init__(
@@ -135,120 +136,6 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         rows, trained = self.simulations.rows, self.estimator is not None
         return f"ALICES(width, depth={self.size}, seed={self.seed}, simulations={rows:,}, trained={trained})"
 
-    def train(  # noqa: PLR0913 - sbi's signature
-        self,
-        *,
-        training_batch_size: int = 128,
-        learning_rate: float = 2e-3,
-        validation_fraction: float = 0.1,
-        stop_after_epochs: int | None = None,
-        max_num_epochs: int = 50,
-        clip_max_norm: float | None = 5.0,
-        weight_decay: float = 0.0,
-        score_weight: float | None = None,
-        retrain_from_scratch: bool = False,
-        discard_prior_samples: bool = False,
-        show_train_summary: bool = False,
-        checkpoint: str | Path | None = None,
-        checkpoint_minutes: float = 5.0,
-        resume_training: bool = False,
-    ) -> GoldenRatio:
-        """Train and return the estimator; the trainer keeps it too, also after an error once an epoch was finished.
-
-        Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so. With `checkpoint`
-        a training survives whatever else ends it: the same call with `resume_training=True` goes on bit for bit.
-
-        Arguments:
-            training_batch_size: rows per step; 128 as in the reference setting
-            learning_rate: peak of the learning rate
-            validation_fraction: share of the rows held out
-            stop_after_epochs: epochs without a better validation loss before training stops; by default it does not
-            max_num_epochs: passes over the data
-            clip_max_norm: largest norm of the gradient; None for no such limit
-            weight_decay: decoupled, as in AdamW
-            score_weight: where simulations have joint scores, nats per squared standardised score (the paper's alpha is
-                1); measured from the noise of the scores if None, and zero to leave them out
-            retrain_from_scratch: start from new weights although the trainer has trained before
-            discard_prior_samples: leave out round 0 once later rounds are there
-            show_train_summary: print the summary at the end
-            checkpoint: a folder to keep the state of the training in (see `mfsbi.train.checkpoint`)
-            checkpoint_minutes: time between two states
-            resume_training: go on from the newest state in that folder, or begin if there is none
-
-        Raises:
-            RuntimeError: if no simulations were appended
-            ValueError: if there are too few of them, an argument is out of range, the share of rows that were drawn
-                at theta depends on theta, as it may where rounds have different shares, or what there is to resume is
-                of another training
-            ArithmeticError: if the loss becomes NaN or infinite
-            OSError: if no state can be written
-            SystemExit: after SIGTERM, once the state is written, if there is a folder for it
-            KeyboardInterrupt: after Ctrl-C while the noise of joint scores is measured: there are no weights yet
-        """
-        settings = self._settings(
-            score_weight,
-            training_batch_size=training_batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            clip_max_norm=clip_max_norm,
-            stop_after_epochs=stop_after_epochs,
-        )
-        training, validation = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
-        order = torch.randperm(validation.rows, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
-        validation = validation.select(order.to(validation.theta.device))  # pairs are made of neighbours, of any round
-        odds = 0.0
-        if validation.from_theta is None and min(settings.training_batch_size, training.rows, validation.rows) < 2:
-            raise ValueError(
-                "Pairs are made of two rows: `training_batch_size` should be at least 2, and so should the rows held "
-                f"out; got {settings.training_batch_size} and {validation.rows}."
-            )
-        if isinstance(training, Batch) and training.from_theta is not None:
-            rows = joined([training, validation])
-            require_constant_odds(rows.theta, cast(Tensor, rows.from_theta))
-            odds = log_odds(cast(Tensor, rows.from_theta))
-        loss = Alices(score_weight, log_odds=odds)
-        phase = Phase(loss, ("network",), max_num_epochs)
-        about = {"network": self.size, "score_weight": score_weight}
-        keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
-        plan = self._kept(Training((training, validation), [phase], settings), keeping, about)
-        noise, size = self._noise(plan, score_weight)
-        if noise is not None:
-            limit = validation.theta.new_tensor(noise.variance)
-            plan = plan._replace(schedule=[phase._replace(loss=replace(loss, limit=limit, size=size))])
-        anew = self._begins_anew(plan, retrain_from_scratch)
-        estimator = self._untrained(training.excerpt) if self.estimator is None or anew else self.estimator
-        estimator = self._fit(estimator, plan, History(score_noise=noise, anew=anew))
-        self._summarise(show_train_summary)
-        return estimator
-
-    def build_posterior(
-        self,
-        density_estimator: GoldenRatio | None = None,
-        prior: Prior | None = None,
-        sample_with: str = "mcmc",
-        posterior_parameters: PosteriorParameters | None = None,
-    ) -> NeuralPosterior:
-        """Return sbi's posterior for the trained ratio; it owns a frozen copy of the estimator.
-
-        Arguments:
-            density_estimator: the trained estimator if not given; sbi calls ratio estimators so, too
-            prior: the trainer's if not given
-            sample_with: "mcmc", "rejection", "vi" or "importance"; what posterior_parameters say if they are given
-            posterior_parameters: settings of the sampler, one of sbi's `...PosteriorParameters`
-
-        Raises:
-            RuntimeError: if nothing was trained
-            ValueError: if sample_with is unknown
-        """
-        estimator = self._trained(density_estimator)
-        frozen = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(self.device)
-
-        def potential_with(own: ParameterPrior) -> RatioPotential:
-            return RatioPotential(frozen, own, device=self.device)
-
-        prior_of_posterior = self._prior_of_posterior(prior, estimator)
-        return posterior_of(potential_with, prior_of_posterior, sample_with, posterior_parameters, self.device)
-
     def _learnable(self, simulations: Simulations) -> Simulations:
         """Return the simulations; joint log ratios come with rows drawn at the reference."""
         if simulations.joint_log_ratio is not None and simulations.from_theta is None:
@@ -258,12 +145,66 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             )
         return simulations
 
-    def _untrained(self, training: Batch) -> GoldenRatio:
-        """Return an estimator with new weights, for data like these."""
+    def _restarts(self, wanted: int | None) -> int:
+        if wanted is not None:
+            raise TypeError(
+                f"`restarts` are new starts of a chart that has collapsed, and a ratio has no chart: leave it out; got "
+                f"{wanted}."
+            )
+        return 0
+
+    def _split(self, fraction: float, *, discard_prior_samples: bool) -> Split:
+        """Return the rows to train on, and those held out in random order: pairs are made of neighbours."""
+        training, validation = super()._split(fraction, discard_prior_samples=discard_prior_samples)
+        order = torch.randperm(validation.rows, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
+        return training, validation.select(order.to(validation.theta.device))
+
+    def _planned(self, plan: Plan, schedule: Schedule | None, epochs: int) -> Schedule:
+        training, validation = plan.data
+        rows = plan.settings.training_batch_size
+        if validation.from_theta is None and min(rows, training.rows, validation.rows) < 2:
+            raise ValueError(
+                "Pairs are made of two rows: `training_batch_size` should be at least 2, and so should the rows held "
+                f"out; got {rows} and {validation.rows}."
+            )
+        odds = 0.0
+        if isinstance(training, Batch) and training.from_theta is not None:
+            whole = joined([training, validation])
+            labels = cast(Tensor, whole.from_theta)
+            require_constant_odds(whole.theta, labels)
+            odds = log_odds(labels)
+        schedule = [Phase(Alices(), ("network",), epochs)] if schedule is None else schedule
+        require_schedule(schedule)
+        for phase in schedule:
+            require_kind("Phase.loss", phase.loss, Alices, "`Alices()`, which a ratio is trained by")
+        return [phase._replace(loss=self._weighed(phase.loss, plan.score_weight, odds)) for phase in schedule]
+
+    def _weighed(self, loss: Loss, weight: float | None, odds: float) -> Alices:
+        """Return the loss with the odds of the rows, and the weight of the score unless it has its own."""
+        own = cast(Alices, loss)
+        return replace(own, weight=weight if own.weight is None else own.weight, log_odds=odds)
+
+    def _described(self, _restarts: int) -> dict[str, object]:
+        return {"network": self.size}
+
+    def _scored(self, plan: Plan, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None) -> Schedule:
+        if noise is None:
+            return schedule
+        known = {"limit": plan.data[1].theta.new_tensor(noise.variance), "size": size}
+        return [phase._replace(loss=replace(cast(Alices, phase.loss), **known)) for phase in schedule]
+
+    def _built(self, data: Split, _number: int) -> RatioModel:
+        training = data[0].excerpt
         kind = training.theta.dtype
         warps = Warp.of_data(training.x, kind), Warp.of(training.theta)
         x, theta = warps[0](training.x), warps[1](training.theta)
         frames = x.mean(0), spreads(x), theta.mean(0), spreads(theta)
         with seeded(derived(self.seed, 3)):
-            model = RatioModel(*frames, *self.size, warps)
-        return GoldenRatio(model.to(kind)).to(self.device)
+            return RatioModel(*frames, *self.size, warps).to(kind).to(self.device)
+
+    def _wrapped(self, model: Model) -> GoldenRatio:
+        return GoldenRatio(cast(RatioModel, model))
+
+    def _potential(self, estimator: GoldenRatio, prior: ParameterPrior) -> RatioPotential:
+        frozen = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(self.device)
+        return RatioPotential(frozen, prior, device=self.device)

@@ -1,66 +1,64 @@
 """What the trainers of mfsbi share: simulations in rounds, how they are split, and the record of what was learned."""
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from copy import copy
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
-from typing import Any, Generic, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_kind, require_not_negative, require_positive, require_seed
+from mfsbi.checks import require_kind, require_not_negative, require_seed
 from mfsbi.plugin.estimator import ManifoldEstimator
-from mfsbi.plugin.host import NeuralPosterior, RatioEstimator
+from mfsbi.plugin.host import BasePotential, NeuralPosterior, RatioEstimator
 from mfsbi.plugin.parameter_prior import ParameterPrior, parameter_prior
-from mfsbi.plugin.posteriors import PosteriorParameters
-from mfsbi.plugin.reach import Reach, warn_of_outliers, warn_of_prior, warn_of_simulations
+from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.rounds import Rounds
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulations import Simulations
 from mfsbi.store import Store
-from mfsbi.train.checkpoint import Checkpoints, Keeping
-from mfsbi.train.data import Batch
-from mfsbi.train.loop import fit, require_phases
+from mfsbi.train.checkpoint import Keeping
 from mfsbi.train.losses import Loss, as_loss
-from mfsbi.train.noise import ScoreSize, score_noise
+from mfsbi.train.noise import ScoreSize
 from mfsbi.train.ranks import Ranks
+from mfsbi.train.reach import Reach, warn_of_outliers, warn_of_prior, warn_of_simulations
 from mfsbi.train.record import History, ScoreNoise, Settings
 from mfsbi.train.schedules import Schedule
-from mfsbi.train.state import Snapshot
-from mfsbi.train.stream import TrainingData
+from mfsbi.train.stream import Split
+from mfsbi.train.training import Model, Training, scores_of
 from mfsbi.types import Prior
 from mfsbi.warp import require_digits
 
-__all__ = ["AbstractTrainer", "Training"]
+__all__ = ["AbstractTrainer", "Plan"]
 
 EstimatorT = TypeVar("EstimatorT", bound=ManifoldEstimator | RatioEstimator)
 TrainerT = TypeVar("TrainerT", bound="AbstractTrainer")
 
 
-class Training(NamedTuple):
-    """A training to come.
+class Plan(NamedTuple):
+    """What a training was asked for.
 
     Arguments:
-        rows: to learn from, and to judge by
-        schedule: phases in order
+        data: rows to learn from, and rows to judge by
         settings: how to optimise
-        checkpoints: where it is kept on disk, if anywhere
+        score_weight: of the joint score; by its noise if None
+        decay_given: whether weight decay was asked for
     """
 
-    rows: tuple[TrainingData, Batch]
-    schedule: Schedule
+    data: Split
     settings: Settings
-    checkpoints: Checkpoints | None = None
+    score_weight: float | None
+    decay_given: bool
 
     @property
-    def start(self) -> Snapshot | None:
-        """Where an earlier training goes on, if one does."""
-        return None if self.checkpoints is None else self.checkpoints.start
+    def has_scores(self) -> bool:
+        """Whether there are joint scores to learn from."""
+        return self.data[0].excerpt.joint_score is not None and self.score_weight != 0
 
 
 class AbstractTrainer(ABC, Generic[EstimatorT]):
@@ -79,6 +77,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
     estimator_type: type[EstimatorT]
     estimator: EstimatorT | None
+    settings: Settings
+    """How to optimise unless somebody says otherwise."""
     discrete = False
     """Whether discrete features of x are no trouble."""
 
@@ -148,7 +148,103 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         warn_of_outliers(self.simulations[-1].x)
         return self
 
-    @abstractmethod
+    def train(  # noqa: PLR0913 - sbi's signature
+        self,
+        schedule: Schedule | None = None,
+        *,
+        training_batch_size: int | None = None,
+        learning_rate: float | None = None,
+        validation_fraction: float = 0.1,
+        stop_after_epochs: int | None = None,
+        max_num_epochs: int = 50,
+        clip_max_norm: float | None = 5.0,
+        weight_decay: float | None = None,
+        score_weight: float | None = None,
+        restarts: int | None = None,
+        retrain_from_scratch: bool = False,
+        discard_prior_samples: bool = False,
+        show_train_summary: bool = False,
+        checkpoint: str | Path | None = None,
+        checkpoint_minutes: float = 5.0,
+        resume_training: bool = False,
+    ) -> EstimatorT:
+        """Train and return the estimator; the trainer keeps it too, also after an error once an epoch was finished.
+
+        Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so. With `checkpoint`
+        a training survives whatever else ends it: the same call with `resume_training=True` goes on bit for bit.
+
+        Arguments:
+            schedule: phases of training; for a `ManifoldNLE` `spec.schedule(max_num_epochs)` if None, for most specs
+                `sequential`; for `ALICES` one phase, `Phase(Alices(), ("network",), max_num_epochs)`
+            training_batch_size: rows per step; if None 500, or 128 for `ALICES`
+            learning_rate: peak of the learning rate; if None 0.007, or 0.002 for `ALICES`
+            validation_fraction: share of the rows held out
+            stop_after_epochs: epochs without a better validation loss before a phase stops; by default none does, since
+                the learning rate falls to zero by its end and the last steps gain most
+            max_num_epochs: passes over the data of the default schedule
+            clip_max_norm: largest norm of the gradient; None for no such limit
+            weight_decay: decoupled, as in AdamW. If None, 0.1 for densities on a manifold, and none for an ambient
+                flow, for phases that move a chart and for `ALICES`. A number holds, in the default schedule, for all
+                phases that train a density and move no chart that is learned, an ambient flow's too; a schedule of your
+                own says by `Phase.decay` which phases have it
+            score_weight: where simulations have joint scores, nats per squared standardised score (alpha is 1 in the
+                paper of ALICES); measured from the noise of the scores if None, and zero to leave them out. A `Scandal`
+                or `Alices` with a weight in the schedule keeps its own
+            restarts: how often to start again if the chart collapsed, unless there is nothing but noise that it could
+                have learned (see `mfsbi.train.guard`); 2 if None. A ratio has no chart
+            retrain_from_scratch: start from new weights although the trainer has trained before
+            discard_prior_samples: leave out round 0 once later rounds are there
+            show_train_summary: print the summary at the end
+            checkpoint: a folder to keep the state of the training in (see `mfsbi.train.checkpoint`)
+            checkpoint_minutes: time between two states
+            resume_training: go on from the newest state in that folder, or begin if there is none
+
+        Returns:
+            the estimator, in evaluation mode
+
+        Raises:
+            RuntimeError: if no simulations were appended
+            ValueError: if there are too few of them, an argument is out of range, a weight decay is given and no phase
+                has any, what there is to resume is of another training, or the share of a ratio's rows that were drawn
+                at theta depends on theta, as it may where rounds have different shares
+            TypeError: if the schedule holds what this trainer cannot minimise, or restarts are given for a ratio
+            ArithmeticError: if the loss becomes NaN or infinite
+            OSError: if no state can be written
+            SystemExit: after SIGTERM, once the state is written, if there is a folder for it
+            KeyboardInterrupt: after Ctrl-C while the noise of joint scores is measured: there are no weights yet
+        """
+        if score_weight is not None:
+            require_not_negative("score_weight", score_weight)
+        restarts = self._restarts(restarts)
+        wanted = {"training_batch_size": training_batch_size, "learning_rate": learning_rate}
+        wanted |= {"weight_decay": weight_decay, "stop_after_epochs": stop_after_epochs}
+        settings = replace(
+            self.settings,
+            **{name: value for name, value in wanted.items() if value is not None},
+            clip_max_norm=clip_max_norm,
+            seed=derived(self.seed, 1),
+            show_progress_bars=self.show_progress_bars,
+        )
+        data = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
+        plan = Plan(data, settings, score_weight, decay_given=bool(weight_decay))
+        schedule = self._planned(plan, schedule, max_num_epochs)
+        keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
+        kept = keeping.opened(lambda: self._about(plan, schedule, restarts))
+        start = None if kept is None else kept.start
+        noise = size = None
+        if data[0].excerpt.joint_score is not None and score_weight is None:
+            noise, size = scores_of(data, settings, start)
+        schedule = self._scored(plan, schedule, noise, size)
+        learned = None if self.estimator is None else self.estimator.model
+        training = Training(partial(self._built, data), data, schedule, settings, kept, learned, noise)
+        try:
+            training.run(restarts, retrain=retrain_from_scratch)
+        finally:
+            self._take(training)
+        if show_train_summary and Ranks.current().first:
+            tqdm.write(str(self.history))
+        return self._wrapped(training.model) if self.estimator is None else self.estimator
+
     def build_posterior(
         self,
         density_estimator: EstimatorT | None = None,
@@ -156,7 +252,26 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         sample_with: str = "mcmc",
         posterior_parameters: PosteriorParameters | None = None,
     ) -> NeuralPosterior:
-        """Return sbi's posterior for what was trained."""
+        """Return sbi's posterior for what was trained; it owns a frozen copy of the estimator.
+
+        Arguments:
+            density_estimator: the trained estimator if not given; sbi calls ratio estimators so, too
+            prior: the trainer's if not given
+            sample_with: "mcmc", "rejection", "vi" or "importance"; what posterior_parameters say if they are given
+            posterior_parameters: settings of the sampler, one of sbi's `...PosteriorParameters`; for MCMC
+                the defaults are sbi's, but the start of each chain is drawn from 1,000 candidates instead of 10,000
+
+        Returns:
+            sbi's `MCMCPosterior`, `RejectionPosterior`, `VIPosterior` or `ImportanceSamplingPosterior`
+
+        Raises:
+            RuntimeError: if nothing was trained
+            ValueError: if sample_with is unknown, or there is no prior
+        """
+        estimator = self._trained(density_estimator)
+        potential_with = partial(self._potential, estimator)
+        prior_of_posterior = self._prior_of_posterior(prior, estimator)
+        return posterior_of(potential_with, prior_of_posterior, sample_with, posterior_parameters, self.device)
 
     def with_seed(self, seed: int) -> "AbstractTrainer[EstimatorT]":
         """Return a trainer of the same simulations with another seed, which has not trained.
@@ -210,13 +325,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             warn_of_prior(processed, reach, "the posterior's prior")
         return processed
 
-    def _settings(self, score_weight: float | None, **settings: Any) -> Settings:  # noqa: ANN401 - Settings checks them
-        """Return how to optimise, with the trainer's seed and manners."""
-        if score_weight is not None:
-            require_not_negative("score_weight", score_weight)
-        return Settings(seed=derived(self.seed, 1), show_progress_bars=self.show_progress_bars, **settings)
-
-    def _split(self, fraction: float, *, discard_prior_samples: bool) -> tuple[TrainingData, Batch]:
+    def _split(self, fraction: float, *, discard_prior_samples: bool) -> Split:
         """Return the rows to train on and those held out, on the device; warn of what they cannot tell."""
         training, validation = self.simulations.split(
             fraction, derived(self.seed, 2), discard_prior_samples=discard_prior_samples
@@ -227,88 +336,58 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             warn_of_simulations(excerpt, self.prior, all_from_prior=all_from_prior, discrete=self.discrete)
         return training.to(self.device), validation.to(self.device)
 
-    def _kept(self, plan: Training, keeping: Keeping, about: dict[str, Any]) -> Training:
-        """Return the plan with a place on disk, if one is wanted; `about` is what tells it from other trainings."""
-        require_positive("checkpoint_minutes", keeping.minutes)
-        if keeping.folder is None:
-            if keeping.resume:
-                raise ValueError("`resume_training` needs `checkpoint`, the folder where an earlier training was kept.")
-            return plan
-        about = about | {
+    def _about(self, plan: Plan, schedule: Schedule, restarts: int) -> dict[str, object]:
+        """Return what tells a training from others."""
+        return self._described(restarts) | {
+            "score_weight": plan.score_weight,
             "mfsbi": version("mfsbi"),
             "trainer": type(self).__name__,
-            "schedule": [phase._asdict() | {"loss": _told(phase.loss)} for phase in plan.schedule],
+            "schedule": [phase._asdict() | {"loss": _told(phase.loss)} for phase in schedule],
             "settings": asdict(plan.settings) | {"show_progress_bars": None},
             "simulations": self.simulations.digest(),
-            "rows": [part.rows for part in plan.rows],
+            "rows": [part.rows for part in plan.data],
         }
-        checkpoints = Checkpoints(keeping.folder, about, minutes=keeping.minutes, resume=keeping.resume)
-        return plan._replace(checkpoints=checkpoints)
 
-    def _begins_anew(self, plan: Training, wanted: bool) -> bool:  # noqa: FBT001
-        """Return whether a training begins from new weights; one that is resumed, whether it did."""
-        return self.estimator is None or wanted if plan.start is None else plan.start.history.anew
+    def _take(self, training: Training) -> None:
+        """Keep what a training has learned, and its record."""
+        if training.history is not None:
+            self.history = training.history
+        if training.record is None or training.learned is None:
+            return
+        if self.estimator is None or self.estimator.model is not training.learned:
+            self.estimator = self._wrapped(training.learned)
+        about = {"simulations": self.simulations.rows, "sha256": self.simulations.digest()}
+        about["reach"] = Reach.of(training.data[0].excerpt)._asdict()
+        self._told = self.estimator
+        self.estimator.training_record = training.record.as_record() | about
 
-    def _noise(self, plan: Training, weight: float | None) -> tuple[ScoreNoise | None, ScoreSize | None]:
-        """Return how noisy joint scores are, and how large, if there are any and their weight depends on it."""
-        training = plan.rows[0].excerpt
-        if training.joint_score is None or weight is not None:
-            return None, None
-        if plan.start is None:
-            return score_noise(*plan.rows, plan.settings)
-        noise, state, size = plan.start.history.score_noise, plan.start.part("size."), None
-        if state:
-            with seeded(0):  # its first weights are of no consequence
-                size = ScoreSize(training.theta.shape[1]).to(training.theta)
-            size.load_state_dict(state)
-        return noise, size
+    @abstractmethod
+    def _restarts(self, wanted: int | None) -> int:
+        """Return how often to start again if a chart collapses."""
 
-    def _fit(
-        self,
-        estimator: EstimatorT,
-        plan: Training,
-        history: History,
-        keep_going: Callable[[int], bool] | None = None,
-    ) -> EstimatorT:
-        """Train an estimator and keep it, with its history, if it learned anything, however the training ends.
+    @abstractmethod
+    def _planned(self, plan: Plan, schedule: Schedule | None, epochs: int) -> Schedule:
+        """Return the schedule, the default of so many epochs if none is given, once it is known to suit the data."""
 
-        Of a training that was interrupted before its first epoch was finished nothing is kept if there is an earlier
-        one, whose estimator is returned.
-        """
-        require_phases(plan.schedule, estimator.model)  # before the history of an earlier training is given up
-        _require_type(estimator, plan.rows[0].excerpt.theta.dtype)
-        estimator.to(self.device)
-        rows = plan.rows
-        if isinstance(rows[0], Batch):  # an earlier training may have needed other digits
-            as_data = estimator.model.as_data
-            rows = replace(rows[0], x=as_data(rows[0].x)), replace(rows[1], x=as_data(rows[1].x))
-        self.history = history
-        try:
-            fit(
-                estimator.train().model,
-                rows,
-                plan.schedule,
-                plan.settings,
-                keep_going=keep_going,
-                history=history,
-                checkpoints=plan.checkpoints,
-            )
-        finally:
-            estimator.eval()
-            if history.epochs or (history.interrupted and self.estimator is None):
-                self.estimator = estimator
-            elif history.interrupted:
-                warnings.warn("Nothing was learned anew: the earlier estimator is kept.", stacklevel=3)
-            if self.estimator is estimator:
-                about = {"simulations": self.simulations.rows, "sha256": self.simulations.digest()}
-                about["reach"] = Reach.of(plan.rows[0].excerpt)._asdict()
-                self._told = estimator
-                estimator.training_record = history.as_record() | about
-        return estimator if self.estimator is None else self.estimator
+    @abstractmethod
+    def _described(self, restarts: int) -> dict[str, object]:
+        """Return what is trained, as JSON can hold it."""
 
-    def _summarise(self, wanted: bool) -> None:  # noqa: FBT001
-        if wanted and Ranks.current().first:
-            tqdm.write(str(self.history))
+    @abstractmethod
+    def _scored(self, plan: Plan, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None) -> Schedule:
+        """Return the schedule with joint scores in its losses, and what was measured of them."""
+
+    @abstractmethod
+    def _built(self, data: Split, number: int) -> Model:
+        """Return a model with new weights for such data, other ones for each number."""
+
+    @abstractmethod
+    def _wrapped(self, model: Model) -> EstimatorT:
+        """Return a model in the shape sbi speaks."""
+
+    @abstractmethod
+    def _potential(self, estimator: EstimatorT, prior: ParameterPrior) -> BasePotential:
+        """Return the potential of an estimator, of which it owns a frozen copy."""
 
 
 def _told(loss: Loss) -> str:
@@ -318,16 +397,6 @@ def _told(loss: Loss) -> str:
     own = getattr(base, "__module__", "").partition(".")[0] == "mfsbi"
     name = loss.__name__ if own else f"{loss.__name__} {fingerprint(base)}"
     return name if weight is None else f"{name} of weight {weight}"
-
-
-def _require_type(estimator: torch.nn.Module, kind: torch.dtype) -> None:
-    """Raise ValueError unless the weights have the type of the simulations."""
-    found = next(estimator.parameters()).dtype
-    if found != kind:
-        raise ValueError(
-            f"The estimator has weights of {found}, and simulations are converted to torch's default type, {kind}: "
-            "set that by `torch.set_default_dtype` to what it was, or train with `retrain_from_scratch=True`."
-        )
 
 
 def _require_device(device: str) -> None:

@@ -26,7 +26,7 @@ from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -39,14 +39,6 @@ from mfsbi.train.state import Snapshot
 __all__ = ["Checkpoints", "Keeper", "Keeping"]
 
 KEPT = 2
-
-
-class Keeping(NamedTuple):
-    """Whether and how a training is kept on disk; see `Checkpoints`."""
-
-    folder: str | Path | None
-    minutes: float
-    resume: bool
 
 
 class Checkpoints:
@@ -62,12 +54,11 @@ class Checkpoints:
         start: where to go on, or None to begin anew; `taken` gives it away
 
     Raises:
-        ValueError: if minutes is not positive, or all there is to resume is torn or of another training
+        ValueError: if all there is to resume is torn or of another training
         OSError: if nothing can be written there
     """
 
-    def __init__(self, folder: str | Path, about: dict[str, Any], *, minutes: float, resume: bool) -> None:
-        require_positive("checkpoint_minutes", minutes)
+    def __init__(self, folder: str | Path, about: dict[str, object], *, minutes: float, resume: bool) -> None:
         self.folder, self.minutes = Path(folder), minutes
         self.about = json.loads(json.dumps(about, default=files.plain))
         self.start = Ranks.current().from_first(lambda: self._opened(resume=resume))
@@ -152,6 +143,27 @@ class Checkpoints:
             said = "; ".join(f"{key} {theirs.get(key)} there, {self.about.get(key)} here" for key in differing)
             raise ValueError(f"{path} is of another training: {said}.")
         return Snapshot(tensors, description["numbers"])
+
+
+class Keeping(NamedTuple):
+    """Whether and how a training is kept on disk; see `Checkpoints`."""
+
+    folder: str | Path | None
+    minutes: float
+    resume: bool
+
+    def opened(self, about: Callable[[], dict[str, object]]) -> Checkpoints | None:
+        """Return the checkpoints, or None if none are wanted; `about` says what tells this training from others.
+
+        Raises:
+            ValueError: if minutes is not positive, or there is no folder to resume from
+        """
+        require_positive("checkpoint_minutes", self.minutes)
+        if self.folder is not None:
+            return Checkpoints(self.folder, about(), minutes=self.minutes, resume=self.resume)
+        if self.resume:
+            raise ValueError("`resume_training` needs `checkpoint`, the folder where an earlier training was kept.")
+        return None
 
 
 class Keeper:

@@ -370,7 +370,7 @@ def test_training_on_with_other_data_never_ends_worse_than_it_began():
 )
 def test_a_history_says_which_epoch_was_best_and_whether_the_loss_rose_since(loss, values, text):
     nats = loss == "nll"
-    epochs = [EpochRecord(0, loss, number + 1, 0.0, value, 0.0, 0.0, (), nats) for number, value in enumerate(values)]
+    epochs = [EpochRecord(0, loss, number + 1, 0.0, value, 0.0, 0.0, [], nats) for number, value in enumerate(values)]
     assert str(History(epochs)).endswith(text)
     written = json.loads(json.dumps(History(epochs).as_record()))
     old = {**written, "epochs": [epoch[:8] for epoch in written["epochs"]]}  # as 0.1.0 wrote them

@@ -7,8 +7,8 @@ import torch
 from torch.distributions import Dirichlet, Exponential, MultivariateNormal, StudentT
 
 from mfsbi.plugin.parameter_prior import parameter_prior
-from mfsbi.plugin.reach import Reach, warn_of_observations, warn_of_outliers, warn_of_simulations
 from mfsbi.train.data import Batch
+from mfsbi.train.reach import Reach, warn_of_observations, warn_of_outliers, warn_of_simulations
 
 ROWS = 400
 

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.special import ndtri
 
-from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.seeds import seeded
 from mfsbi.train.data import Batch
 from mfsbi.warp import Warp
@@ -94,7 +94,7 @@ class Reach(NamedTuple):
             return None
 
 
-def warn_of_simulations(batch: Batch, prior: ParameterPrior | None, *, all_from_prior: bool, discrete: bool) -> None:
+def warn_of_simulations(batch: Batch, prior: Distribution | None, *, all_from_prior: bool, discrete: bool) -> None:
     """Warn of what simulations cannot tell, before anything is learned from them.
 
     Arguments:
@@ -117,7 +117,7 @@ def warn_of_simulations(batch: Batch, prior: ParameterPrior | None, *, all_from_
         _warn_of_ties(batch.x[:ROWS])
 
 
-def warn_of_prior(prior: ParameterPrior, reach: Reach, name: str, theta: Tensor | None = None) -> None:
+def warn_of_prior(prior: Distribution, reach: Reach, name: str, theta: Tensor | None = None) -> None:
     """Warn where a prior reaches farther than the simulations did.
 
     Arguments:
