@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "require_device",
     "require_features",
     "require_finite",
     "require_kind",
@@ -119,6 +120,17 @@ def require_finite(name: str, value: Tensor, advice: str) -> None:
             f"`{name}` should be finite; {int(bad.sum())} of {len(bad)} rows hold NaN or infinity, "
             f"the first of them row {first}: {value[first].tolist()}. {advice}"
         )
+
+
+def require_device(device: str) -> None:
+    """Raise ValueError unless torch has that device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"`device` should be one that torch has here, such as 'cpu'; got {device!r}. {reason}"
+        ) from error
 
 
 def _told(value: object) -> str:

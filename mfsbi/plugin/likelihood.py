@@ -13,14 +13,14 @@ their meaning are sbi's where sbi has them.
 import re
 from typing import cast
 
-from mfsbi.checks import require_matching_rows, require_tensor, require_whole
+from mfsbi.checks import require_matching_rows, require_tensor
 from mfsbi.models import AbstractModel
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.plugin.rounds import require_labels
 from mfsbi.plugin.specs import Spec
-from mfsbi.plugin.trainer import AbstractTrainer, Plan
+from mfsbi.plugin.trainer import AbstractTrainer, Request
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulations import Simulations
@@ -32,9 +32,6 @@ from mfsbi.train.training import Model
 from mfsbi.types import Prior
 
 __all__ = ["ManifoldNLE"]
-
-RESTARTS = 2
-"""New starts of a chart that has collapsed, unless another number is given."""
 
 
 class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
@@ -59,6 +56,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
 
     estimator_type = ManifoldEstimator
     settings = Settings(training_batch_size=500, learning_rate=7e-3, weight_decay=0.1)
+    restarts = 2
 
     def __init__(
         self,
@@ -74,7 +72,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
                 "`density_estimator` should be a spec such as MFlow(manifold_dim=2); "
                 f"got {type(density_estimator).__name__}."
             )
-        super().__init__(prior, seed, device, show_progress_bars)
+        super().__init__(prior, seed=seed, device=device, show_progress_bars=show_progress_bars)
         self.spec = density_estimator
 
     def __repr__(self) -> str:
@@ -91,30 +89,25 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         require_labels(simulations.from_theta)
         return simulations.at_theta()
 
-    def _restarts(self, wanted: int | None) -> int:
-        if wanted is None:
-            return RESTARTS
-        require_whole("restarts", wanted)
-        return wanted
-
-    def _planned(self, plan: Plan, schedule: Schedule | None, epochs: int) -> Schedule:
+    def _schedule(self, request: Request, schedule: Schedule | None, epochs: int) -> Schedule:
         given = schedule is not None
         if schedule is None:
-            schedule = self.spec.suited(plan.data[0].excerpt.x.shape[1]).schedule(epochs)
+            schedule = self.spec.suited(request.data[0].excerpt.x.shape[1]).schedule(epochs)
         require_schedule(schedule)
-        if plan.decay_given and not given:
-            schedule = self._decaying(plan, schedule)
-        if plan.decay_given and not any(phase.decay for phase in schedule):
+        if not request.weight_decay:
+            return schedule
+        schedule = schedule if given else self._decaying(request, schedule)
+        if not any(phase.decay for phase in schedule):
             raise ValueError(
                 "`weight_decay` should be zero or None, since no phase of this schedule has weight decay; got "
-                f"{plan.settings.weight_decay}. Pass a schedule that has, e.g. `[phase._replace(decay=1.0) for phase "
-                "in schedule]`, or leave `weight_decay` out."
+                f"{request.weight_decay}. Pass a schedule that has, e.g. `[phase._replace(decay=1.0) for phase in "
+                "schedule]`, or leave `weight_decay` out."
             )
         return schedule
 
-    def _decaying(self, plan: Plan, schedule: Schedule) -> Schedule:
+    def _decaying(self, request: Request, schedule: Schedule) -> Schedule:
         """Return the schedule with weight decay in phases that train the density and move no chart that is learned."""
-        chart = self._built(plan.data, 0).chart
+        chart = self._built(request.data, 0).chart
         learned = {"chart"} if any(weight.requires_grad for weight in chart.parameters()) else set()
         return [
             phase
@@ -124,15 +117,15 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         ]
 
     def _described(self, restarts: int) -> dict[str, object]:
-        own = [each for each in vars(self.spec).values() if callable(each) and not _is_ours(each)]
-        told = [re.sub(r" at 0x[0-9a-f]+", "", repr(self.spec)), *map(fingerprint, own)]
-        return {"spec": told, "restarts": restarts}
+        foreign = (value for value in vars(self.spec).values() if not type(value).__module__.startswith("mfsbi."))
+        functions = map(fingerprint, filter(callable, foreign))
+        return {"spec": [re.sub(r" at 0x[0-9a-f]+", "", repr(self.spec)), *functions], "restarts": restarts}
 
-    def _scored(self, plan: Plan, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None) -> Schedule:
-        if not plan.has_scores:
-            return schedule
-        limit = None if noise is None else plan.data[1].theta.new_tensor(noise.noise)
-        return with_score(schedule, plan.score_weight, limit, size)
+    def _scored(
+        self, request: Request, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None
+    ) -> Schedule:
+        limit = None if noise is None else request.data[1].theta.new_tensor(noise.noise)
+        return with_score(schedule, request.score_weight, limit, size)
 
     def _built(self, data: Split, number: int) -> AbstractModel:
         excerpt = data[0].excerpt.to("cpu")
@@ -144,8 +137,3 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
 
     def _potential(self, estimator: ManifoldEstimator, prior: ParameterPrior) -> ManifoldPotential:
         return ManifoldPotential(estimator, prior, device=self.device)
-
-
-def _is_ours(part: object) -> bool:
-    """Return whether a part of a spec is told by its own description."""
-    return type(part).__module__.startswith("mfsbi.")

@@ -31,12 +31,12 @@ from mfsbi.gold.checks import log_odds, require_constant_odds
 from mfsbi.plugin.host import RatioEstimator
 from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.plugin.potential import RatioPotential
-from mfsbi.plugin.trainer import AbstractTrainer, Plan
+from mfsbi.plugin.trainer import AbstractTrainer, Request
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulations import Simulations
 from mfsbi.train.data import Batch, joined, spreads
-from mfsbi.train.losses import Alices, Loss
+from mfsbi.train.losses import Alices
 from mfsbi.train.noise import ScoreSize
 from mfsbi.train.record import ScoreNoise, Settings
 from mfsbi.train.schedules import Phase, Schedule, require_schedule
@@ -129,7 +129,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         require_positive_integer("depth", depth)
         if prior is None:
             raise TypeError("`prior` should be a distribution: a ratio without parameters is one; got None.")
-        super().__init__(prior, seed, device, show_progress_bars)
+        super().__init__(prior, seed=seed, device=device, show_progress_bars=show_progress_bars)
         self.size = width, depth
 
     def __repr__(self) -> str:
@@ -145,23 +145,15 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             )
         return simulations
 
-    def _restarts(self, wanted: int | None) -> int:
-        if wanted is not None:
-            raise TypeError(
-                f"`restarts` are new starts of a chart that has collapsed, and a ratio has no chart: leave it out; got "
-                f"{wanted}."
-            )
-        return 0
-
     def _split(self, fraction: float, *, discard_prior_samples: bool) -> Split:
         """Return the rows to train on, and those held out in random order: pairs are made of neighbours."""
         training, validation = super()._split(fraction, discard_prior_samples=discard_prior_samples)
         order = torch.randperm(validation.rows, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
         return training, validation.select(order.to(validation.theta.device))
 
-    def _planned(self, plan: Plan, schedule: Schedule | None, epochs: int) -> Schedule:
-        training, validation = plan.data
-        rows = plan.settings.training_batch_size
+    def _schedule(self, request: Request, schedule: Schedule | None, epochs: int) -> Schedule:
+        training, validation = request.data
+        rows = request.settings.training_batch_size
         if validation.from_theta is None and min(rows, training.rows, validation.rows) < 2:
             raise ValueError(
                 "Pairs are made of two rows: `training_batch_size` should be at least 2, and so should the rows held "
@@ -177,21 +169,21 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         require_schedule(schedule)
         for phase in schedule:
             require_kind("Phase.loss", phase.loss, Alices, "`Alices()`, which a ratio is trained by")
-        return [phase._replace(loss=self._weighed(phase.loss, plan.score_weight, odds)) for phase in schedule]
-
-    def _weighed(self, loss: Loss, weight: float | None, odds: float) -> Alices:
-        """Return the loss with the odds of the rows, and the weight of the score unless it has its own."""
-        own = cast(Alices, loss)
-        return replace(own, weight=weight if own.weight is None else own.weight, log_odds=odds)
+        losses = [replace(cast(Alices, phase.loss), log_odds=odds) for phase in schedule]
+        losses = [loss if loss.weight is not None else replace(loss, weight=request.score_weight) for loss in losses]
+        return [phase._replace(loss=loss) for phase, loss in zip(schedule, losses, strict=True)]
 
     def _described(self, _restarts: int) -> dict[str, object]:
         return {"network": self.size}
 
-    def _scored(self, plan: Plan, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None) -> Schedule:
+    def _scored(
+        self, request: Request, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None
+    ) -> Schedule:
         if noise is None:
             return schedule
-        known = {"limit": plan.data[1].theta.new_tensor(noise.variance), "size": size}
-        return [phase._replace(loss=replace(cast(Alices, phase.loss), **known)) for phase in schedule]
+        limit = request.data[1].theta.new_tensor(noise.variance)
+        losses = [replace(cast(Alices, phase.loss), limit=limit, size=size) for phase in schedule]
+        return [phase._replace(loss=loss) for phase, loss in zip(schedule, losses, strict=True)]
 
     def _built(self, data: Split, _number: int) -> RatioModel:
         training = data[0].excerpt

@@ -6,13 +6,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_kind, require_not_negative, require_seed
+from mfsbi.checks import require_device, require_kind, require_not_negative, require_seed, require_whole
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import BasePotential, NeuralPosterior, RatioEstimator
 from mfsbi.plugin.parameter_prior import ParameterPrior, parameter_prior
@@ -34,31 +33,26 @@ from mfsbi.train.training import Model, Training, scores_of
 from mfsbi.types import Prior
 from mfsbi.warp import require_digits
 
-__all__ = ["AbstractTrainer", "Plan"]
+__all__ = ["AbstractTrainer", "Request"]
 
 EstimatorT = TypeVar("EstimatorT", bound=ManifoldEstimator | RatioEstimator)
 TrainerT = TypeVar("TrainerT", bound="AbstractTrainer")
 
 
-class Plan(NamedTuple):
+class Request(NamedTuple):
     """What a training was asked for.
 
     Arguments:
         data: rows to learn from, and rows to judge by
         settings: how to optimise
-        score_weight: of the joint score; by its noise if None
-        decay_given: whether weight decay was asked for
+        weight_decay: if it was given; settings have that of the trainer otherwise
+        score_weight: of joint scores; by their noise if None
     """
 
     data: Split
     settings: Settings
+    weight_decay: float | None
     score_weight: float | None
-    decay_given: bool
-
-    @property
-    def has_scores(self) -> bool:
-        """Whether there are joint scores to learn from."""
-        return self.data[0].excerpt.joint_score is not None and self.score_weight != 0
 
 
 class AbstractTrainer(ABC, Generic[EstimatorT]):
@@ -79,12 +73,14 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
     estimator: EstimatorT | None
     settings: Settings
     """How to optimise unless somebody says otherwise."""
+    restarts: int | None = None
+    """New starts of a chart that has collapsed, unless another number is given; None where there is no chart."""
     discrete = False
     """Whether discrete features of x are no trouble."""
 
-    def __init__(self, prior: Prior | None, seed: int, device: str, show_progress_bars: bool | None) -> None:  # noqa: FBT001
+    def __init__(self, prior: Prior | None, *, seed: int, device: str, show_progress_bars: bool | None) -> None:
         require_seed(seed)
-        _require_device(device)
+        require_device(device)
         self.seed = seed
         self.device = device
         self.show_progress_bars = show_progress_bars
@@ -215,30 +211,30 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """
         if score_weight is not None:
             require_not_negative("score_weight", score_weight)
-        restarts = self._restarts(restarts)
-        wanted = {"training_batch_size": training_batch_size, "learning_rate": learning_rate}
-        wanted |= {"weight_decay": weight_decay, "stop_after_epochs": stop_after_epochs}
+        starts = self._restarts(restarts)
+        given: dict[str, Any] = {"training_batch_size": training_batch_size, "learning_rate": learning_rate}
+        given |= {"weight_decay": weight_decay, "stop_after_epochs": stop_after_epochs}
         settings = replace(
             self.settings,
-            **{name: value for name, value in wanted.items() if value is not None},
+            **{name: value for name, value in given.items() if value is not None},
             clip_max_norm=clip_max_norm,
             seed=derived(self.seed, 1),
             show_progress_bars=self.show_progress_bars,
         )
         data = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
-        plan = Plan(data, settings, score_weight, decay_given=bool(weight_decay))
-        schedule = self._planned(plan, schedule, max_num_epochs)
+        request = Request(data, settings, weight_decay, score_weight)
+        phases = self._schedule(request, schedule, max_num_epochs)
         keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
-        kept = keeping.opened(lambda: self._about(plan, schedule, restarts))
-        start = None if kept is None else kept.start
+        kept = keeping.opened(lambda: self._about(request, phases) | self._described(starts))
         noise = size = None
-        if data[0].excerpt.joint_score is not None and score_weight is None:
-            noise, size = scores_of(data, settings, start)
-        schedule = self._scored(plan, schedule, noise, size)
+        if data[0].excerpt.joint_score is not None and score_weight != 0:
+            if score_weight is None:
+                noise, size = scores_of(data, settings, None if kept is None else kept.start)
+            phases = self._scored(request, phases, noise, size)
         learned = None if self.estimator is None else self.estimator.model
-        training = Training(partial(self._built, data), data, schedule, settings, kept, learned, noise)
+        training = Training(partial(self._built, data), data, phases, settings, kept, learned, noise)
         try:
-            training.run(restarts, retrain=retrain_from_scratch)
+            training.run(starts, retrain=retrain_from_scratch)
         finally:
             self._take(training)
         if show_train_summary and Ranks.current().first:
@@ -336,16 +332,24 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             warn_of_simulations(excerpt, self.prior, all_from_prior=all_from_prior, discrete=self.discrete)
         return training.to(self.device), validation.to(self.device)
 
-    def _about(self, plan: Plan, schedule: Schedule, restarts: int) -> dict[str, object]:
-        """Return what tells a training from others."""
-        return self._described(restarts) | {
-            "score_weight": plan.score_weight,
+    def _restarts(self, wanted: int | None) -> int:
+        """Return how often to start again."""
+        if wanted is not None and self.restarts is None:
+            raise TypeError(f"`restarts` are new starts of a chart, and a ratio has none: leave it out; got {wanted}.")
+        wanted = self.restarts or 0 if wanted is None else wanted
+        require_whole("restarts", wanted)
+        return wanted
+
+    def _about(self, request: Request, schedule: Schedule) -> dict[str, object]:
+        """Return what tells a training from others, but for what is trained."""
+        return {
+            "score_weight": request.score_weight,
             "mfsbi": version("mfsbi"),
             "trainer": type(self).__name__,
             "schedule": [phase._asdict() | {"loss": _told(phase.loss)} for phase in schedule],
-            "settings": asdict(plan.settings) | {"show_progress_bars": None},
+            "settings": asdict(request.settings) | {"show_progress_bars": None},
             "simulations": self.simulations.digest(),
-            "rows": [part.rows for part in plan.data],
+            "rows": [part.rows for part in request.data],
         }
 
     def _take(self, training: Training) -> None:
@@ -362,11 +366,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         self.estimator.training_record = training.record.as_record() | about
 
     @abstractmethod
-    def _restarts(self, wanted: int | None) -> int:
-        """Return how often to start again if a chart collapses."""
-
-    @abstractmethod
-    def _planned(self, plan: Plan, schedule: Schedule | None, epochs: int) -> Schedule:
+    def _schedule(self, request: Request, schedule: Schedule | None, epochs: int) -> Schedule:
         """Return the schedule, the default of so many epochs if none is given, once it is known to suit the data."""
 
     @abstractmethod
@@ -374,7 +374,9 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """Return what is trained, as JSON can hold it."""
 
     @abstractmethod
-    def _scored(self, plan: Plan, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None) -> Schedule:
+    def _scored(
+        self, request: Request, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None
+    ) -> Schedule:
         """Return the schedule with joint scores in its losses, and what was measured of them."""
 
     @abstractmethod
@@ -397,14 +399,3 @@ def _told(loss: Loss) -> str:
     own = getattr(base, "__module__", "").partition(".")[0] == "mfsbi"
     name = loss.__name__ if own else f"{loss.__name__} {fingerprint(base)}"
     return name if weight is None else f"{name} of weight {weight}"
-
-
-def _require_device(device: str) -> None:
-    """Raise ValueError unless torch has that device."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"`device` should be one that torch has here, such as 'cpu'; got {device!r}. {reason}"
-        ) from error

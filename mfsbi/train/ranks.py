@@ -165,7 +165,7 @@ class Ranks(NamedTuple):
             raise told[1]
         return told[0]
 
-    def require_same(self, what: str, value: Any) -> None:  # noqa: ANN401 - whatever can be compared
+    def require_same(self, what: str, value: object) -> None:
         """Raise ValueError on all processes unless they have the same value."""
         if self.size == 1:
             return

@@ -135,9 +135,16 @@ class Training:
         if anew and isinstance(model, AbstractModel):
             guard = ChartGuard(model, self.schedule, self.data, may_stop=may_stop)
         self.model, self.history = model, History(collapses=collapses, score_noise=self.score_noise, anew=anew)
-        keeping = {"history": self.history, "checkpoints": self.checkpoints}
         try:
-            fit(model.train(), data, self.schedule, self.settings, keep_going=guard, **keeping)
+            fit(
+                model.train(),
+                data,
+                self.schedule,
+                self.settings,
+                keep_going=guard,
+                history=self.history,
+                checkpoints=self.checkpoints,
+            )
         finally:
             model.eval()
             if self.history.epochs or (self.history.interrupted and self.learned is None):
