@@ -1,4 +1,4 @@
-"""What the trainers of mfsbi share: simulations in rounds, how they are split, and the record of what was learned."""
+"""What the trainers of mfsbi share: sbi's three verbs, and the record of what was learned."""
 
 from abc import ABC, abstractmethod
 from copy import copy
@@ -21,7 +21,7 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulations import Simulations
 from mfsbi.store import Store
-from mfsbi.train.checkpoint import Keeping
+from mfsbi.train.checkpoint import opened
 from mfsbi.train.losses import Loss, as_loss
 from mfsbi.train.noise import ScoreSize
 from mfsbi.train.ranks import Ranks
@@ -66,7 +66,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
     Raises:
         ValueError: if the seed is negative, there is no such device, or a parameter has an offset that costs its digits
-        TypeError: if the prior is no distribution, or the seed no integer
+        TypeError: if the prior is not a distribution, or the seed not an integer
     """
 
     estimator_type: type[EstimatorT]
@@ -164,10 +164,11 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         checkpoint_minutes: float = 5.0,
         resume_training: bool = False,
     ) -> EstimatorT:
-        """Train and return the estimator; the trainer keeps it too, also after an error once an epoch was finished.
+        """Train and return the estimator in evaluation mode.
 
-        Ctrl-C ends the training, not the program: the best weights so far stay and a warning says so. With `checkpoint`
-        a training survives whatever else ends it: the same call with `resume_training=True` goes on bit for bit.
+        The trainer keeps it too, also after an error once an epoch was finished. Ctrl-C ends the training, not the
+        program: the best weights so far stay and a warning says so. With `checkpoint` a training survives whatever else
+        ends it: the same call with `resume_training=True` goes on bit for bit.
 
         Arguments:
             schedule: phases of training; for a `ManifoldNLE` `spec.schedule(max_num_epochs)` if None, for most specs
@@ -195,9 +196,6 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             checkpoint_minutes: time between two states
             resume_training: go on from the newest state in that folder, or begin if there is none
 
-        Returns:
-            the estimator, in evaluation mode
-
         Raises:
             RuntimeError: if no simulations were appended
             ValueError: if there are too few of them, an argument is out of range, a weight decay is given and no phase
@@ -224,8 +222,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         data = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
         request = Request(data, settings, weight_decay, score_weight)
         phases = self._schedule(request, schedule, max_num_epochs)
-        keeping = Keeping(checkpoint, checkpoint_minutes, resume_training)
-        kept = keeping.opened(lambda: self._about(request, phases) | self._described(starts))
+        about = partial(self._about, request, phases, starts)
+        kept = opened(checkpoint, about, minutes=checkpoint_minutes, resume=resume_training)
         noise = size = None
         if data[0].excerpt.joint_score is not None and score_weight != 0:
             if score_weight is None:
@@ -340,9 +338,9 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         require_whole("restarts", wanted)
         return wanted
 
-    def _about(self, request: Request, schedule: Schedule) -> dict[str, object]:
-        """Return what tells a training from others, but for what is trained."""
-        return {
+    def _about(self, request: Request, schedule: Schedule, restarts: int) -> dict[str, object]:
+        """Return what tells a training from others."""
+        return self._described(restarts) | {
             "score_weight": request.score_weight,
             "mfsbi": version("mfsbi"),
             "trainer": type(self).__name__,

@@ -1,18 +1,18 @@
 r"""A training on disk, so that one that was killed goes on where it was, bit for bit.
 
-A checkpoint is one file in the format of `mfsbi.files`, without pickle: the weights and the best ones so far, what the
-optimisers remember, the state of the random generators, the losses of the epoch under way, and the record. It is
+A checkpoint is one file in the format of `mfsbi.files`, without pickle; `mfsbi.train.state` says what it holds. It is
 written aside, flushed to the disk and renamed into place, and the one before it stays until the next is there. A
-checksum tells a file that is torn or was changed; `about` one of other data, schedule, settings, seed or version.
-Neither is used: the one before it is, with a warning, and where there is none a foreign checkpoint is an error, since
-going on would train something else than was asked for.
+checksum detects a file that is torn or was changed, and `about` one of other data, schedule, settings, seed or version.
+Such a file is not used: the one before it is, with a warning. Where there is none, a checkpoint of another training is
+an error, since going on would train something else than was asked for.
 
 A training that goes on repeats no step and skips none, so on the same machine, with as many threads and the same
 versions, its weights are those of a training that was never stopped.
 
-**SIGTERM** is what schedulers send some time before they kill. While checkpoints are kept it lets the step under way
-end, writes one, and leaves by `SystemExit(143)`; only the main thread can listen to it. Ctrl-C writes one,
-too. Where several processes train (`mfsbi.train.ranks`) the first one keeps checkpoints and hands out what it finds.
+**SIGTERM** is what schedulers of clusters send some time before they kill. While checkpoints are kept, the step under
+way ends, a checkpoint is written, and the program leaves by `SystemExit(143)`; only the main thread can listen to it.
+Ctrl-C writes one, too. Where several processes train (`mfsbi.train.ranks`) the first one keeps checkpoints and hands
+out what it finds.
 """
 
 import json
@@ -26,7 +26,6 @@ from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -36,7 +35,7 @@ from mfsbi.checks import require_positive
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.state import Snapshot
 
-__all__ = ["Checkpoints", "Keeper", "Keeping"]
+__all__ = ["Checkpoints", "Keeper", "opened"]
 
 KEPT = 2
 
@@ -145,25 +144,20 @@ class Checkpoints:
         return Snapshot(tensors, description["numbers"])
 
 
-class Keeping(NamedTuple):
-    """Whether and how a training is kept on disk; see `Checkpoints`."""
+def opened(
+    folder: str | Path | None, about: Callable[[], dict[str, object]], *, minutes: float, resume: bool
+) -> Checkpoints | None:
+    """Return the checkpoints in a folder as `Checkpoints` has them, or None if none are wanted.
 
-    folder: str | Path | None
-    minutes: float
-    resume: bool
-
-    def opened(self, about: Callable[[], dict[str, object]]) -> Checkpoints | None:
-        """Return the checkpoints, or None if none are wanted; `about` says what tells this training from others.
-
-        Raises:
-            ValueError: if minutes is not positive, or there is no folder to resume from
-        """
-        require_positive("checkpoint_minutes", self.minutes)
-        if self.folder is not None:
-            return Checkpoints(self.folder, about(), minutes=self.minutes, resume=self.resume)
-        if self.resume:
-            raise ValueError("`resume_training` needs `checkpoint`, the folder where an earlier training was kept.")
-        return None
+    Raises:
+        ValueError: if minutes is not positive, or there is no folder to resume from
+    """
+    require_positive("checkpoint_minutes", minutes)
+    if folder is not None:
+        return Checkpoints(folder, about(), minutes=minutes, resume=resume)
+    if resume:
+        raise ValueError("`resume_training` needs `checkpoint`, the folder where an earlier training was kept.")
+    return None
 
 
 class Keeper:

@@ -15,8 +15,7 @@ so each rank divides the sum over its share by n, whatever n_r is, goes backward
 vector, with the loss at its end, leaves the gradient of the whole minibatch everywhere. Then all ranks take the same
 step. Parts of a model are moved by different losses, some of them with gradients of gradients, for which torch's
 `DistributedDataParallel` has no place. What several ranks learn is what one learns, up to the rounding of sums, which
-grows: validation losses of 10 epochs on 20,000 rows of the polynomial surface differed by up to 6e-7 in float64; in
-float32 by 3e-6 for a chart and 2e-3 for a density, which one process changed by 3e-3 where x grew by 2e-7 of itself.
+grows as training goes on (`notebooks/measurements.md`).
 
 | loss | on several ranks |
 |---|---|

@@ -1,21 +1,21 @@
-r"""What simulations cannot tell: where they reached, and who asks for more.
+r"""Warnings where simulations do not reach: what is asked of them that they cannot tell.
 
-A likelihood is learned where simulations were, and extrapolates elsewhere without a word; nothing in a posterior shows
-it. So it is asked, by default and for likelihoods and ratios alike,
+A likelihood is learned where simulations were. Elsewhere it extrapolates, and nothing in a posterior shows that. So
+trainers and posteriors of likelihoods and ratios check,
 
-* with simulations: did some runs blow up?
+* when simulations come: did some runs blow up?
 * before training: does every parameter vary, does theta fill the prior, are features of x continuous?
 * before a posterior is drawn: does its prior stay where theta was, and do the observations lie where x was?
 
-**Theta and the prior.** A parameter's range is compared with draws of the prior, and covers it unless more than
+**Theta and the prior.** The range of each parameter is compared with draws of the prior, and covers it unless more than
 5 % + 10 / rows of them lie beyond. For bands and other shapes both are brought to normal scores z by the prior's own
-ranks; in units of the prior's covariance, the smallest variance of the simulated z along any direction tells how thin
-they lie.
+ranks; in units of the prior's covariance, the smallest variance of the simulated z along any direction says how thin
+their band is.
 
-**Observations.** Of m new rows 2 d m / (N + 1), on average, lie beyond the extremes of N simulations in one of d
-features, whatever the distribution; and if its tails fall with the square, by a share s of the range 1 / (1 + s)^2 of
-them. Rows beyond by a tenth, a half and five times the range are counted, and reported if as many were to be expected
-once in a hundred. Features are compared as charts see them, bent if they cover decades (`mfsbi.warp`).
+**Observations.** Of m new rows, 2 d m / (N + 1) lie, on average, beyond the extremes of N simulations in one of d
+features, whatever the distribution is. If its tails fall with the square, 1 / (1 + s)^2 of these are beyond by a share s
+of the range. Rows beyond by a tenth, a half and five times the range are counted, and reported if the chance of so many
+is below one in a hundred. Features are compared as charts see them, bent if they cover decades (`mfsbi.warp`).
 """
 
 import math

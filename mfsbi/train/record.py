@@ -9,7 +9,7 @@ from mfsbi.checks import require_not_negative, require_positive, require_positiv
 __all__ = ["EpochRecord", "History", "ScoreNoise", "Settings"]
 
 CLEAR_RISE = 1.0
-"""Nats of validation loss above the best that are worth a word."""
+"""Nats of validation loss above the best that are worth mentioning."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Settings:
         show_progress_bars: True, False, or None for "only on a terminal"
 
     Raises:
-        ValueError: if a number is not positive, not whole where rows or epochs are counted, or weight_decay negative
-        TypeError: if it is no number
+        ValueError: if a number is not positive, not whole where rows or epochs are counted, or weight_decay is negative
+        TypeError: if it is not a number
     """
 
     training_batch_size: int = 500

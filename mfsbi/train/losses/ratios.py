@@ -27,7 +27,6 @@ from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
 from mfsbi.train.losses.plain import Kind
 from mfsbi.train.losses.scores import HasUnit, ScoreLoss
-from mfsbi.train.record import ScoreNoise
 
 __all__ = ["Alices"]
 
@@ -51,10 +50,6 @@ class Alices(ScoreLoss):
     log_odds: float = 0.0
     kind = Kind.RATIO
     __name__ = "alices"
-
-    def informed(self, noise: ScoreNoise, size: nn.Module) -> ScoreLoss:
-        """Return the loss with the variance of the scores' noise for its limit, unless it has a limit or a size."""
-        return self._limited(noise.variance, size)
 
     def _values(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         ratio = cast(RatioModel, model)

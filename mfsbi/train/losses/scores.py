@@ -59,7 +59,6 @@ from mfsbi.models import AbstractModel, DensityModel
 from mfsbi.train.data import Batch
 from mfsbi.train.losses.plain import AbstractLoss, Kind, Loss, as_loss, latent_nll
 from mfsbi.train.ranks import Ranks
-from mfsbi.train.record import ScoreNoise
 
 __all__ = ["DOUBT", "Scandal", "ScoreLoss", "deviance", "variance_function", "with_doubt"]
 
@@ -82,13 +81,7 @@ class HasUnit(Protocol):
 class ScoreLoss(AbstractLoss):
     """A loss with the joint score as a second label, where the batch has one.
 
-    Arguments:
-        weight: alpha, nats per squared standardised score, the same for all parameters; by the noise if None
-        noise: of the scores, shape `(parameter,)`, as `adapted` measured it, which trainings call before the first
-            step; measured on the batch itself if None
-        limit: of the noise, shape `(parameter,)`: it is known to be no larger
-        size: F, from theta of shape `(rows, parameter)` to that shape, for scores times its `theta_unit(theta)`; None
-            if it is not known
+    `Scandal` and `Alices` say what the arguments are.
 
     Raises:
         ValueError: if the weight is negative
@@ -110,10 +103,6 @@ class ScoreLoss(AbstractLoss):
     @abstractmethod
     def _standardising(self, model: nn.Module) -> HasUnit:
         """Return the part of a model that standardises theta."""
-
-    @abstractmethod
-    def informed(self, noise: ScoreNoise, size: nn.Module) -> "ScoreLoss":
-        """Return the loss with what was measured of the joint scores before training, unless it knows that already."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss of each row, shape `(rows,)`."""
@@ -192,12 +181,6 @@ class ScoreLoss(AbstractLoss):
         noise = noise if self.limit is None else torch.minimum(noise, self.limit)
         return torch.where((noise > 0) & (own[at_theta] > 0).any(0), noise, torch.ones_like(noise))
 
-    def _limited(self, limit: list[float], size: nn.Module) -> "ScoreLoss":
-        """Return the loss with a limit and a size, unless it has one of them."""
-        if self.limit is not None or self.size is not None:
-            return self
-        return replace(self, limit=next(size.parameters()).new_tensor(limit), size=size)
-
 
 @dataclass(frozen=True)
 class Scandal(ScoreLoss):
@@ -238,10 +221,6 @@ class Scandal(ScoreLoss):
     @property
     def __name__(self) -> str:
         return f"scandal({as_loss(self.base).__name__})"
-
-    def informed(self, noise: ScoreNoise, size: nn.Module) -> ScoreLoss:
-        """Return the loss with nu for its limit, unless it has a limit or a size."""
-        return self._limited(noise.noise, size)
 
     def _values(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         loss = self.base(model, batch)
