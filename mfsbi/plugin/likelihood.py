@@ -133,7 +133,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
             return self.spec(excerpt.theta, excerpt.x).to(self.device).model
 
     def _wrapped(self, model: Model) -> ManifoldEstimator:
-        return ManifoldEstimator(cast(AbstractModel, model), spec=self.spec)
+        return ManifoldEstimator(cast(AbstractModel, model), spec=self.spec).eval()
 
     def _potential(self, estimator: ManifoldEstimator, prior: ParameterPrior) -> ManifoldPotential:
         return ManifoldPotential(estimator, prior, device=self.device)

@@ -195,7 +195,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             return RatioModel(*frames, *self.size, warps).to(kind).to(self.device)
 
     def _wrapped(self, model: Model) -> GoldenRatio:
-        return GoldenRatio(cast(RatioModel, model))
+        return GoldenRatio(cast(RatioModel, model)).eval()
 
     def _potential(self, estimator: GoldenRatio, prior: ParameterPrior) -> RatioPotential:
         frozen = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(self.device)

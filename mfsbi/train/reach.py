@@ -12,8 +12,8 @@ trainers and posteriors of likelihoods and ratios check,
 ranks; in units of the prior's covariance, the smallest variance of the simulated z along any direction says how thin
 their band is.
 
-**Observations.** Of m new rows, 2 d m / (N + 1) lie, on average, beyond the extremes of N simulations in one of d
-features, whatever the distribution is. If its tails fall with the square, 1 / (1 + s)^2 of these are beyond by a share s
+**Observations.** Of m new rows 2 d m / (N + 1) lie, on average, beyond the extremes of N simulations in one of d
+features, whatever the distribution. If its tails fall with the square, 1 / (1 + s)^2 of these are beyond by a share s
 of the range. Rows beyond by a tenth, a half and five times the range are counted, and reported if the chance of so many
 is below one in a hundred. Features are compared as charts see them, bent if they cover decades (`mfsbi.warp`).
 """

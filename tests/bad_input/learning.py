@@ -225,7 +225,11 @@ TRAINING = {
         ValueError,
         "`learning_rate` should be positive and finite",
     ),
-    "no learning rate": (train(learning_rate=None), TypeError, "`learning_rate` should be a number; got None"),
+    "a learning rate in words": (
+        train(learning_rate="low"),
+        TypeError,
+        "`learning_rate` should be a number; got 'low'",
+    ),
     "no rows a step": (train(training_batch_size=0), ValueError, "`training_batch_size` .* positive integer; got 0"),
     "half a row a step": (train(training_batch_size=2.5), ValueError, "`training_batch_size` .* integer; got 2.5"),
     "nothing held out": (train(validation_fraction=0), ValueError, "`validation_fraction` .* between 0 and 1; got 0"),
@@ -239,6 +243,18 @@ TRAINING = {
     ),
     "fewer than no restarts": (train(restarts=-1), ValueError, "`restarts` should not be negative; got -1"),
     "half a restart": (train(restarts=0.5), ValueError, "`restarts` should be a whole number; got 0.5"),
+    "new starts of a ratio": (
+        lambda at: ALICES(at.surface.prior).train(restarts=1),
+        TypeError,
+        "`restarts` are new starts of a chart, and a ratio has none: leave it out; got 1",
+    ),
+    "a density's loss for a ratio": (
+        lambda at: (
+            ALICES(at.surface.prior).append_simulations(at.theta, at.x).train([Phase(latent_nll, ("network",), 1)])
+        ),
+        TypeError,
+        r"`Phase.loss` should be `Alices\(\)`, which a ratio is trained by; got latent_nll",
+    ),
     "a negative weight": (train(score_weight=-1), ValueError, "`score_weight` should not be negative; got -1"),
     "a schedule by its name": (
         train(schedule="sequential"),

@@ -12,6 +12,7 @@ from torch.distributions import Independent, Uniform
 from mfsbi import AF, ALICES, FOM, ManifoldNLE, ensemble_posterior, train_ensemble, workers
 from mfsbi.flows import SplineCouplings
 from mfsbi.plugin import ensembles
+from mfsbi.train.training import Training
 from tests.problems import TILT, off_plane, plane
 
 TINY = SplineCouplings(layers=1, width=8, depth=1)
@@ -114,15 +115,15 @@ def test_an_interrupted_ensemble_keeps_what_it_has(trainer, monkeypatch):
 
 
 def test_ctrl_c_before_a_member_has_weights_keeps_those_before_it(trainer, monkeypatch):
-    noise, calls = type(trainer)._noise, []
+    run, calls = Training.run, []
 
-    def interrupted(self, *arguments):
+    def interrupted(self, *arguments, **settings):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return noise(self, *arguments)
+        run(self, *arguments, **settings)
 
-    monkeypatch.setattr(type(trainer), "_noise", interrupted)
+    monkeypatch.setattr(Training, "run", interrupted)
     with pytest.warns(UserWarning, match="2 of 4 members were trained. Failed seeds: none; interrupted before 5, 6"):
         assert len(train_ensemble(trainer, [3, 4, 5, 6], **QUICK)) == 2
     calls[:] = [1, 1]

@@ -15,6 +15,7 @@ from mfsbi import ALICES, calibrate, sample_chains
 from mfsbi.inference.grid import grid_posterior
 from mfsbi.plugin import ratio
 from mfsbi.train.losses import Alices
+from mfsbi.train.schedules import Phase
 from tests.problems import scattered, scattered_log_ratio
 
 PRIOR = BoxUniform(-torch.ones(2), torch.ones(2))
@@ -367,3 +368,12 @@ def test_a_row_alone_makes_no_pair(settings):
     made = ALICES(PRIOR, **SMALL).append_simulations(theta, gold["x"])
     with pytest.raises(ValueError, match="Pairs are made of two rows: `training_batch_size` should be at least 2"):
         made.train(**(FEW | settings))
+
+
+def test_a_schedule_of_ones_own_trains_as_its_phases_say():
+    one, other = trainer(), trainer()
+    expected = one.train(max_num_epochs=3, score_weight=0.5)
+    found = other.train([Phase(Alices(0.5), ("network",), 3)], score_weight=2.0)
+    assert (state(found) == state(expected)).all()
+    found = trainer().train([Phase(Alices(), ("network",), 1, rows=50), Phase(Alices(), ("network",), 1)], **FEW)
+    assert not (state(found) == state(expected)).all()

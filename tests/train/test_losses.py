@@ -1,3 +1,5 @@
+import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,10 @@ from mfsbi import MFlow
 from mfsbi.train.data import Batch
 from mfsbi.train.losses import (
     RECONSTRUCTION_WEIGHT,
+    Alices,
+    Kind,
+    Scandal,
+    as_loss,
     joint,
     joint_nll,
     latent_nll,
@@ -119,3 +125,38 @@ def test_likelihood_alone_is_refused_where_a_manifold_is_to_be_learned(name, bat
 def test_likelihood_is_minus_log_prob_where_nothing_else_is_to_be_learned(name, batch):
     model = SPECS[name].build(*plane())
     torch.testing.assert_close(nll(model, batch), -model.log_prob(batch.x, batch.theta))
+
+
+def own(model, batch):
+    return 2 * reconstruction(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "name"),
+    [
+        (reconstruction, Kind.DISTANCE, "reconstruction"),
+        (robust_reconstruction, Kind.DISTANCE, "robust_reconstruction"),
+        (latent_nll, Kind.DENSITY, "latent_nll"),
+        (joint, Kind.DENSITY, "joint"),
+        (joint_nll, Kind.DENSITY, "joint_nll"),
+        (nll, Kind.LIKELIHOOD, "nll"),
+        (Scandal(base=nll), Kind.LIKELIHOOD, "scandal(nll)"),
+        (Scandal(base=own), Kind.UNKNOWN, "scandal(own)"),
+        (Alices(), Kind.RATIO, "alices"),
+        (own, Kind.UNKNOWN, "own"),
+    ],
+)
+def test_a_loss_knows_what_it_measures_and_its_name_and_can_be_copied(loss, kind, name):
+    known = as_loss(loss)
+    assert (known.kind, known.__name__) == (kind, name)
+    assert as_loss(known) is known
+    for twin in (pickle.loads(pickle.dumps(known)), copy.deepcopy(known)):
+        assert twin == known
+
+
+def test_a_plain_loss_has_nothing_to_keep_and_does_not_adapt(model, batch):
+    known = as_loss(own)
+    assert known.state() == {}
+    assert known.restored({"noise": torch.ones(1)}) is known
+    assert known.adapted(model, batch) is known
+    assert (known(model, batch) == own(model, batch)).all()

@@ -22,6 +22,7 @@ from mfsbi.train.losses import (
     nll,
     reconstruction,
 )
+from mfsbi.train.noise import ScoreSize
 from mfsbi.train.schedules import alternating, ambient, sequential, simultaneous, with_score
 from tests.laws import perturbed
 from tests.problems import SMALL, SPECS, plane
@@ -246,6 +247,18 @@ def test_the_noise_has_a_floor_where_the_model_explains_all():
         (score,) = torch.autograd.grad(-latent_nll(model, replace(batch, theta=theta)).sum(), theta)
     noise = Scandal().adapted(model, replace(batch, joint_score=score)).noise
     torch.testing.assert_close(noise, DOUBT / (40 + DOUBT) * (score * model.latent.theta_std).square().mean(0))
+
+
+@pytest.mark.parametrize("kind", [Scandal, Alices])
+def test_a_loss_takes_up_its_noise_and_the_weights_of_its_size(kind):
+    theta = torch.zeros(1, 2)
+    size, other = (ScoreSize(2) for _ in range(2))
+    state = kind(noise=NOISE, size=size).state()
+    assert not torch.equal(size.second.weight, other.second.weight)
+    loss = kind(size=other).restored(state | {"of another": theta})
+    assert (loss.noise == NOISE).all()
+    assert torch.equal(size.second.weight, other.second.weight)
+    assert loss.restored({name: value for name, value in state.items() if name != "noise"}) == loss
 
 
 def test_without_held_out_rows_the_noise_is_that_of_the_batch():
