@@ -1,31 +1,51 @@
 """The optimisation loop, the only one: `fit` runs a schedule.
 
-Each group of parts (chart, latent) has one learning rate, which warms up over its first steps and then falls to zero
-along a cosine over all the steps the schedule grants that group, so alternating phases continue where they left off.
-One split into training and validation rows serves the whole schedule. `mfsbi.train.phase` says what happens within a
-phase, `mfsbi.train.state` what a training has come to, `mfsbi.train.checkpoint` how one that was stopped goes on, and
+**A schedule.** Each group of parts (chart, latent) has one learning rate, which warms up over its first steps and then
+falls to zero along a cosine over all the steps the schedule grants that group, so alternating phases continue where
+they left off. One split into training and validation rows serves the whole schedule.
+
+**A phase.** After every epoch the validation loss is taken without gradients. A phase keeps a *copy* of its best
+weights, those it began with included, and ends with the best copy in place, also when it is interrupted. It stops early
+only if asked to: steps gain most when the learning rate has fallen, and a phase that stops on a plateau of the large
+steps never gets there. With `stop_after_epochs` a phase ends when as many epochs brought nothing better, judged by the
+mean over the last few. An epoch that loses all that had been learned takes the phase back to its best weights, with a
+warning.
+
+**Coordinates.** While the chart stands still its coordinates are computed once for the whole phase. A phase that trains
+the density begins by measuring where they lie: reconstruction alone may blow them up to any size, and splines reach six
+spreads.
+
+`mfsbi.train.state` says what a training has come to, `mfsbi.train.checkpoint` how one that was stopped goes on, and
 `mfsbi.train.ranks` how several processes share one: all of them then call `fit` alike.
 """
 
+import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from mfsbi.models import AbstractModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Checkpoints, Keeper
-from mfsbi.train.data import steps_per_epoch
+from mfsbi.train.data import Batch, steps_per_epoch
+from mfsbi.train.losses import Kind
 from mfsbi.train.optimizers import PartsOptimizer
-from mfsbi.train.phase import PhaseRun, rows_of_step
 from mfsbi.train.ranks import Ranks
-from mfsbi.train.record import History, Settings
+from mfsbi.train.record import EpochRecord, History, Settings
 from mfsbi.train.schedules import Phase, Schedule, require_schedule
 from mfsbi.train.state import State
 from mfsbi.train.stream import Split, TrainingData
 
 __all__ = ["fit", "require_phases"]
+
+COURSE = 20  # parts of an epoch whose training losses are recorded
 
 
 def fit(
@@ -67,37 +87,171 @@ def fit(
     state = State(model, schedule, optimizers, history, seed=settings.seed, patience=settings.stop_after_epochs)
     keeper = Keeper(checkpoints, ranks)
     with _progress_bar(sum(steps), settings) as bar, seeded(derived(settings.seed, 0)), keeper.listening():
-        run = PhaseRun(state, settings, bar, keeper)
         try:
-            _run(run, data, steps, keep_going or (lambda _: True))
+            _Run(state, settings, bar, keeper).phases(data, steps, keep_going or (lambda _: True))
         except KeyboardInterrupt:
             history.interrupted = True
             warnings.warn(_interruption(state), stacklevel=2)
     return history
 
 
-def _run(run: PhaseRun, data: Split, steps: Sequence[int], keep_going: Callable[[int], bool]) -> None:
-    """Run the schedule, or what is left of it."""
-    state, checkpoints, first = run.state, run.keeper.checkpoints, 0
-    start = None if checkpoints is None else checkpoints.taken()
-    if start is not None:
-        state.restore(start)
-        first = state.number
-    run.ranks.hand_out(state.model)
-    if not all(keep_going(number) for number in range(first)):
-        return
-    for number in range(first, len(state.schedule)):
-        trainable = state.optimizers[state.schedule[number].trains] is not None
-        if trainable and (start is None or number > first):
-            state.begin(number)
-        run.bar.update(sum(steps[:number]) - run.bar.n)
+class _Run:
+    """A training at work: what it has come to, how to go on, the bar that shows it, and what keeps it on disk."""
+
+    def __init__(self, state: State, settings: Settings, bar: tqdm, keeper: Keeper) -> None:
+        self.state, self.settings, self.bar, self.keeper = state, settings, bar, keeper
+        self.ranks = keeper.ranks
+        self.scatter = math.inf  # of the held-out rows' losses about their mean, when last judged
+
+    def phases(self, data: Split, steps: Sequence[int], keep_going: Callable[[int], bool]) -> None:
+        """Run the schedule, or what is left of it."""
+        state, checkpoints, first = self.state, self.keeper.checkpoints, 0
+        start = None if checkpoints is None else checkpoints.taken()
+        if start is not None:
+            state.restore(start)
+            first = state.number
+        self.ranks.hand_out(state.model)
+        if not all(keep_going(number) for number in range(first)):
+            return
+        for number in range(first, len(state.schedule)):
+            trainable = state.optimizers[state.schedule[number].trains] is not None
+            if trainable and (start is None or number > first):
+                state.begin(number)
+            self.bar.update(sum(steps[:number]) - self.bar.n)
+            if trainable:
+                self._epochs(data)
+            self.bar.update(sum(steps[: number + 1]) - self.bar.n)
+            if not keep_going(number):
+                break
         if trainable:
-            run.epochs(data)
-        run.bar.update(sum(steps[: number + 1]) - run.bar.n)
-        if not keep_going(number):
-            break
-    if trainable:
-        run.keeper.keep(state.snapshot, ended=False)  # what was wished for after the last step
+            self.keeper.keep(state.snapshot, ended=False)  # what was wished for after the last step
+
+    def _epochs(self, data: Split) -> None:
+        """Run the phase; its records are in the history and the best weights in place however it ends."""
+        state, (training, validation) = self.state, data
+        try:
+            if isinstance(training, Batch):  # of a stream they are computed as they are needed
+                training = self._with_coordinates(training)
+            validation = self._with_coordinates(validation)
+            if state.epoch == 0:
+                self._measure_coordinates(training, validation)
+                self._keep_if_better(validation)
+                state.epoch, state.began = 1, state.best.loss
+            steps = steps_per_epoch(training.rows, _rows_of_step(state.phase, self.settings))
+            self.bar.update(steps * (state.epoch - 1) + len(state.losses))
+            while state.epoch <= state.phase.epochs and not state.patience.over:
+                record = self._epoch(training, validation)
+                state.history.epochs.append(record)
+                if self._broke_down(record):
+                    self._go_back(record, validation)
+                else:
+                    if record.validation_loss < state.best.loss:
+                        state.best.keep(record.validation_loss, state.epoch, self.scatter)
+                    state.patience.see(record.validation_loss)
+                state.next_epoch(state.epoch + 1)
+                self.keeper.keep(state.snapshot, ended=False)
+            self.keeper.keep(state.snapshot, ended=True)
+        except KeyboardInterrupt:
+            self._keep_if_better(validation)
+            raise
+        finally:
+            state.best.restore()
+
+    def _epoch(self, training: TrainingData, validation: Batch) -> EpochRecord:
+        """Pass over the training rows once, then judge by the validation rows."""
+        state, phase, bar, began = self.state, self.state.phase, self.bar, time.perf_counter()
+        bar.set_description(f"{'+'.join(phase.trains)} {state.epoch}/{phase.epochs}", refresh=False)
+        state.generator.set_state(state.order)
+        self.ranks.hand_out(state.model)
+        size, taken = _rows_of_step(phase, self.settings), len(state.losses)
+        for batch in training.minibatches(size, state.generator, skip=taken):
+            state.losses.append(self._step(batch))
+            if len(state.losses) % 20 == 1:
+                bar.set_postfix(loss=f"{float(state.losses[-1]):.4g}", refresh=False)
+            bar.update()
+            self.keeper.keep(state.snapshot, ended=False)
+        where = f"in phase {state.number + 1} ({state.loss.__name__}), epoch {state.epoch}"
+        losses = torch.stack(state.losses)
+        training_loss = _number(losses.mean(), f"training loss {where}")
+        validation_loss = _number(self._held_out(validation), f"validation loss {where}")
+        bar.set_postfix(loss=f"{training_loss:.4g}", validation=f"{validation_loss:.4g}")
+        return EpochRecord(
+            phase=state.number,
+            loss=state.loss.__name__,
+            epoch=state.epoch,
+            training_loss=training_loss,
+            validation_loss=validation_loss,
+            learning_rate=state.optimizer.learning_rate,
+            seconds=time.perf_counter() - began,
+            course=[float(some.mean()) for some in losses.tensor_split(min(COURSE, len(losses)))],
+            nats=state.loss.kind is not Kind.DISTANCE,
+        )
+
+    def _broke_down(self, record: EpochRecord) -> bool:
+        """Return whether an epoch lost all that had been learned, and by more than rows differ from their mean.
+
+        Both on held-out rows and on those it learned from: a model that merely overfits has not broken down.
+        """
+        best, least = self.state.best, min(record.validation_loss, record.training_loss)
+        return best.epoch > 0 and least > max(self.state.began, best.loss + best.scatter)
+
+    def _go_back(self, record: EpochRecord, validation: Batch) -> None:
+        """Take up the best weights again, without the momentum that led away from them, and say so."""
+        state = self.state
+        state.best.restore()
+        state.optimizer.halt()
+        self._held_out(validation)
+        warnings.warn(
+            f"Training broke down in phase {state.number + 1} ({state.loss.__name__}), epoch {state.epoch}: the "
+            f"validation loss went from {state.best.loss:.4g} to {record.validation_loss:.4g}. The weights of epoch "
+            f"{state.best.epoch} are taken up again; if this is said once more, take a lower `learning_rate`.",
+            stacklevel=2,
+        )
+
+    def _keep_if_better(self, validation: Batch) -> None:
+        """Copy the present weights if they do better on the validation rows than the best so far."""
+        loss = float(self._held_out(validation))
+        if loss < self.state.best.loss:
+            self.state.best.keep(loss, self.state.epoch, self.scatter)
+
+    def _held_out(self, validation: Batch) -> Tensor:
+        """Return the mean loss of the validation rows, to which it has adapted if it can."""
+        state, validation = self.state, validation.paired
+        state.loss = state.loss.adapted(state.model, validation)
+        losses = self.ranks.in_shares(lambda rows: state.loss(state.model, rows), validation)
+        mean = losses.mean()
+        self.scatter = float((losses - mean).abs().mean())
+        return mean
+
+    def _step(self, batch: Batch) -> Tensor:
+        """Move the weights once along the gradient of the mean loss and return that."""
+        state, parts = self.state, self.state.optimizer.parts
+        parts.zero_grad(set_to_none=True)
+        if self.ranks.size > 1:  # each rank draws its own random numbers, the same whenever the step is repeated
+            place = state.number, state.epoch, len(state.losses), self.ranks.rank
+            torch.manual_seed(derived(self.settings.seed, 2, *place))
+        losses = state.loss(state.model, batch.paired.select(self.ranks.share(batch.rows)))
+        loss = self.ranks.backward(losses, batch.rows, parts.parameters())
+        state.optimizer.step(self.settings.clip_max_norm)
+        return loss
+
+    def _with_coordinates(self, data: Batch) -> Batch:
+        """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
+        moving = "chart" in self.state.phase.trains or not isinstance(self.state.model, AbstractModel)
+        return replace(data, u=None if moving else self._encode(data))
+
+    def _measure_coordinates(self, training: TrainingData, validation: Batch) -> None:
+        """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
+        if "latent" in self.state.phase.trains and isinstance(self.state.model, AbstractModel):
+            latent, before = self.state.model.latent, self._held_out(validation)
+            old = [value.clone() for value in latent.frame]
+            latent.measure(self._encode(training.excerpt) if training.u is None else training.u)
+            if not self._held_out(validation) <= before:  # it had learned better than that already
+                latent.set_frame(*old)
+
+    def _encode(self, data: Batch) -> Tensor:
+        model = cast(AbstractModel, self.state.model)
+        return self.ranks.in_shares(lambda rows: model.encode(rows.x, rows.theta), data)
 
 
 def _optimizer(
@@ -115,7 +269,7 @@ def _optimizer(
 
 def _steps(phase: Phase, training: TrainingData, settings: Settings) -> int:
     """Return the steps of a phase that does not stop early."""
-    return phase.epochs * steps_per_epoch(training.rows, rows_of_step(phase, settings))
+    return phase.epochs * steps_per_epoch(training.rows, _rows_of_step(phase, settings))
 
 
 @contextmanager
@@ -142,7 +296,7 @@ def _require_rows(ranks: Ranks, data: Split, schedule: Schedule, settings: Setti
     if ranks.size > 1:
         digests = training.digest[:8], validation.digest[:8]
         ranks.require_same("digests of rows, which one seed or `Ranks.from_first` gives", digests)
-    rows = min(training.rows, *(rows_of_step(phase, settings) for phase in schedule))
+    rows = min(training.rows, *(_rows_of_step(phase, settings) for phase in schedule))
     if rows < ranks.size:
         raise ValueError(
             f"A step should have a row for each of {ranks.size} processes; one has {rows}. Take fewer processes, or a "
@@ -160,3 +314,19 @@ def _interruption(state: State) -> str:
         f"Training was interrupted in phase {state.number + 1} of {len(state.schedule)}; its best weights so far are "
         f"kept: {kept}." + (f" Phases that did not run: {left}." if left else "")
     )
+
+
+def _rows_of_step(phase: Phase, settings: Settings) -> int:
+    """Return how many rows a step of the phase takes."""
+    return settings.training_batch_size if phase.rows is None else phase.rows
+
+
+def _number(loss: Tensor, what: str) -> float:
+    """Return a loss as a number, or refuse to go on."""
+    value = float(loss)
+    if not math.isfinite(value):
+        raise ArithmeticError(
+            f"The {what} is {value}: training diverged. The best weights before that are kept; "
+            "a lower `learning_rate` or `clip_max_norm` usually helps."
+        )
+    return value
