@@ -111,7 +111,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         learned = {"chart"} if any(weight.requires_grad for weight in chart.parameters()) else set()
         return [
             phase
-            if phase.decay or "latent" not in phase.trains or learned & set(phase.trains)
+            if phase.decay or not phase.moves("latent") or learned & set(phase.trains)
             else phase._replace(decay=1.0)
             for phase in schedule
         ]

@@ -152,8 +152,12 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         return training, validation.select(order.to(validation.theta.device))
 
     def _schedule(self, request: Request, schedule: Schedule | None, epochs: int) -> Schedule:
+        schedule = [Phase(Alices(), ("network",), epochs)] if schedule is None else schedule
+        require_schedule(schedule)
+        for phase in schedule:
+            require_kind("Phase.loss", phase.loss, Alices, "`Alices()`, which a ratio is trained by")
         training, validation = request.data
-        rows = request.settings.training_batch_size
+        rows = min(phase.rows or request.settings.training_batch_size for phase in schedule)
         if validation.from_theta is None and min(rows, training.rows, validation.rows) < 2:
             raise ValueError(
                 "Pairs are made of two rows: `training_batch_size` should be at least 2, and so should the rows held "
@@ -165,10 +169,6 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             labels = cast(Tensor, whole.from_theta)
             require_constant_odds(whole.theta, labels)
             odds = log_odds(labels)
-        schedule = [Phase(Alices(), ("network",), epochs)] if schedule is None else schedule
-        require_schedule(schedule)
-        for phase in schedule:
-            require_kind("Phase.loss", phase.loss, Alices, "`Alices()`, which a ratio is trained by")
         losses = [replace(cast(Alices, phase.loss), log_odds=odds) for phase in schedule]
         losses = [loss if loss.weight is not None else replace(loss, weight=request.score_weight) for loss in losses]
         return [phase._replace(loss=loss) for phase, loss in zip(schedule, losses, strict=True)]

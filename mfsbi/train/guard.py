@@ -94,7 +94,7 @@ class ChartGuard:
         phases = [
             i
             for i, phase in enumerate(schedule)
-            if trainable and "chart" in phase.trains and as_loss(phase.loss).kind is not Kind.LIKELIHOOD
+            if trainable and phase.moves("chart") and as_loss(phase.loss).kind is not Kind.LIKELIHOOD
         ]
         self.last = max(phases, default=None)
 

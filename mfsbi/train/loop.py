@@ -237,12 +237,12 @@ class _Run:
 
     def _with_coordinates(self, data: Batch) -> Batch:
         """Return the rows with their coordinates, computed once, if the phase leaves the chart alone."""
-        moving = "chart" in self.state.phase.trains or not isinstance(self.state.model, AbstractModel)
+        moving = self.state.phase.moves("chart") or not isinstance(self.state.model, AbstractModel)
         return replace(data, u=None if moving else self._encode(data))
 
     def _measure_coordinates(self, training: TrainingData, validation: Batch) -> None:
         """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
-        if "latent" in self.state.phase.trains and isinstance(self.state.model, AbstractModel):
+        if self.state.phase.moves("latent") and isinstance(self.state.model, AbstractModel):
             latent, before = self.state.model.latent, self._held_out(validation)
             old = [value.clone() for value in latent.frame]
             latent.measure(self._encode(training.excerpt) if training.u is None else training.u)

@@ -66,6 +66,10 @@ class Phase(NamedTuple):
     decay: float = 1.0
     rows: int | None = None
 
+    def moves(self, part: str) -> bool:
+        """Return whether it moves that part."""
+        return part in self.trains
+
 
 Schedule = list[Phase]
 
@@ -146,7 +150,7 @@ def with_score(
     """
 
     def scored(phase: Phase) -> Phase:
-        if "latent" not in phase.trains or as_loss(phase.loss).kind is Kind.DISTANCE:
+        if not phase.moves("latent") or as_loss(phase.loss).kind is Kind.DISTANCE:
             return phase
         loss = phase.loss if isinstance(phase.loss, ScoreLoss) else Scandal(weight, base=phase.loss)
         if loss.limit is None and loss.size is None:

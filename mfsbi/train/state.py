@@ -205,7 +205,7 @@ class State:
         self.patience.recent.extend(numbers["recent"])
         self.patience.least, self.patience.waited = numbers["patience"]
         self.epoch, self.began, self.order = numbers["epoch"], numbers["began"], tensors["order"]
-        self.losses = list(here["losses"]) if "losses" in here else []
+        self.losses = list(here.get("losses", ()))
         self.generator.set_state(self.order)
         torch.set_rng_state(tensors["random.cpu"])
         for name, value in snapshot.part("random.cuda.").items():
@@ -226,9 +226,8 @@ def _remembered(optimizer: PartsOptimizer) -> dict[str, Tensor]:
 
 def _remember(optimizer: PartsOptimizer, tensors: dict[str, Tensor]) -> None:
     """Let an optimiser of the same weights remember what `_remembered` returned."""
-    optimizer.taken, optimizer.usual_norm = int(tensors["taken"]), None
-    if "usual_norm" in tensors:
-        optimizer.usual_norm = tensors["usual_norm"].to(next(optimizer.parts.parameters()).device)
+    usual, device = tensors.get("usual_norm"), next(optimizer.parts.parameters()).device
+    optimizer.taken, optimizer.usual_norm = int(tensors["taken"]), None if usual is None else usual.to(device)
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizer.optimizers]
     for name, value in tensors.items():
         if name.count(".") == 2:

@@ -137,7 +137,7 @@ class ScoreLoss(AbstractLoss):
         """Return the loss with the noise of a checkpoint; the size, which losses share, takes up its weights."""
         if self.size is not None:
             self.size.load_state_dict({name: state[f"size.{name}"] for name in self.size.state_dict()})
-        return replace(self, noise=state["noise"]) if "noise" in state else self
+        return replace(self, noise=state.get("noise", self.noise))
 
     def _with_scores(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss without score, and joint and model's score for standardised theta, `(rows, parameter)`."""
