@@ -1,24 +1,24 @@
-r"""How large joint scores are, and how much of them x can tell; `mfsbi.train.losses` says what for.
+r"""How large joint scores are, and how much of them x tells; `mfsbi.train.losses.scores` needs both.
 
 **Size.** F_i(theta) = E[t_i^2|theta] is found by a network of theta alone, as the variance of a normal distribution of
 t_i whose mean is zero,
 
     E_t [t_i^2 / F_i + log F_i]    is minimal at    F_i = E[t_i^2|theta].
 
-It starts as a constant and leaves it where held-out rows say so. It is never less than a thousandth of its mean, so
-that no row's weight is without limit.
+It starts as a constant, and departs from it where that lowers the loss of held-out rows. It is never less than a
+thousandth of its mean, so that no row's weight grows without limit.
 
 **Noise.** The joint score t(x, z|theta) is the true score plus noise, since z is more than x tells (`mfsbi.gold`), so
 that for any weights w_i(x, theta) and any function g
 
     E w_i (t_i - g_i(x, theta))^2 = E w_i Var(t_i|x, theta) + E w_i (s_i - g_i)^2 >= E w_i Var(t_i|x, theta),
 
-where s is the score of p(x|theta). So a regression of t bounds the noise from above, on rows it has not seen, the more
-closely the better it is. For the variance w is one; for nu it is 1 / (F_i + c g_i^2), g in place of the unknown s,
-as the dispersion of a quasi-likelihood is estimated, which bounds only where errors are small beside sizes. It is
-cheap, a network without a density to obey and without gradients of gradients, and finds what a flow will find long
-before the flow does. The network multiplies features of x by 1 + features of theta, since a sum of
-such products is what a score often is.
+where s is the score of p(x|theta). So a regression of t bounds the noise from above, on rows it has not seen, and the
+better it is the closer. For the variance w is one. For nu it is 1 / (F_i + c g_i^2), with g in place of the unknown s,
+as the dispersion of a quasi-likelihood is estimated; that is a bound only where errors are small beside sizes. The
+regression is cheap, since its network is no density and needs no gradients of gradients, and it finds what a flow will
+find long before the flow does. The network multiplies features of x by 1 + features of theta: a score often is a sum of
+such products.
 """
 
 import math

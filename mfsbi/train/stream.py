@@ -37,14 +37,14 @@ class Stream:
 
     Arguments:
         store: where they are
-        memory: bytes of a block, which has one shard at least
+        memory: bytes of a block, which has one shard at least; 64 MiB if None
         device: where they are wanted
     """
 
     u = None
 
-    def __init__(self, store: Store, memory: int = BLOCK, device: str | torch.device = "cpu") -> None:
-        self.store, self.memory, self.device = store, memory, device
+    def __init__(self, store: Store, memory: int | None = None, device: str | torch.device = "cpu") -> None:
+        self.store, self.memory, self.device = store, BLOCK if memory is None else memory, device
 
     def __repr__(self) -> str:
         return f"Stream({self.store!r}, {self.memory / 2**20:.0f} MiB at a time)"

@@ -5,7 +5,6 @@ import torch
 
 from mfsbi import ALICES, ManifoldNLE, MFlow, Plan, Store, simulate_to_store
 from mfsbi.flows import SplineCouplings
-from mfsbi.train.stream import Stream
 from simulators.polynomial import PolynomialSurface
 
 SMALL = SplineCouplings(layers=2, width=8, depth=1)
@@ -27,7 +26,7 @@ def path(tmp_path_factory):
 @pytest.fixture
 def streamed(monkeypatch):
     monkeypatch.setattr("mfsbi.plugin.rounds.IN_MEMORY", 2000)
-    monkeypatch.setattr(Stream.__init__, "__defaults__", (2000, "cpu"))
+    monkeypatch.setattr("mfsbi.train.stream.BLOCK", 2000)
 
 
 def trained(trainer):

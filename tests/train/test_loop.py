@@ -329,7 +329,7 @@ def test_strongly_correlated_coordinates_are_sheared(correlation, sheared):
         latent.measure(again)
         assert all((old == new).all() for old, new in zip(before, latent.scaling, strict=True))
     if sheared:
-        mean, std, shear = latent.scaling
+        mean, std, shear = latent.frame
         y = (10 * u + 7 - mean) @ shear / std
         torch.testing.assert_close(y.T.cov(), torch.eye(2), rtol=0, atol=1e-3)
         torch.testing.assert_close(y.mean(0), torch.zeros(2), rtol=0, atol=1e-2)
