@@ -26,7 +26,7 @@ from mfsbi.gold.checks import soft_labels
 from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
 from mfsbi.train.losses.plain import Kind
-from mfsbi.train.losses.scores import HasUnit, ScoreLoss
+from mfsbi.train.losses.scores import ScoreLoss
 
 __all__ = ["Alices"]
 
@@ -63,5 +63,5 @@ class Alices(ScoreLoss):
         logit = log_ratio + self.log_odds
         return functional.binary_cross_entropy_with_logits(logit, label, reduction="none"), log_ratio
 
-    def _standardising(self, model: nn.Module) -> HasUnit:
-        return cast(RatioModel, model)
+    def _unit_of(self, model: nn.Module, theta: Tensor) -> Tensor:
+        return cast(RatioModel, model).theta_unit(theta)

@@ -50,7 +50,7 @@ in `notebooks/measurements.md`.
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,14 +67,6 @@ DOUBT = 2.0
 
 OWN = 0.25
 """c, the part of the true score's own square in the size that its errors are counted by."""
-
-
-@runtime_checkable
-class HasUnit(Protocol):
-    """What standardises theta: a latent density, a ratio, or the size of scores."""
-
-    def theta_unit(self, theta: Tensor) -> Tensor:
-        """Return what a score of theta is multiplied by to be that of standardised theta, `(rows, parameter)`."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +93,8 @@ class ScoreLoss(AbstractLoss):
         """Return the loss without score, and what the score is the gradient of, each of shape `(rows,)`."""
 
     @abstractmethod
-    def _standardising(self, model: nn.Module) -> HasUnit:
-        """Return the part of a model that standardises theta."""
+    def _unit_of(self, model: nn.Module, theta: Tensor) -> Tensor:
+        """Return what a score of theta is multiplied by to be that of the model's standardised theta."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss of each row, shape `(rows,)`."""
@@ -157,11 +149,11 @@ class ScoreLoss(AbstractLoss):
         return cast(Tensor, batch.joint_score) * self._unit(model, batch.theta)
 
     def _unit(self, model: nn.Module, theta: Tensor) -> Tensor:
-        """Return what a score of theta is multiplied by: the size's unit, or the model's if the weight is fixed."""
-        measured = self.size is not None and self.weight is None
-        owner = cast(HasUnit, self.size) if measured else self._standardising(model)
+        """Return what a score is multiplied by, `(rows, parameter)`: the model's unit, or the size's if that is used."""
         with torch.no_grad():
-            return owner.theta_unit(theta)
+            if self.size is None or self.weight is not None:
+                return self._unit_of(model, theta)
+            return cast(Any, self.size).theta_unit(theta)
 
     def _sizes(self, _theta: Tensor) -> Tensor | None:
         """Return the sizes that errors are counted by, shape `(rows, parameter)`; None if as they are."""
@@ -228,8 +220,8 @@ class Scandal(ScoreLoss):
             return loss, -loss
         return loss, cast(DensityModel, model).log_prob(batch.x, batch.theta)  # theta moves u and the manifold, too
 
-    def _standardising(self, model: nn.Module) -> HasUnit:
-        return cast(AbstractModel, model).latent
+    def _unit_of(self, model: nn.Module, theta: Tensor) -> Tensor:
+        return cast(AbstractModel, model).latent.theta_unit(theta)
 
     def _sizes(self, theta: Tensor) -> Tensor | None:
         if self.size is None:
