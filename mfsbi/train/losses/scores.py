@@ -149,7 +149,7 @@ class ScoreLoss(AbstractLoss):
         return cast(Tensor, batch.joint_score) * self._unit(model, batch.theta)
 
     def _unit(self, model: nn.Module, theta: Tensor) -> Tensor:
-        """Return what a score is multiplied by, `(rows, parameter)`: the unit of the size if it is used, or the model."""
+        """Return what a score is multiplied by, shape `(rows, parameter)`: the unit of the size, or the model's."""
         with torch.no_grad():
             if self.size is None or self.weight is not None:
                 return self._unit_of(model, theta)
