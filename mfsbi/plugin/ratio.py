@@ -35,7 +35,7 @@ from mfsbi.plugin.trainer import AbstractTrainer, Request
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulations import Simulations
-from mfsbi.train.data import Batch, joined, spreads
+from mfsbi.train.data import Batch, joined
 from mfsbi.train.losses import Alices
 from mfsbi.train.noise import ScoreSize
 from mfsbi.train.record import ScoreNoise, Settings

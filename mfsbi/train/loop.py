@@ -244,10 +244,10 @@ class _Run:
         """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
         if self.state.phase.moves("latent") and isinstance(self.state.model, AbstractModel):
             latent, before = self.state.model.latent, self._held_out(validation)
-            old = [value.clone() for value in latent.frame]
+            old = [value.clone() for value in latent.scaling]
             latent.measure(self._encode(training.excerpt) if training.u is None else training.u)
             if not self._held_out(validation) <= before:  # it had learned better than that already
-                latent.set_frame(*old)
+                latent.set_scaling(*old)
 
     def _encode(self, data: Batch) -> Tensor:
         model = cast(AbstractModel, self.state.model)

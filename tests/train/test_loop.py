@@ -311,9 +311,9 @@ def test_coordinates_of_any_size_are_learned(data):
 
 def test_measured_coordinates_stay_as_they_are_when_training_goes_on(data, model):
     fit(model, data, density_only(1), QUICK)
-    before = [value.clone() for value in model.latent.frame]
+    before = [value.clone() for value in model.latent.scaling]
     fit(model, data, density_only(1), QUICK)
-    assert all((old == new).all() for old, new in zip(before, model.latent.frame, strict=True))
+    assert all((old == new).all() for old, new in zip(before, model.latent.scaling, strict=True))
 
 
 @pytest.mark.parametrize(("correlation", "sheared"), [(0.5, False), (0.999, True), (1 - 1e-6, False)])
@@ -329,7 +329,7 @@ def test_strongly_correlated_coordinates_are_sheared(correlation, sheared):
         latent.measure(again)
         assert all((old == new).all() for old, new in zip(before, latent.scaling, strict=True))
     if sheared:
-        mean, std, shear = latent.frame
+        mean, std, shear = latent.scaling
         y = (10 * u + 7 - mean) @ shear / std
         torch.testing.assert_close(y.T.cov(), torch.eye(2), rtol=0, atol=1e-3)
         torch.testing.assert_close(y.mean(0), torch.zeros(2), rtol=0, atol=1e-2)
