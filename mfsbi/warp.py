@@ -263,15 +263,19 @@ def as_data(x: Tensor, like: Tensor, warp: Warp | None) -> Tensor:
     return x.to(like.device)
 
 
+SHIFTED = {"x": ("feature", ", or let it return float64"), "theta": ("parameter", " and the prior")}
+"""What a column is called, and what else helps against its offset."""
+
+
 def require_digits(name: str, values: Tensor) -> None:
     """Raise ValueError if an offset has cost values digits that tell something."""
-    word = "feature" if name == "x" else "parameter"
+    word, elsewhere = SHIFTED[name]
     for number, offset, std in lost_digits(values):
         raise ValueError(
             f"`{name}` should have digits left beside its offset: {word} {number} is {offset:.6g} +- {std:.3g}, and "
             f"neighbouring numbers of {str(values.dtype).removeprefix('torch.')} are "
             f"{torch.finfo(values.dtype).eps * abs(offset):.2g} apart there, so that values are no longer told apart. "
-            f"Subtract the offset in the simulator{', or let it return float64' if name == 'x' else ' and the prior'}."
+            f"Subtract the offset in the simulator{elsewhere}."
         )
 
 
