@@ -5,7 +5,7 @@ annotations (jaxtyping with beartype); at run time they cost nothing.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -58,7 +58,7 @@ Tangents = Float[Tensor, "*batch data columns"]
 class Prior(Protocol):
     """A distribution of theta, as torch.distributions has them."""
 
-    def sample(self, sample_shape: Any = ...) -> Tensor:  # noqa: ANN401 - a torch.Size or a plain tuple
+    def sample(self, sample_shape: tuple[int, ...] = ...) -> Tensor:
         """Draw theta, shape `(*sample_shape, parameter)`."""
 
     def log_prob(self, value: Tensor) -> Tensor:

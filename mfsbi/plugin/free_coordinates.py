@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,13 +17,15 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import Transform
 
+from mfsbi.types import Prior
+
 __all__ = ["Unconstrained", "way_to"]
 
 QUARTILES = 1.349
 """Between the quartiles of a standard normal."""
 
 
-def way_to(inner: Any, draws: Tensor) -> Transform:  # noqa: ANN401 - any distribution
+def way_to(inner: Prior, draws: Tensor) -> Transform:
     """Return a bijection y -> theta onto the support of a distribution, or one onto R^k if none is known.
 
     Arguments:
@@ -54,11 +56,6 @@ class Unconstrained(Transform):
         self.ways, self.sizes = list(ways), list(sizes)
         self.free = [int(way.inverse_shape(torch.Size([size]))[0]) for way, size in zip(ways, sizes, strict=True)]
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    __hash__ = Transform.__hash__
-
     def _call(self, theta: Tensor) -> Tensor:
         parts = zip(self.ways, theta.split(self.sizes, dim=-1), strict=True)
         return torch.cat([way.inv(part).to(theta) for way, part in parts], dim=-1)
@@ -87,16 +84,18 @@ def _log_det(way: Transform, y: Tensor, theta: Tensor) -> Tensor:
     return value if value.ndim < y.ndim else value.sum(-1)
 
 
-def _bijection(inner: Any, draws: Tensor) -> Transform | None:  # noqa: ANN401
+def _bijection(inner: Prior, draws: Tensor) -> Transform | None:
     """Return y -> theta by what is known of a distribution, or None if nothing is."""
     if isinstance(inner, Independent):
         return _bijection(inner.base_dist, draws)
     if isinstance(inner, TransformedDistribution) and all(each.bijective for each in inner.transforms):
-        base = _bijection(inner.base_dist, _before(inner, draws))
+        for transform in reversed(inner.transforms):
+            draws = transform.inv(draws)
+        base = _bijection(inner.base_dist, draws)
         return None if base is None else ComposeTransform([base, *inner.transforms])
     for name in {"prior", "_prior"} & set(vars(inner)):  # sbi's wrappers
         return _bijection(getattr(inner, name), draws)
-    support = inner.support
+    support = cast(Any, inner).support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if getattr(support, "is_discrete", False):
@@ -110,11 +109,9 @@ def _standardising(draws: Tensor) -> Transform:
     """Return y -> theta by median and quartiles of draws, shape `(rows, size)`."""
     low, middle, high = torch.quantile(draws.double(), draws.new_tensor([0.25, 0.5, 0.75]).double(), dim=0)
     scale = (high - low) / QUARTILES
-    scale = torch.where(scale > 0, scale, draws.double().std(0))
+    scale = scale.where(scale > 0, draws.double().std(0))
     kind = torch.get_default_dtype()
-    ones = torch.ones_like(scale)
-    affine = AffineTransform(middle.to(kind), torch.where(scale > 0, scale, ones).to(kind))
-    return IndependentTransform(affine, 1)
+    return IndependentTransform(AffineTransform(middle.to(kind), scale.where(scale > 0, 1.0).to(kind)), 1)
 
 
 def _is_good(way: Transform, theta: Tensor) -> bool:
@@ -123,10 +120,3 @@ def _is_good(way: Transform, theta: Tensor) -> bool:
     back, log_det = way(y), _log_det(way, y, theta)
     close = (back - theta).abs() <= 1e-3 * theta.abs() + 1e-5 * theta.std(0)
     return bool(close.float().mean() > 0.99) and log_det.shape == (len(theta),) and bool(torch.isfinite(log_det).all())
-
-
-def _before(inner: TransformedDistribution, draws: Tensor) -> Tensor:
-    """Return what the transforms of a distribution made its draws of."""
-    for transform in reversed(inner.transforms):
-        draws = transform.inv(draws)
-    return draws

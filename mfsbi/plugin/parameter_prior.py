@@ -24,10 +24,10 @@ the way there and back:
 that samplers which follow gradients take such a prior as any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy, deepcopy
-from typing import Any, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from torch.distributions.transforms import Transform
 from mfsbi.plugin.free_coordinates import Unconstrained, way_to
 from mfsbi.plugin.host import move_distribution_to_device, within_support
 from mfsbi.seeds import seeded
+from mfsbi.types import Prior
 
 __all__ = ["ParameterPrior", "masked", "parameter_prior"]
 
@@ -51,7 +52,14 @@ STEP = 1e-5
 """Of central differences, relative to theta or to one."""
 
 
-def parameter_prior(prior: Any) -> "ParameterPrior":  # noqa: ANN401 - whatever has draws and a density
+Anything = TypeVar("Anything")
+
+
+Frozen: TypeAlias = Any
+"""A frozen distribution of scipy's."""
+
+
+def parameter_prior(prior: object) -> "ParameterPrior":
     """Return a prior as a `ParameterPrior`, with a copy of its own where the prior can be copied.
 
     Arguments:
@@ -76,7 +84,7 @@ def parameter_prior(prior: Any) -> "ParameterPrior":  # noqa: ANN401 - whatever 
         return ParameterPrior([_Part(prior)])
 
 
-def masked(prior: "ParameterPrior", theta: Tensor, log_prob: Any) -> Tensor:  # noqa: ANN401 - a function of theta
+def masked(prior: "ParameterPrior", theta: Tensor, log_prob: Callable[[Tensor], Tensor]) -> Tensor:
     """Return log_prob(theta), shape `(rows,)`, and -inf outside the prior's support, where it is not asked.
 
     A function that is NaN or infinite outside leaves no trace in gradients either.
@@ -84,9 +92,7 @@ def masked(prior: "ParameterPrior", theta: Tensor, log_prob: Any) -> Tensor:  # 
     inside = prior.inside(theta)
     if inside.all():
         return log_prob(theta)
-    somewhere = prior.somewhere.to(theta)
-    values = log_prob(torch.where(inside[:, None], theta, somewhere))
-    return torch.where(inside, values, torch.full_like(values, -torch.inf))
+    return log_prob(torch.where(inside[:, None], theta, prior.somewhere.to(theta))).where(inside, -torch.inf)
 
 
 class _Support(constraints.Constraint):
@@ -107,8 +113,6 @@ class ParameterPrior(Distribution):
     Arguments:
         parts: independent distributions, in the order of the parameters
     """
-
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's name for it
 
     def __init__(self, parts: "Sequence[_Part]") -> None:
         if not parts:
@@ -143,7 +147,7 @@ class ParameterPrior(Distribution):
         shares = [len(column.unique()) / len(column) for column in draws]
         return any(each < (0.5 if (row == row.round()).all() else 0.1) for each, row in zip(shares, draws, strict=True))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: ANN401, B008 - torch's signature
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw theta, shape `(*sample_shape, parameter)`, in torch's default type."""
         shape = torch.Size(sample_shape)
         draws = [part.sample(shape.numel()) for part in self.parts]
@@ -194,9 +198,10 @@ class _Part:
         inner: with `sample` and `log_prob`, or scipy's `rvs` and `logpdf`
     """
 
-    def __init__(self, inner: Any) -> None:  # noqa: ANN401
-        self.inner = _copied(_Scipy(inner) if hasattr(inner, "rvs") and hasattr(inner, "logpdf") else inner)
-        if not (hasattr(self.inner, "sample") and hasattr(self.inner, "log_prob")):
+    def __init__(self, inner: object) -> None:
+        of_scipy = hasattr(inner, "rvs") and hasattr(inner, "logpdf")
+        self.inner = _copied(cast(Prior, _Scipy(inner) if of_scipy else inner))
+        if not isinstance(self.inner, Prior):
             raise TypeError(
                 "`prior` should be a distribution with `sample` and `log_prob`, such as torch's; "
                 f"got {' '.join(repr(inner).split())[:60]}, a {type(inner).__name__}."
@@ -213,18 +218,14 @@ class _Part:
                 "torch.ones(1)), and make one of several by torch's `Independent(..., 1)`, or pass a list."
             )
         self.kind, self.size = drawn, drawn.shape[1]
-        found = torch.as_tensor(_call("log_prob", lambda: self.inner.log_prob(self._given(drawn))))
+        given: Any = drawn.numpy() if self.of_numpy else drawn
+        found = torch.as_tensor(_call("log_prob", lambda: self.inner.log_prob(given)))
         if found.shape not in ((2,), (2, 1)):
             raise ValueError(
                 "`prior.log_prob` should return one number for each row of theta; for two rows it returned shape "
                 f"{tuple(found.shape)}. Several distributions of one parameter become one by torch's "
                 "`Independent(..., 1)`, or as a list."
             )
-
-    @property
-    def told_by_density(self) -> bool:
-        """Whether the support may be smaller than torch says, as that of an image under a transform."""
-        return any(isinstance(each, TransformedDistribution) for each in _family(self.inner))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Part":
         other = copy(self)
@@ -239,7 +240,7 @@ class _Part:
     def log_prob(self, theta: Tensor) -> Tensor:
         """Return log p(theta), shape `(rows,)`, whatever the distribution says outside its support."""
         if self.of_numpy:
-            return _Differences.apply(theta, self.inner.log_prob).reshape(len(theta)).to(theta)
+            return _with_differences(self.inner.log_prob, theta)
         return _log_prob(self.inner, theta.to(self.kind)).reshape(len(theta)).to(theta)
 
     def inside(self, theta: Tensor) -> Tensor:
@@ -255,7 +256,8 @@ class _Part:
             else:
                 possible = self._supported(given)
             possible = possible.reshape(len(theta))
-            if possible.any() and self.told_by_density:
+            image = any(isinstance(each, TransformedDistribution) for each in _family(self.inner))
+            if image and possible.any():  # the support of an image under a transform may be smaller than torch says
                 rows = torch.where(possible[:, None], theta.detach(), theta.detach()[possible.to(theta.device)][:1])
                 possible = possible & (self.log_prob(rows) > -torch.inf).to(possible.device)
             return possible.to(theta.device)
@@ -289,14 +291,11 @@ class _Part:
         draws = torch.as_tensor(self.inner.sample(torch.Size([DRAWS]))).detach().view(DRAWS, self.size)
         return way_to(self.inner, draws)
 
-    def _given(self, drawn: Tensor) -> Any:  # noqa: ANN401 - what the inner distribution takes
-        return drawn.numpy() if self.of_numpy else drawn
-
 
 class _Scipy:
     """A frozen distribution of scipy with the names of torch's."""
 
-    def __init__(self, frozen: Any) -> None:  # noqa: ANN401
+    def __init__(self, frozen: Frozen) -> None:
         self.frozen = frozen
 
     def __repr__(self) -> str:
@@ -317,45 +316,38 @@ class _Scipy:
     def support(self) -> constraints.Constraint:
         """The interval that scipy says, of a distribution of one number."""
         low, high = (torch.tensor([float(end)]) for end in self.frozen.support())
-        if torch.isinf(low) and torch.isinf(high):
-            return constraints.real
         if torch.isinf(high):
-            return constraints.greater_than(low)
+            return constraints.real if torch.isinf(low) else constraints.greater_than(low)
         return constraints.less_than(high) if torch.isinf(low) else constraints.interval(low, high)
 
 
-class _Differences(torch.autograd.Function):
-    """A density of numpy's, whose gradient is a central difference in float64."""
+def _with_differences(log_prob: Callable[..., object], theta: Tensor) -> Tensor:
+    """Return a density of numpy's at each row of theta, whose gradient is a central difference in float64.
 
-    @staticmethod
-    def forward(ctx: Any, theta: Tensor, log_prob: Any) -> Tensor:  # noqa: ANN401
-        """Return log p of each row, shape `(rows,)`; NaN is -inf, as outside a support that nobody told."""
-        rows = theta.detach().cpu().double().numpy()
-        ctx.rows, ctx.log_prob = rows, log_prob
-        return _density_of(log_prob, rows).to(theta)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:  # noqa: ANN401
-        """Return the gradient by theta; no difference is taken over the edge of the support."""
-        (gradient,) = gradients
-        slopes = []
-        for i in range(ctx.rows.shape[1]):
-            step = np.zeros_like(ctx.rows)
-            step[:, i] = STEP * np.maximum(1, np.abs(ctx.rows[:, i]))
-            rise = _density_of(ctx.log_prob, ctx.rows + step) - _density_of(ctx.log_prob, ctx.rows - step)
-            slopes.append(rise / torch.from_numpy(2 * step[:, i]))
-        slope = torch.stack(slopes, dim=-1)
-        slope = torch.where(torch.isfinite(slope), slope, torch.zeros_like(slope))
-        return gradient[:, None] * slope.to(gradient), None
+    No difference is taken over the edge of the support.
+    """
+    rows = theta.detach().cpu().double().numpy()
+    value = _density_of(log_prob, rows).to(theta)
+    if not (theta.requires_grad and torch.is_grad_enabled()):
+        return value
+    slopes = []
+    for i, steps in enumerate((STEP * np.maximum(1, np.abs(rows))).T):
+        step = np.zeros_like(rows)
+        step[:, i] = steps
+        rise = _density_of(log_prob, rows + step) - _density_of(log_prob, rows - step)
+        slopes.append(rise / torch.from_numpy(2 * steps))
+    slope = torch.stack(slopes, dim=-1).nan_to_num(0.0, 0.0, 0.0).to(theta)
+    return value + (slope * (theta - theta.detach())).sum(-1)  # nothing is added but the gradient
 
 
-def _density_of(log_prob: Any, rows: np.ndarray) -> Tensor:  # noqa: ANN401
+def _density_of(log_prob: Callable[..., object], rows: np.ndarray) -> Tensor:
+    """Return log p of each row, shape `(rows,)`; NaN is -inf, as outside a support that nobody told."""
     with np.errstate(all="ignore"):
         value = torch.as_tensor(np.asarray(log_prob(rows), dtype=np.float64)).reshape(len(rows))
-    return torch.where(torch.isnan(value), torch.full_like(value, -torch.inf), value)
+    return value.where(~value.isnan(), -torch.inf)
 
 
-def _family(inner: Any) -> list[Any]:  # noqa: ANN401
+def _family(inner: object) -> list[Distribution]:
     """Return a distribution of torch's, and those within it, whose argument checks would raise outside a support."""
     if not isinstance(inner, Distribution):
         return []
@@ -364,25 +356,24 @@ def _family(inner: Any) -> list[Any]:  # noqa: ANN401
     return [inner, *(each for part in [*within, *getattr(inner, "dists", [])] for each in _family(part))]
 
 
-def _log_prob(inner: Any, theta: Tensor) -> Tensor:  # noqa: ANN401
+def _log_prob(inner: Prior, theta: Tensor) -> Tensor:
     """Return log p of each row; of a mixture without the components in whose support a row is not."""
     if not isinstance(inner, MixtureSameFamily):
         return inner.log_prob(theta)
     components = inner.component_distribution
-    axis = -1 - len(inner.event_shape)
-    rows = theta.unsqueeze(axis)
+    rows = theta.unsqueeze(-1 - len(inner.event_shape))
     within = cast(constraints.Constraint, components.support).check(rows)
-    value = torch.where(within, components.log_prob(rows), torch.tensor(-torch.inf).to(theta))
+    value = components.log_prob(rows).where(within, -torch.inf)
     return (value + inner.mixture_distribution.logits.log_softmax(-1)).logsumexp(-1)
 
 
-def _is_simplex(inner: Any) -> bool:  # noqa: ANN401
+def _is_simplex(inner: object) -> bool:
     with suppress(NotImplementedError):
         return getattr(inner, "support", None) is constraints.simplex
     return False
 
 
-def _call(name: str, function: Any) -> Any:  # noqa: ANN401
+def _call(name: str, function: Callable[[], Anything]) -> Anything:
     """Return what a prior's method returns, or say which one failed."""
     try:
         return function()
@@ -390,7 +381,7 @@ def _call(name: str, function: Any) -> Any:  # noqa: ANN401
         raise ValueError(f"`prior.{name}` failed for two rows: {type(error).__name__}: {error}") from error
 
 
-def _copied(inner: Any) -> Any:  # noqa: ANN401
+def _copied(inner: Anything) -> Anything:
     """Return a copy, or the same where it cannot be copied, as with tensors that carry a graph."""
     try:
         return deepcopy(inner)

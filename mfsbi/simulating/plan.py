@@ -72,25 +72,19 @@ class Plan:
 
     def attributes(self) -> dict[str, Any]:
         """Return where the simulations come from, for JSON."""
+        versions = {"mfsbi": version("mfsbi"), "torch": torch.__version__, "numpy": np.__version__}
+        package = sys.modules.get(type(self.simulator).__module__.partition(".")[0])
         with alone(), seeded(0):
-            return self._attributes()
-
-    def _attributes(self) -> dict[str, Any]:
-        return {
-            "simulator": self.name or type(self.simulator).__qualname__,
-            "simulator_version": str(_version(self.simulator)),
-            "simulator_hash": fingerprint(self.simulator),
-            **record_of(self.prior_of_theta),
-            "parameter_names": list(self.simulator.parameter_names),
-            "seed": self.seed,
-            "gold": self.has_gold,
-            "versions": {
-                "mfsbi": version("mfsbi"),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-        }
+            return {
+                "simulator": self.name or type(self.simulator).__qualname__,
+                "simulator_version": str(getattr(self.simulator, "version", getattr(package, "__version__", ""))),
+                "simulator_hash": fingerprint(self.simulator),
+                **record_of(self.prior_of_theta),
+                "parameter_names": list(self.simulator.parameter_names),
+                "seed": self.seed,
+                "gold": self.has_gold,
+                "versions": {**versions, "python": platform.python_version()},
+            }
 
 
 MEANT = {
@@ -143,9 +137,3 @@ def _agree(one: object, other: object) -> bool:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) < 60 else text[:57] + "..."
-
-
-def _version(simulator: Simulator) -> object:
-    """Return the version that a simulator says, or else that of its package."""
-    package = sys.modules.get(type(simulator).__module__.partition(".")[0])
-    return getattr(simulator, "version", getattr(package, "__version__", ""))

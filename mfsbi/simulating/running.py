@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -17,17 +17,9 @@ from tqdm.auto import tqdm
 from mfsbi.checks import require_kind, require_number, require_positive_integer
 from mfsbi.simulating.plan import Plan, require_same
 from mfsbi.simulating.shards import allowed_failures, draw, seed_of_x, shapes_of
-from mfsbi.store import (
-    Layout,
-    Store,
-    create,
-    finish,
-    is_finished,
-    read_attributes,
-    require_writable,
-    sweep,
-    sweep_beside,
-)
+from mfsbi.store import Layout, Store
+from mfsbi.store.layout import create, read_attributes, sweep_beside
+from mfsbi.store.writing import finish, is_finished, require_writable, sweep
 
 __all__ = ["simulate_to_store", "workers"]
 
@@ -56,16 +48,6 @@ class Made(NamedTuple):
     rows: int
     failed: int
     reason: str
-
-
-@dataclass(frozen=True)
-class _Job:
-    """All that a worker needs to know besides the shard's number."""
-
-    plan: Plan
-    path: Path
-    layout: Layout
-    max_failures: float
 
 
 def simulate_to_store(
@@ -103,16 +85,15 @@ def simulate_to_store(
     _require_range(part, max_failures)
     path = Path(path).resolve()
     layout = _opened(plan, path)
-    there = set(Store(path).marks)
-    todo = [shard for shard in range(part[0], layout.shards, part[1]) if shard not in there]
+    there, mine = set(Store(path).marks), range(part[0], layout.shards, part[1])
+    todo = [shard for shard in mine if shard not in there]
     if todo:
         require_writable(path)
         _require_room(path, len(todo) * layout.shard_rows * layout.bytes_per_row)
-    made = _made(_Job(plan, path, layout, max_failures), todo, executor)
-    mine = range(part[0], layout.shards, part[1])
-    before = sum(layout.rows_of(shard) for shard in mine) - sum(layout.rows_of(shard) for shard in todo)
-    with closing(made):  # so that nothing goes on after an error
-        _follow(made, before, sum(layout.rows_of(shard) for shard in mine), max_failures, show=show_progress_bar)
+    rows, missing = (sum(map(layout.rows_of, shards)) for shards in (mine, todo))
+    make = partial(make_shard, plan, path, layout, max_failures)
+    with closing(_made(make, todo, executor)) as made:  # so that nothing goes on after an error
+        _follow(made, rows - missing, rows, max_failures, show=show_progress_bar)
     store = Store(path)
     if store.complete:
         sweep(path)
@@ -162,14 +143,14 @@ def _blocked_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def make_shard(job: _Job, shard: int) -> Made:
+def make_shard(plan: Plan, path: Path, layout: Layout, max_failures: float, shard: int) -> Made:
     """Simulate and write one shard, unless somebody else has finished it meanwhile; runs in a worker."""
-    rows = job.layout.rows_of(shard)
-    if is_finished(job.path, job.layout, shard):
+    rows = layout.rows_of(shard)
+    if is_finished(path, layout, shard):
         return Made(rows, 0, "")
-    drawn = draw(job.plan, job.layout, shard, max_failures=job.max_failures)
-    seed = seed_of_x(job.plan.seed, shard)
-    finish(job.path, job.layout, shard, seed=seed, arrays=drawn.arrays, reasons=drawn.reasons)
+    drawn = draw(plan, layout, shard, max_failures=max_failures)
+    seed = seed_of_x(plan.seed, shard)
+    finish(path, layout, shard, seed=seed, arrays=drawn.arrays, reasons=drawn.reasons)
     reason = "theta = {theta}: {error}".format(**drawn.reasons[0]) if drawn.reasons else ""
     return Made(rows, len(drawn.reasons), reason)
 
@@ -194,17 +175,17 @@ def _sized(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> Layout:
     return Layout(plan.rows, min(rows, plan.rows), shapes)
 
 
-def _made(job: _Job, todo: Sequence[int], executor: Executor | None) -> Generator[Made]:
+def _made(make: Callable[[int], Made], todo: Sequence[int], executor: Executor | None) -> Generator[Made]:
     """Yield what became of each shard, in the order they are finished."""
     if executor is None:
-        yield from (make_shard(job, shard) for shard in todo)
+        yield from map(make, todo)
         return
     waiting, pending = iter(todo), set[Future[Made]]()
     try:
         with _explained():
             while True:
                 room = IN_FLIGHT - len(pending)
-                pending |= {executor.submit(make_shard, job, shard) for shard in islice(waiting, room)}
+                pending |= {executor.submit(make, shard) for shard in islice(waiting, room)}
                 if not pending:
                     return
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)

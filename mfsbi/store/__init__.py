@@ -23,19 +23,7 @@ somebody else, and it comes out the same, since data are a function of the store
 (`mfsbi.simulating`). Two writers at one shard write the same bytes. Writers need no locks and do not know each other.
 """
 
-from mfsbi.store.layout import FORMAT, Layout, create, read_attributes, sweep_beside
+from mfsbi.store.layout import Layout
 from mfsbi.store.reading import Store
-from mfsbi.store.writing import finish, is_finished, require_writable, sweep
 
-__all__ = [
-    "FORMAT",
-    "Layout",
-    "Store",
-    "create",
-    "finish",
-    "is_finished",
-    "read_attributes",
-    "require_writable",
-    "sweep",
-    "sweep_beside",
-]
+__all__ = ["Layout", "Store"]

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import socket
 import warnings
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +18,7 @@ import numpy as np
 
 from mfsbi.checks import require_positive_integer
 
-__all__ = [
-    "ASIDE",
-    "AXES",
-    "FORMAT",
-    "MARKS",
-    "Kind",
-    "Layout",
-    "aside",
-    "create",
-    "force",
-    "read_attributes",
-    "sweep_beside",
-]
+__all__ = ["ASIDE", "KINDS", "MARKS", "Layout", "aside", "create", "force", "read_attributes", "sweep_beside"]
 
 FORMAT = "mfsbi store 1"
 MARKS = ("seed", "failed", "digest")
@@ -51,13 +40,9 @@ class Kind(NamedTuple):
     dtype: str
     empty: float
 
-    @classmethod
-    def of(cls, name: str) -> "Kind":
-        """Return the kind of an array by its name."""
-        return KINDS.get(name, cls("<f4", np.nan))
 
-
-KINDS = {"failed": Kind("?", empty=False)}
+KINDS = defaultdict(lambda: Kind("<f4", np.nan), failed=Kind("?", empty=False))
+"""The kind of each array by its name."""
 
 
 @dataclass(frozen=True)
@@ -171,23 +156,17 @@ def _create(place: Path, layout: Layout, attributes: dict[str, Any]) -> None:
             name,
             shape=(layout.rows, *shape),
             chunks=(layout.shard_rows, *shape),
-            dtype=Kind.of(name).dtype,
-            fill_value=Kind.of(name).empty,
-            dimension_names=["row", *_axes(name, shape)],
+            dtype=KINDS[name].dtype,
+            fill_value=KINDS[name].empty,
+            dimension_names=["row", *([AXES[name]] if len(shape) == 1 else [f"axis_{i}" for i in range(len(shape))])],
             **common,
         )
     shape, chunks = (layout.shards, len(MARKS)), (1, len(MARKS))
     of_marks: dict[str, Any] = {"dimension_names": ["shard", "mark"], "attributes": {"columns": MARKS}}
     group.create_array("marks", shape=shape, chunks=chunks, dtype=np.uint64, fill_value=0, **of_marks, **common)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # zarr 3 says that consolidated metadata, which xarray looks for, are no standard
+        warnings.simplefilter("ignore")  # zarr 3 says that what xarray looks for is no standard
         zarr.consolidate_metadata(place)
-
-
-def _axes(name: str, shape: tuple[int, ...]) -> list[str]:
-    return [AXES[name]] if len(shape) == 1 else [f"axis_{i}" for i in range(len(shape))]
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

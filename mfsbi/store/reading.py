@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mfsbi.checks import require_positive_integer, require_seed
 from mfsbi.simulations import Simulations
-from mfsbi.store.layout import MARKS, Kind, Layout, read_attributes
+from mfsbi.store.layout import KINDS, MARKS, Layout, read_attributes
 
 __all__ = ["Store"]
 
@@ -118,12 +118,12 @@ class Store:
     @property
     def theta(self) -> Tensor:
         """All theta, shape `(rows, parameter)`."""
-        return torch.from_numpy(self._all("theta"))
+        return self._gathered(np.arange(len(self)), "theta")["theta"]
 
     @property
     def x(self) -> Tensor:
         """All x, shape `(rows, data)`."""
-        return torch.from_numpy(self._all("x"))
+        return self._gathered(np.arange(len(self)), "x")["x"]
 
     def read(self, rows: slice | Sequence[int] | NDArray | Tensor = slice(None)) -> Simulations:
         """Return rows by their numbers among those that can be read, in the order asked for.
@@ -137,7 +137,7 @@ class Store:
             raise TypeError(f"`rows` should be a slice or a list of whole numbers; got {rows!r}.")
         if len(numbers) and not (-len(self) <= numbers.min() and numbers.max() < len(self)):
             raise IndexError(f"`rows` should lie below {len(self)}, the rows of {self.path} that can be read.")
-        return self._gathered(numbers.astype(np.int64) % max(len(self), 1))
+        return Simulations(**self._gathered(numbers.astype(np.int64) % max(len(self), 1), *self.layout.shapes))
 
     def blocks(self, rows_in_memory: int, *, seed: int) -> Iterator[Simulations]:
         """Stream all rows once, in an order that the seed decides; see the module for how well they are shuffled.
@@ -163,12 +163,12 @@ class Store:
         for first in range(0, len(order), together):
             group = order[first : first + together]
             numbers = [np.arange(self._ends[place] - self._counts[place], self._ends[place]) for place in group]
-            yield self._gathered(generator.permutation(np.concatenate(numbers)))
+            yield Simulations(**self._gathered(generator.permutation(np.concatenate(numbers)), *self.layout.shapes))
 
     def chunk(self, name: str, shard: int) -> NDArray:
         """Return an array of one finished shard, mapped from disk, failed rows included."""
         shape = (self.layout.shard_rows, *self.layout.shapes.get(name, ()))
-        kind = np.dtype(Kind.of(name).dtype)
+        kind = np.dtype(KINDS[name].dtype)
         file = self.path / self.layout.file_of(name, shard)
         expected, got = math.prod(shape) * kind.itemsize, file.stat().st_size
         if got != expected:
@@ -184,10 +184,9 @@ class Store:
         except ValueError as error:
             raise ValueError(f"{file} should hold a line of JSON for each failure: {error}.") from error
 
-    def _gathered(self, numbers: NDArray) -> Simulations:
-        """Return rows by their numbers, going through the shards one by one."""
-        shapes = self.layout.shapes
-        out = {name: np.empty((len(numbers), *shape), dtype=np.float32) for name, shape in shapes.items()}
+    def _gathered(self, numbers: NDArray, *names: str) -> dict[str, Tensor]:
+        """Return rows of arrays by their numbers, going through the shards one by one."""
+        out = {name: np.empty((len(numbers), *self.layout.shapes[name]), dtype=np.float32) for name in names}
         order = np.argsort(numbers, kind="stable")
         cuts = np.searchsorted(numbers[order], self._ends)  # the rows of each shard lie between two of these
         for place in np.flatnonzero(np.diff(cuts, prepend=0)).tolist():
@@ -195,15 +194,7 @@ class Store:
             local = self._sound(place)[numbers[wanted] - (self._ends[place] - self._counts[place])]
             for name, values in out.items():
                 values[wanted] = self.chunk(name, int(self.finished[place]))[local]
-        return Simulations(**{name: torch.from_numpy(values) for name, values in out.items()})
-
-    def _all(self, name: str) -> NDArray:
-        """Return all rows of an array that can be read."""
-        out = np.empty((len(self), *self.layout.shapes[name]), dtype=np.float32)
-        for place, shard in enumerate(self.finished):
-            end = self._ends[place]
-            out[end - self._counts[place] : end] = self.chunk(name, int(shard))[self._sound(place)]
-        return out
+        return {name: torch.from_numpy(values) for name, values in out.items()}
 
     def _sound(self, place: int) -> NDArray:
         """Return the rows of a shard that did not fail."""
@@ -228,10 +219,10 @@ class Store:
         """Return seed, failures and digest of each finished shard, in order."""
         marks = {}
         for file in (self.path / "marks").glob("c.*"):
-            values = np.fromfile(file, dtype="<u8")
+            values = np.fromfile(file, dtype="<u8").tolist()
             if len(values) != len(MARKS):
                 raise ValueError(f"{file} should hold {len(MARKS)} numbers; it holds {len(values)}. Remove that file.")
-            marks[int(file.name.split(".")[1])] = dict(zip(MARKS, values.tolist(), strict=True))
+            marks[int(file.name.split(".")[1])] = dict(zip(MARKS, values, strict=True))
         return dict(sorted(marks.items()))
 
     def chunks_of(self, shard: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mfsbi.store.layout import ASIDE, Kind, Layout, aside, force
+from mfsbi.store.layout import ASIDE, KINDS, Layout, aside, force
 
 __all__ = ["digest_of", "finish", "is_finished", "require_writable", "sweep"]
 
@@ -107,7 +107,7 @@ def _place(path: Path, contents: dict[Path, bytes]) -> None:
 
 def _chunk(layout: Layout, name: str, array: NDArray) -> bytes:
     """Return the bytes of a chunk, filled up where the last shard ends early."""
-    kind = Kind.of(name)
+    kind = KINDS[name]
     if len(array) == layout.shard_rows:
         return array.astype(kind.dtype, copy=False).tobytes()
     whole = np.full((layout.shard_rows, *array.shape[1:]), kind.empty, dtype=kind.dtype)

@@ -333,7 +333,7 @@ def test_an_executors_own_errors_are_explained_and_nothing_goes_on(tmp_path):
         def __init__(self):
             self.futures = []
 
-        def submit(self, function, job, shard):
+        def submit(self, make, shard):
             self.futures.append(Future())
             if shard == 0:
                 self.futures[-1].set_exception(Lost("3 tries"))
@@ -350,10 +350,10 @@ def test_after_too_many_failures_nothing_goes_on(tmp_path):
         def __init__(self):
             self.futures = []
 
-        def submit(self, function, job, shard):
+        def submit(self, make, shard):
             self.futures.append(Future())
             if shard == 0:
-                self.futures[-1].set_result(running.Made(job.layout.rows_of(0), 20, "bad"))
+                self.futures[-1].set_result(running.Made(PLAN.shard_rows, 20, "bad"))
             return self.futures[-1]
 
     pool = Slow()
@@ -367,7 +367,7 @@ def test_in_an_interrupted_run_what_waits_is_cancelled(tmp_path):
         def __init__(self):
             self.futures = []
 
-        def submit(self, function, job, shard):
+        def submit(self, make, shard):
             future = Future()
             if shard == 0:
                 future.set_exception(KeyboardInterrupt())
