@@ -14,7 +14,7 @@ A `Source` is any of these, or a folder of MadMiner's, as something to learn fro
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -72,7 +72,7 @@ class Source:
             events: rows of each of them that share one theta
         """
         if self.simulations is None:
-            found = self._drawn(count, seed, gold=gold, events=events)
+            found = self._drawn(count, seed, gold=gold, events=events, to_reference=False)
         else:
             found = self.simulations.at_theta()
         return replace(found, joint_log_ratio=None) if gold else found.without_gold()
@@ -89,27 +89,25 @@ class Source:
             gold: whether to take joint score and joint log ratio along
         """
         if self.simulations is None:
-            return self._drawn(count, seed, gold=gold, to_reference=True)
+            return self._drawn(count, seed, gold=gold, events=1, to_reference=True)
         return self.simulations if gold else self.simulations.without_gold()
 
-    def _drawn(self, count: int, seed: int, *, gold: bool, to_reference: bool = False, events: int = 1) -> Simulations:
+    def _drawn(self, count: int, seed: int, *, gold: bool, events: int, to_reference: bool) -> Simulations:
+        assert self.simulator is not None
         with seeded(derived(seed, 0)):
             theta = self.prior.sample((count,)).repeat_interleave(events, 0)
+        seed = derived(seed, 1)
         try:
-            return self._simulated(theta, seed, gold=gold, to_reference=to_reference)
+            if not (gold and isinstance(self.simulator, HasGold)):
+                return Simulations(theta, self.simulator.simulate(theta, seed=seed))
+            at_theta = torch.arange(len(theta)) % 2 == 0 if to_reference else None
+            reference = theta.mean(0) if to_reference else None
+            return simulate(self.simulator, theta, theta_ref=reference, from_theta=at_theta, seed=seed)
         except Exception as error:
             raise RuntimeError(
                 f"The simulator failed: {type(error).__name__}: {error}. `mfsbi simulate` notes what fails, goes on, "
                 "and leaves a store that can be learned from."
             ) from error
-
-    def _simulated(self, theta: Tensor, seed: int, *, gold: bool, to_reference: bool) -> Simulations:
-        assert self.simulator is not None
-        if not (gold and isinstance(self.simulator, HasGold)):
-            return Simulations(theta, self.simulator.simulate(theta, seed=derived(seed, 1)))
-        at_theta = torch.arange(len(theta)) % 2 == 0 if to_reference else None
-        reference = theta.mean(0) if to_reference else None
-        return simulate(self.simulator, theta, theta_ref=reference, from_theta=at_theta, seed=derived(seed, 1))
 
 
 @dataclass(frozen=True)
@@ -133,12 +131,8 @@ class _Function:
             TypeError: if the function does not return an array of real numbers
             ValueError: if it is of another shape
         """
-        if seed is None:
-            x = self.function(theta)
-        else:
-            with seeded(seed):
-                x = self.function(theta)
-        x = _tensor(x)
+        with nullcontext() if seed is None else seeded(seed):
+            x = _tensor(self.function(theta))
         if x.ndim != 2 or len(x) != len(theta):
             raise ValueError(
                 f"A simulator's x should have shape (rows, features), one row for each of the {len(theta)} rows of "
@@ -158,20 +152,18 @@ def _tensor(x: object) -> Tensor:
     if not isinstance(x, Tensor):
         with suppress(TypeError, ValueError, RuntimeError):  # lists whose parts do not match, for example
             found = np.asarray(x)
-    if not _is_real(found):
+    real = (
+        not found.is_complex()
+        if isinstance(found, Tensor)
+        else getattr(found, "dtype", np.dtype(object)).kind in "fiub"
+    )
+    if not real:
         kind, remedy = _kind_and_remedy(x, found)
         raise TypeError(
             "A simulator's x should be an array or tensor of numbers, shape (rows, features), one row for each row of "
             f"theta; got {kind}. {remedy}"
         )
     return converted(torch.as_tensor(found), torch.get_default_dtype())
-
-
-def _is_real(found: object) -> bool:
-    """Return whether something is an array or tensor of real numbers."""
-    if isinstance(found, Tensor):
-        return not found.is_complex()
-    return getattr(getattr(found, "dtype", None), "kind", "O") in "fiub"
 
 
 def _kind_and_remedy(x: object, found: object) -> tuple[str, str]:
@@ -210,9 +202,8 @@ def source_of(
     if madminer is not None and not words:
         return Source(box(bounds), names, simulations=read_madminer(madminer, sample))
     if madminer is None and any(word.endswith((".npy", ".npz")) for word in words):
-        return Source(
-            box(bounds), names, simulations=Simulations(*read_arrays([Path(word) for word in words], ["theta", "x"]))
-        )
+        arrays = read_arrays([Path(word) for word in words], ["theta", "x"])
+        return Source(box(bounds), names, simulations=Simulations(*arrays))
     if madminer is None and len(words) == 1 and Path(words[0]).is_dir():
         return _stored(Store(words[0]), bounds)
     if madminer is not None or len(words) != 1:
@@ -221,7 +212,8 @@ def source_of(
             f"Expected one simulator, or files of arrays, or --madminer FOLDER alone; got {got or 'nothing'}."
         )
     known = simulator(words[0], bounds)
-    return Source(prior_of(known, bounds), list(known.parameter_names), simulator=known, manifold_dim=_dim_of(known))
+    dim = getattr(known, "manifold_dim", None)
+    return Source(prior_of(known, bounds), list(known.parameter_names), simulator=known, manifold_dim=dim)
 
 
 def prior_of(known: Simulator, bounds: Sequence[str]) -> Prior:
@@ -245,7 +237,8 @@ def _stored(store: Store, bounds: Sequence[str]) -> Source:
     with suppress(Exception):  # it is needed for what it knows alone
         known = simulator(store.attributes["simulator"], bounds)
     prior = prior_of_store(store, known, bounds)
-    return Source(prior, store.attributes["parameter_names"], store=store, manifold_dim=_dim_of(known))
+    dim = getattr(known, "manifold_dim", None)
+    return Source(prior, store.attributes["parameter_names"], store=store, manifold_dim=dim)
 
 
 def prior_of_store(store: Store, known: Simulator | None, bounds: Sequence[str] = ()) -> Prior:
@@ -254,19 +247,13 @@ def prior_of_store(store: Store, known: Simulator | None, bounds: Sequence[str] 
     Raises:
         ValueError: if there are no bounds, and the store has a prior that is neither uniform nor the simulator's
     """
-    prior = box(bounds) if bounds else prior_of_record(store.attributes, None if known is None else known.prior)
+    prior = box(bounds) if bounds else prior_of_record(store.attributes, getattr(known, "prior", None))
     if prior is None:
         raise ValueError(
             f"The prior of {store.path} is {store.attributes['prior']}, which cannot be made again from that. Do it in "
             "Python, with that prior, or say one --prior LOW:HIGH for each parameter."
         )
     return prior
-
-
-def _dim_of(known: Simulator | None) -> int | None:
-    """Return the dimension of the manifold if a simulator knows it."""
-    dim: int | None = getattr(known, "manifold_dim", None)
-    return dim
 
 
 def simulator(word: str, prior: Sequence[str] = ()) -> Simulator:
@@ -321,28 +308,19 @@ def read_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[Tensor]:
         ValueError: if files or names do not fit, or a number is not finite or not real
         FileNotFoundError: if there is no such file
     """
-    forms = {(".npz",): _of_archive, (".npy",) * len(names): _of_files}
-    form = forms.get(tuple(path.suffix for path in paths))
-    if form is None:
-        wanted = " and ".join(names)
+    endings, wanted = [path.suffix for path in paths], " and ".join(names)
+    if endings not in ([".npz"], [".npy"] * len(names)):
         raise ValueError(
             f"Expected one .npz file with {wanted}, or one .npy file each for {wanted}; "
             f"got {', '.join(map(str, paths)) or 'nothing'}."
         )
-    return [_numbers(name, array) for name, array in zip(names, form(paths, names), strict=True)]
-
-
-def _of_archive(paths: Sequence[Path], names: Sequence[str]) -> list[NDArray]:
-    """Return the arrays of one `.npz` file that have these names."""
-    stored = _load(paths[0])
-    if any(name not in stored for name in names):
-        raise ValueError(f"{paths[0]} should hold {' and '.join(names)}; it holds {', '.join(stored) or 'nothing'}.")
-    return [stored[name] for name in names]
-
-
-def _of_files(paths: Sequence[Path], _: Sequence[str]) -> list[NDArray]:
-    """Return the array of each `.npy` file."""
-    return [array for path in paths for array in _load(path).values()]
+    if endings == [".npz"]:
+        stored = _load(paths[0])
+        if any(name not in stored for name in names):
+            raise ValueError(f"{paths[0]} should hold {wanted}; it holds {', '.join(stored) or 'nothing'}.")
+    else:
+        stored = {name: _load(path)[path.stem] for name, path in zip(names, paths, strict=True)}
+    return [_numbers(name, stored[name]) for name in names]
 
 
 def _numbers(name: str, array: NDArray) -> Tensor:

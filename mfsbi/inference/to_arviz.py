@@ -5,6 +5,7 @@ Everything that differs between the two is in this module; both write netCDF fil
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
@@ -71,16 +72,12 @@ class Diagnostics(NamedTuple):
                 "plot for separate modes, which chains cannot cross."
             )
         if not self.enough:
+            error = min(self.ess_bulk) ** -0.5  # of the worst mean
             return (
-                f"There are few independent draws: {self}. Means are uncertain by {self.uncertainty:.0%} of a standard "
+                f"There are few independent draws: {self}. Means are uncertain by {error:.0%} of a standard "
                 "deviation, and bounds of intervals by more. Take more draws."
             )
         return ""
-
-    @property
-    def uncertainty(self) -> float:
-        """The standard error of the worst mean, in standard deviations of the posterior."""
-        return float(min(self.ess_bulk) ** -0.5)
 
     def __str__(self) -> str:
         return f"largest R-hat {max(self.r_hat):.3f}, {self.sizes}"
@@ -166,10 +163,8 @@ def write(data: Groups, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tree = _renamed(_tree(data), _encoded)
-    if path.suffix == ".zarr":
-        tree.to_zarr(str(path), mode="w", consolidated=False)
-    else:
-        tree.to_netcdf(str(path), engine="h5netcdf")
+    zarr = {".zarr": partial(tree.to_zarr, mode="w", consolidated=False)}
+    zarr.get(path.suffix, partial(tree.to_netcdf, engine="h5netcdf"))(str(path))
     wanted, found = _contents(_tree(data)), _contents(_tree(read(path)))
     if wanted != found:
         lost = ", ".join(f"{group}: {name}" for group, name in sorted(set(wanted) - set(found))) or "their shapes"
@@ -178,12 +173,9 @@ def write(data: Groups, path: Path) -> None:
 
 def read(path: Path) -> Groups:
     """Return what `write` wrote, as ArviZ's InferenceData (0.23) or DataTree (1.x)."""
-    if path.suffix == ".zarr":
-        tree = xarray.open_datatree(str(path), engine="zarr", consolidated=False)
-    else:
-        tree = xarray.open_datatree(str(path), engine="h5netcdf")
-    with tree:
-        tree = _renamed(tree.load(), unquote)
+    zarr = {".zarr": {"engine": "zarr", "consolidated": False}}
+    with xarray.open_datatree(str(path), **zarr.get(path.suffix, {"engine": "h5netcdf"})) as stored:
+        tree = _renamed(stored.load(), unquote)
     if MODERN:
         return tree
     groups = {name: node.to_dataset() for name, node in tree.children.items()}
@@ -194,8 +186,8 @@ def _tree(data: Groups) -> xarray.DataTree:
     """Return the groups as a DataTree: ArviZ 0.23 itself writes only the old version of Zarr."""
     if MODERN:
         return data
-    root = xarray.Dataset(attrs=data.attrs)
-    return xarray.DataTree.from_dict({"/": root, **{name: data[name] for name in data.groups()}})
+    groups = {name: data[name] for name in data.groups()}
+    return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=data.attrs), **groups})
 
 
 def _encoded(name: str) -> str:
@@ -205,11 +197,9 @@ def _encoded(name: str) -> str:
 
 def _renamed(tree: xarray.DataTree, new: Callable[[str], str]) -> xarray.DataTree:
     """Return the groups with the variables' names changed by a function."""
-    groups = {}
-    for name, node in tree.children.items():
-        dataset = node.to_dataset()
-        groups[name] = dataset.rename({old: new(str(old)) for old in dataset.data_vars})
-    return xarray.DataTree.from_dict({"/": tree.to_dataset(), **groups})
+    groups = {name: node.to_dataset() for name, node in tree.children.items()}
+    renamed = {name: each.rename({old: new(str(old)) for old in each.data_vars}) for name, each in groups.items()}
+    return xarray.DataTree.from_dict({"/": tree.to_dataset(), **renamed})
 
 
 def _contents(tree: xarray.DataTree) -> dict[tuple[str, str], tuple[int, ...]]:

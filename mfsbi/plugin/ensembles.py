@@ -22,8 +22,9 @@ takes one member at a time, `posterior.posteriors[i]`.
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Executor, Future, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -47,11 +48,7 @@ class _Member(NamedTuple):
 
 
 def train_ensemble(
-    trainer: Trainer,
-    members: int | Sequence[int] = 5,
-    *,
-    executor: Executor | None = None,
-    **training: object,
+    trainer: Trainer, members: int | Sequence[int] = 5, *, executor: Executor | None = None, **training: object
 ) -> list[Estimator]:
     """Train a trainer's model with several seeds, from new weights, and leave the trainer as it is.
 
@@ -74,19 +71,13 @@ def train_ensemble(
         KeyboardInterrupt: after Ctrl-C, if no member has ended
     """
     seeds = _seeds(trainer, members)
+    train, trainers = partial(_train_member, torch.get_default_dtype(), training), map(trainer.with_seed, seeds)
     if executor is None:
-        made = _one_by_one(trainer, seeds, training)
+        made = _one_by_one(train, trainers)
     else:
-        kind = torch.get_default_dtype()
-        futures = {
-            seed: executor.submit(_train_member, trainer.with_seed(seed), kind, _of(seed, training)) for seed in seeds
-        }
-        made = _collected(futures)
-    told: dict[str, list[str]] = {}
-    for seed, member in made.items():
-        for message in member.warnings:
-            told.setdefault(message, []).append(str(seed))
-    for message, who in told.items():
+        made = _collected({each.seed: executor.submit(train, each) for each in trainers})
+    for message in dict.fromkeys(message for member in made.values() for message in member.warnings):
+        who = [str(seed) for seed, member in made.items() if message in member.warnings]
         warnings.warn(f"The member{'s' if len(who) > 1 else ''} with seed {', '.join(who)}: {message}", stacklevel=2)
     errors = {seed: member.error for seed, member in made.items() if member.error is not None}
     if len(errors) == len(made):
@@ -103,11 +94,7 @@ def train_ensemble(
 
 
 def ensemble_posterior(
-    trainer: Trainer,
-    estimators: Sequence[Estimator],
-    *,
-    weights: Sequence[float] | None = None,
-    **building: object,
+    trainer: Trainer, estimators: Sequence[Estimator], *, weights: Sequence[float] | None = None, **building: object
 ) -> EnsemblePosterior:
     """Return sbi's posterior of several estimators; see above for what its `sample` and its `potential` mean.
 
@@ -122,11 +109,8 @@ def ensemble_posterior(
     """
     if not estimators:
         raise ValueError("`estimators` should hold one estimator at least; it is empty.")
-    fit = weights is None or (len(weights) == len(estimators) and all(0 < weight < math.inf for weight in weights))
-    if not fit:
-        raise ValueError(
-            f"`weights` should be {len(estimators)} positive numbers, one each; got {list(weights or ())}."
-        )
+    if weights is not None and not (len(weights) == len(estimators) and all(0 < each < math.inf for each in weights)):
+        raise ValueError(f"`weights` should be {len(estimators)} positive numbers, one each; got {list(weights)}.")
     posteriors = [cast(Any, trainer).build_posterior(estimator, **building) for estimator in estimators]
     transform = posteriors[0].theta_transform
     return _Ensemble(posteriors, None if weights is None else list(weights), transform, trainer.device)
@@ -152,28 +136,23 @@ def _seeds(trainer: Trainer, members: int | Sequence[int]) -> list[int]:
     return seeds
 
 
-def _of(seed: int, training: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the arguments of a member's training: its checkpoints have a folder of their own."""
-    if training.get("checkpoint") is None:
-        return training
-    return {**training, "checkpoint": Path(training["checkpoint"]) / f"seed-{seed}"}
-
-
-def _one_by_one(trainer: Trainer, seeds: Sequence[int], training: Mapping[str, Any]) -> dict[int, _Member]:
+def _one_by_one(train: Callable[[Any], _Member], trainers: Iterable[AbstractTrainer[Any]]) -> dict[int, _Member]:
     """Return the members trained in this process by their seeds, fewer if one was interrupted."""
     made: dict[int, _Member] = {}
-    for seed in seeds:
+    for trainer in trainers:
         try:
-            made[seed] = _train_member(trainer.with_seed(seed), torch.get_default_dtype(), _of(seed, training))
+            member = made[trainer.seed] = train(trainer)
         except KeyboardInterrupt:  # before there was a model to keep
             break
-        if made[seed].error is None and made[seed].estimator.training_record["interrupted"]:
+        if member.error is None and member.estimator.training_record["interrupted"]:
             break
     return made
 
 
-def _train_member(trainer: AbstractTrainer[Any], kind: torch.dtype, training: Mapping[str, Any]) -> _Member:
+def _train_member(kind: torch.dtype, training: dict[str, Any], trainer: AbstractTrainer[Any]) -> _Member:
     """Train one member, on whatever process this is; an error is returned, since workers may not survive it."""
+    if training.get("checkpoint") is not None:  # of which each member has its own
+        training = {**training, "checkpoint": Path(training["checkpoint"]) / f"seed-{trainer.seed}"}
     with alone(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.set_default_dtype(kind)  # `alone` puts it back

@@ -99,7 +99,8 @@ class Rounds:
         require_finite("theta", batch.theta, "A simulator's parameters are known: look for the cause.")
         given = batch.theta.cpu()
         batch = replace(batch, **{name: _as_default_type(name, value) for name, value in fields.items()})
-        if _finer(given_x := fields["x"].detach().cpu()) and (len(given_x) < FEW_ROWS or self._of_float64):
+        given_x = fields["x"].detach().cpu()
+        if _finer(given_x) and (len(given_x) < FEW_ROWS or any(_finer(part.x) for part in self.rounds)):
             batch = replace(batch, x=given_x)  # which digits are needed is told by all rows, in `split`
         self._require_inside_prior(batch.theta, given)
         if exclude_invalid_x:
@@ -114,7 +115,8 @@ class Rounds:
         """Keep the simulations of a store with their joint scores: read at once if they fit, or else to be streamed.
 
         Arguments:
-            store: of which finished shards are taken, and rows that did not fail
+            store: of which finished shards are taken, and rows that did not fail; without joint log ratios, which need
+            other rows drawn at the reference
             number: of the round
 
         Raises:
@@ -128,12 +130,12 @@ class Rounds:
                 stacklevel=3,
             )
         if store.bytes <= IN_MEMORY:
-            self.append(_of_store(store.read()), number, exclude_invalid_x=False)
+            self.append(replace(store.read(), joint_log_ratio=None), number, exclude_invalid_x=False)
             return
         if self.rounds or self.store is not None:
             raise ValueError(f"{store} does not fit into memory, and what is streamed has to be all there is.")
-        excerpt = _of_store(store.read(slice(0, rows_of_excerpt(store))))
-        self.append(excerpt, number, exclude_invalid_x=False)  # for its checks
+        excerpt = store.read(slice(0, rows_of_excerpt(store)))
+        self.append(replace(excerpt, joint_log_ratio=None), number, exclude_invalid_x=False)  # for its checks
         self.rounds.clear()
         self.store = store
 
@@ -154,21 +156,17 @@ class Rounds:
             raise RuntimeError("There are no simulations yet: call `append_simulations(theta, x)` before `train()`.")
         later = max(part.number for part in self.rounds) > 0
         kept = [part.number > 0 or not (discard_prior_samples and later) for part in self.rounds]
-        rows = sum(part.batch.rows for part, keep in zip(self.rounds, kept, strict=True) if keep)
+        parts = [part.batch for part in self.rounds]
+        rows = sum(part.rows for part, keep in zip(parts, kept, strict=True) if keep)
         if rows < MINIMUM_ROWS:
             raise ValueError(
                 f"Training needs at least {MINIMUM_ROWS} simulations (thousands to learn something); got {rows}."
             )
-        parts = split([part.batch for part in self.rounds], fraction, Generator().manual_seed(seed), kept)
-        x, kind = parts[0].x, torch.get_default_dtype()
-        if x.dtype == kind or converted(x, kind) is x:
-            return parts
-        return replace(parts[0], x=x.to(kind)), replace(parts[1], x=parts[1].x.to(kind))
-
-    @property
-    def _of_float64(self) -> bool:
-        """Whether rows were kept in more digits than torch's default type has."""
-        return any(_finer(part.x) for part in self.rounds)
+        training, held_out = split(parts, fraction, Generator().manual_seed(seed), kept)
+        x, kind = training.x, torch.get_default_dtype()
+        if converted(x, kind) is x:
+            return training, held_out
+        return replace(training, x=x.to(kind)), replace(held_out, x=held_out.x.to(kind))
 
     def digest(self) -> str:
         """Return a hash of all simulations, by which a result can be told to be from the same data."""
@@ -183,10 +181,10 @@ class Rounds:
     def _require_shapes(self, batch: Batch) -> None:
         theta, x = batch.theta, batch.x
         require_features("theta", theta, self.parameter_dim, "the prior")
-        features = self.rounds[0].x.shape[1] if self.rounds else (x.shape[1] if x.ndim == 2 else 0)
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"`x` should have shape (rows, data), neither of them zero; got {tuple(x.shape)}.")
-        require_features("x", x, features, "earlier simulations" if self.rounds else "the data")
+        if self.rounds:
+            require_features("x", x, self.rounds[0].x.shape[1], "earlier simulations")
         for name, value in batch.fields.items():
             require_matching_rows("theta", theta, name, value)
         earlier = self.rounds[0].batch.fields if self.rounds else batch.fields
@@ -228,30 +226,25 @@ INFINITE_GOLD = {
 """What to do about gold that is not finite."""
 
 
-def _of_store(simulations: Simulations) -> Simulations:
-    """Return simulations of a store without their joint log ratios, which need others drawn at the reference."""
-    return replace(simulations, joint_log_ratio=None)
-
-
 def _require_gold(batch: Batch, prior: Distribution | None) -> None:
     """Raise ValueError if gold is not finite or cannot be right, for theta from the prior if that is given."""
     labels = batch.from_theta
     for name, advice in INFINITE_GOLD.items():
-        value = getattr(batch, name)
-        if value is not None:
-            require_finite(name, value, advice)
+        if name in batch.fields:
+            require_finite(name, batch.fields[name], advice)
     if labels is not None:
         require_labels(labels)
     if batch.joint_score is not None and batch.joint_score.shape[1]:
-        _require_score(batch.select(slice(None) if labels is None else labels > 0), prior)
-    if batch.joint_score is not None and batch.joint_log_ratio is not None:
-        _require_no_reference(batch.select(slice(None) if labels is None else labels > 0))
+        _require_score(batch.at_theta(), prior)
     if batch.joint_log_ratio is not None and labels is not None:
         require_centred_labels(batch.theta, batch.joint_log_ratio, labels)
 
 
 def _require_score(batch: Batch, prior: Distribution | None) -> None:
-    """Raise ValueError if joint scores of rows drawn at theta cannot be right, for theta from a prior if given."""
+    """Raise ValueError if joint scores of rows drawn at theta cannot be right, for theta from a prior if given.
+
+    So are those of rows that were drawn at a reference, as by `simulate`, and are said not to be.
+    """
     theta, joint_score = batch.theta, cast(Tensor, batch.joint_score)
     warp = Warp.of(theta.double())
     unit = spreads(warp(theta.double())) * (-warp.log_slope(theta.double())).exp()
@@ -264,13 +257,10 @@ def _require_score(batch: Batch, prior: Distribution | None) -> None:
     require_centred_score(theta, joint_score)
     if prior is not None:
         require_matching_score(theta, batch.x, joint_score, prior)
-
-
-def _require_no_reference(batch: Batch) -> None:
-    """Raise ValueError if rows that are said to be drawn at theta look like those of `simulate` at the reference."""
-    joint_score, joint_log_ratio = cast(Tensor, batch.joint_score), cast(Tensor, batch.joint_log_ratio)
-    elsewhere = (joint_score == 0).all(-1) & (joint_log_ratio != 0)
-    if joint_score.shape[1] and elsewhere.float().mean() > MOST_WITHOUT_SCORE:
+    if batch.joint_log_ratio is None:
+        return
+    elsewhere = (joint_score == 0).all(-1) & (batch.joint_log_ratio != 0)
+    if elsewhere.float().mean() > MOST_WITHOUT_SCORE:
         raise ValueError(
             f"`joint_score` is zero in {int(elsewhere.sum())} of {len(elsewhere)} rows whose joint log ratio is not. "
             "Were they drawn at a reference? Pass `from_theta`, True for rows drawn at theta, or else leave ratios out."
