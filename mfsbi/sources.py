@@ -152,18 +152,20 @@ def _tensor(x: object) -> Tensor:
     if not isinstance(x, Tensor):
         with suppress(TypeError, ValueError, RuntimeError):  # lists whose parts do not match, for example
             found = np.asarray(x)
-    real = (
-        not found.is_complex()
-        if isinstance(found, Tensor)
-        else getattr(found, "dtype", np.dtype(object)).kind in "fiub"
-    )
-    if not real:
+    if not _is_real(found):
         kind, remedy = _kind_and_remedy(x, found)
         raise TypeError(
             "A simulator's x should be an array or tensor of numbers, shape (rows, features), one row for each row of "
             f"theta; got {kind}. {remedy}"
         )
     return converted(torch.as_tensor(found), torch.get_default_dtype())
+
+
+def _is_real(found: object) -> bool:
+    """Return whether something is an array or tensor of real numbers."""
+    if isinstance(found, Tensor):
+        return not found.is_complex()
+    return getattr(getattr(found, "dtype", None), "kind", "O") in "fiub"
 
 
 def _kind_and_remedy(x: object, found: object) -> tuple[str, str]:
@@ -318,9 +320,10 @@ def read_arrays(paths: Sequence[Path], names: Sequence[str]) -> list[Tensor]:
         stored = _load(paths[0])
         if any(name not in stored for name in names):
             raise ValueError(f"{paths[0]} should hold {wanted}; it holds {', '.join(stored) or 'nothing'}.")
+        arrays = [stored[name] for name in names]
     else:
-        stored = {name: _load(path)[path.stem] for name, path in zip(names, paths, strict=True)}
-    return [_numbers(name, stored[name]) for name in names]
+        arrays = [array for path in paths for array in _load(path).values()]
+    return [_numbers(name, array) for name, array in zip(names, arrays, strict=True)]
 
 
 def _numbers(name: str, array: NDArray) -> Tensor:

@@ -173,7 +173,7 @@ def write(data: Groups, path: Path) -> None:
 
 def read(path: Path) -> Groups:
     """Return what `write` wrote, as ArviZ's InferenceData (0.23) or DataTree (1.x)."""
-    zarr = {".zarr": {"engine": "zarr", "consolidated": False}}
+    zarr: dict[str, dict[str, Any]] = {".zarr": {"engine": "zarr", "consolidated": False}}
     with xarray.open_datatree(str(path), **zarr.get(path.suffix, {"engine": "h5netcdf"})) as stored:
         tree = _renamed(stored.load(), unquote)
     if MODERN:
