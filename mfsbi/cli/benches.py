@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mfsbi.bench.report import by_simulations
@@ -51,18 +50,10 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")],
 ) -> None:
     """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about two minutes."""
-    result = run_demo(
-        registered(simulator),
-        out,
-        seed=seed,
-        simulations=simulations,
-        quiet=quiet,
-        tell=(lambda _: None) if quiet else console.print,
-    )
+    tell = (lambda _: None) if quiet else console.print
+    result = run_demo(registered(simulator), out, seed=seed, simulations=simulations, quiet=quiet, tell=tell)
     console.print(_numbers(result, simulator))
-    console.print(
-        f"Draws, estimator, figures and numbers are in {escape(str(out.resolve()))}", highlight=False, soft_wrap=True
-    )
+    say(f"Draws, estimator, figures and numbers are in {out.resolve()}")
 
 
 @bench.command()
@@ -101,24 +92,18 @@ def _of_table(table: str, presets: str) -> Callable[..., None]:
     return run
 
 
-for _table, _presets, _purpose in (
-    (
-        "polynomial",
-        "smoke (a minute), quick (a quarter of an hour) or paper.",
-        "Train and judge every model of the paper on the polynomial surface; an interrupted run goes on where it was.",
-    ),
-    (
-        "circle",
-        "smoke (a minute), quick (minutes) or paper.",
-        "Train and judge models on a Gaussian on a circle, which no single chart covers.",
-    ),
-    (
-        "lhc",
-        "smoke (minutes), quick (half an hour), paper (a night); 1e3, 1e4, 1e5.",
-        "Train and judge every model on the LHC process, with joint scores and without, by its exact posterior.",
-    ),
-):
-    bench.command(name=_table, help=_purpose)(_of_table(_table, _presets))
+TABLES = {
+    "polynomial": "smoke (a minute), quick (a quarter of an hour) or paper.",
+    "circle": "smoke (a minute), quick (minutes) or paper.",
+    "lhc": "smoke (minutes), quick (half an hour), paper (a night); 1e3, 1e4, 1e5.",
+}
+PURPOSES = {
+    "polynomial": "every model of the paper on the polynomial surface; an interrupted run goes on where it was.",
+    "circle": "models on a Gaussian on a circle, which no single chart covers.",
+    "lhc": "every model on the LHC process, with joint scores and without, by its exact posterior.",
+}
+for _table, _presets in TABLES.items():
+    bench.command(name=_table, help=f"Train and judge {PURPOSES[_table]}")(_of_table(_table, _presets))
 
 
 def _tell(line: object) -> None:
@@ -132,13 +117,10 @@ def _numbers(result: DemoResult, simulator: str) -> Table:
     table.add_column("quantity", no_wrap=True)
     table.add_column("model", justify="right")
     table.add_column("exact", justify="right")
+    moments = f"{result.mean:+.3f} ± {result.std:.3f}", f"{result.exact_mean:+.3f} ± {result.exact_std:.3f}"
     table.add_row("reconstruction error", f"{result.reconstruction_error:.4f}", "0")
     table.add_row("manifold distance of samples", f"{result.manifold_distance:.4f}", "0")
-    table.add_row(
-        "posterior mean ± sd of theta",
-        f"{result.mean:+.3f} ± {result.std:.3f}",
-        f"{result.exact_mean:+.3f} ± {result.exact_std:.3f}",
-    )
+    table.add_row("posterior mean ± sd of theta", *moments)
     table.add_row("TV distance of the posteriors", f"{result.total_variation:.4f}", "0")
     table.add_row("R-hat", f"{max(result.diagnostics.r_hat):.4f}", "1")
     table.add_row("effective sample size, bulk", f"{min(result.diagnostics.ess_bulk):.0f}", "")

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -81,7 +81,9 @@ def command(*mistakes: type[Exception]) -> Callable[[Callable[..., None]], Calla
             except typer.Exit:
                 raise
             except mistakes as error:
-                _fail(error)
+                told = f"[red]Error:[/] {escape(str(error) or type(error).__name__)}"
+                Console(stderr=True).print(told, highlight=False, soft_wrap=True)
+                raise typer.Exit(2) from error
 
         run.__signature__ = inspect.Signature([_option(each) for each in options])  # type: ignore[attr-defined]
         return run
@@ -126,11 +128,3 @@ def require_place(out: Path, *endings: str) -> None:
         raise OSError(f"Cannot write {out}: a folder is there. Choose another place by --out.")
     if endings and out.suffix not in endings:
         raise ValueError(f"`--out` should end in {' or '.join(endings)}; got {out}.")
-
-
-def _fail(error: Exception) -> NoReturn:
-    """Say what is wrong and end the program."""
-    Console(stderr=True).print(
-        f"[red]Error:[/] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True
-    )
-    raise typer.Exit(2) from error

@@ -34,7 +34,7 @@ from mfsbi.plugin.ratio import ALICES
 from mfsbi.plugin.samplers import SAMPLERS
 from mfsbi.plugin.sampling import sample_chains
 from mfsbi.plugin.saving import SPECS, Estimator, Trainer, load, save, trainer_for
-from mfsbi.plugin.specs import AF, FOM, Spec
+from mfsbi.plugin.specs import AF, FOM
 from mfsbi.priors import box
 from mfsbi.seeds import derived
 from mfsbi.sources import Source, prior_of, read_arrays, simulator, source_of
@@ -265,27 +265,21 @@ def _coordinates(text: str) -> tuple[int, ...]:
 
 def _new_trainer(model: ModelOptions, origin: Source, *, seed: int, device: str, quiet: bool) -> Trainer:
     """Return an untrained trainer of a model by its name."""
-    names = [name for name in SPECS if name != FOM.__name__]
-    if model.model not in [*names, ALICES.__name__]:
-        raise ValueError(f"`--model` should be one of {', '.join([*names, ALICES.__name__])}; got {model.model!r}.")
+    names = [*(name for name in SPECS if name != FOM.__name__), ALICES.__name__]
+    if model.model not in names:
+        raise ValueError(f"`--model` should be one of {', '.join(names)}; got {model.model!r}.")
     coordinates = _coordinates(model.coordinates)
     if coordinates and model.model in (ALICES.__name__, AF.__name__):
         raise ValueError(f"`--coordinates` are those of a manifold, which {model.model} has not; leave them out.")
     settings: dict[str, Any] = {"seed": seed, "device": device, "show_progress_bars": False if quiet else None}
     if model.model == ALICES.__name__:
         return ALICES(origin.prior, **settings)
-    return ManifoldNLE(
-        origin.prior, _spec(model.model, model.manifold_dim or origin.manifold_dim, coordinates), **settings
-    )
-
-
-def _spec(name: str, dim: int | None, coordinates: tuple[int, ...]) -> Spec:
-    """Return the spec of that name."""
-    if SPECS[name] is AF:
-        return AF()
+    kind, dim = cast(Any, SPECS[model.model]), model.manifold_dim or origin.manifold_dim
+    if kind is AF:
+        return ManifoldNLE(origin.prior, AF(), **settings)
     if dim is None:
         raise ValueError("`--manifold-dim` is missing: how many dimensions x has; `mfsbi.dimension_scan(x)` suggests.")
-    return cast(Any, SPECS[name])(manifold_dim=dim, coordinates=coordinates)
+    return ManifoldNLE(origin.prior, kind(manifold_dim=dim, coordinates=coordinates), **settings)
 
 
 def _summary(chains: Chains, names: Sequence[str]) -> Table:

@@ -25,9 +25,6 @@ GRACE = 10
 WHOLE = 2**24
 """Whole numbers up to this one differ in float32."""
 
-AXES = {"joint_log_ratio": ("rows",)}
-"""Of arrays that do not have rows and features."""
-
 TRIES = 4
 """Pairs of theta at which a simulator may fail before nothing more is tried."""
 
@@ -118,7 +115,7 @@ class _Making:
     reasons: list[dict[str, Any]] = field(default_factory=list)
 
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, dict[str, NDArray]]]:
-        """Yield runs of rows that did not raise an exception, and their arrays.
+        """Yield runs of rows that did not raise an exception, and their arrays; keep infinite rows as failures.
 
         All rows are tried twice: what fails once for reasons outside should not change x, as calls with fewer rows do.
         """
@@ -145,18 +142,21 @@ class _Making:
             yield from self.pieces(middle, end)
             return
         arrays = {name: _array(name, value, end - start) for name, value in found.items()}
-        self._record_infinite(start, arrays)
+        bad = {name: ~np.isfinite(values).reshape(len(values), -1).all(axis=1) for name, values in arrays.items()}
+        for row in np.flatnonzero(np.any(list(bad.values()), axis=0)).tolist():
+            names = [name for name, rows in bad.items() if rows[row]]
+            self._record(start + row, f"not finite: {', '.join(names)}", "")
         yield start, end, arrays
 
     def _call(self, theta: Tensor, seed: int) -> dict[str, Any]:
+        simulator: Any = self.plan.simulator
         with seeded(seed):
             if not self.plan.has_gold:
-                return {"x": self.plan.simulator.simulate(theta, seed=seed)}
-            found: Any = self.plan.simulator
-            found = found.simulate_with_gold(theta, seed=seed)
-        return {"x": found.x, "joint_score": found.joint_score, "joint_log_ratio": found.joint_log_ratio}
+                return {"x": simulator.simulate(theta, seed=seed)}
+            found = simulator.simulate_with_gold(theta, seed=seed)
+        return {name: getattr(found, name) for name in ("x", "joint_score", "joint_log_ratio")}
 
-    def _record(self, row: int, error: str, trace: str = "") -> None:
+    def _record(self, row: int, error: str, trace: str) -> None:
         """Keep a failure, unless it is one too many."""
         theta = self.theta[row].tolist()
         self.reasons.append({"row": self.first + row, "theta": theta, "error": error, "traceback": trace})
@@ -165,13 +165,6 @@ class _Making:
                 f"{len(self.reasons)} of {len(self.theta)} simulations failed, more than `max_failures` allows. The "
                 f"first of them:\n{_told(self.reasons[0])}"
             )
-
-    def _record_infinite(self, start: int, arrays: dict[str, NDArray]) -> None:
-        """Keep rows as failures that hold NaN or infinity."""
-        bad = {name: ~np.isfinite(values).reshape(len(values), -1).all(axis=1) for name, values in arrays.items()}
-        for row in np.flatnonzero(np.any(list(bad.values()), axis=0)).tolist():
-            names = [name for name, rows in bad.items() if rows[row]]
-            self._record(start + row, f"not finite: {', '.join(names)}")
 
 
 def _theta(plan: Plan, rows: int, seed: int) -> Tensor:
@@ -195,10 +188,9 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def _array(name: str, value: object, rows: int) -> NDArray:
     """Return what a simulator returned, in float32, or raise ValueError if a store cannot keep it."""
-    axes = AXES.get(name, ("rows", "features"))
-    fault = _fault(value, rows, len(axes))
+    axes = {"joint_log_ratio": 1}.get(name, 2)
+    fault, shape = _fault(value, rows, axes), ("(rows,)", "(rows, features)")[axes - 1]
     if fault or not isinstance(value, Tensor):
-        shape = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
         raise ValueError(f"A simulator's `{name}` should be a tensor of shape {shape}, rows being {rows}{fault}")
     return np.asarray(value.detach().cpu().to(torch.float32))
 

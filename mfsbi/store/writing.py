@@ -1,4 +1,4 @@
-"""Write a shard: checked, aside, forced to disk, renamed into place, the mark last."""
+"""Write a shard: aside, forced to disk, renamed into place, the mark last."""
 
 import errno
 import hashlib
@@ -27,17 +27,16 @@ def finish(
         layout: of the store
         shard: its number
         seed: the one that x was simulated by
-        arrays: those of the layout and `failed`, a row for each of the shard
+        arrays: those of the layout and `failed`, a row for each of the shard, as `mfsbi.simulating.shards.draw` checks
+            them
         reasons: of failures, whatever JSON can hold of each
 
     Returns:
         whether this call finished it
 
     Raises:
-        ValueError: if an array has another shape than the store's, or numbers are not finite in a row that did not fail
         OSError: if it cannot be written; nothing of it stays
     """
-    _require_sound(layout, shard, arrays)
     if is_finished(path, layout, shard):
         return False
     chunks = {name: _chunk(layout, name, arrays[name]) for name in layout.arrays}
@@ -115,28 +114,12 @@ def _chunk(layout: Layout, name: str, array: NDArray) -> bytes:
     return whole.tobytes()
 
 
-def _require_sound(layout: Layout, shard: int, arrays: dict[str, NDArray]) -> None:
-    """Raise ValueError unless arrays have the store's shapes, and finite numbers where no simulation failed."""
-    rows = layout.rows_of(shard)
-    for name in layout.arrays:
-        expected = (rows, *layout.shapes.get(name, ()))
-        got = arrays[name].shape if name in arrays else "none at all"
-        if got != expected:
-            raise ValueError(
-                f"`{name}` of shard {shard} should have shape {expected} as in the rest of the store; got {got}. "
-                "A store holds simulations of one simulator: make another store."
-            )
-    sound = ~arrays["failed"]
-    for name in layout.shapes:
-        if not np.isfinite(arrays[name][sound]).all():
-            raise ValueError(f"`{name}` of shard {shard} should be finite in all rows that did not fail.")
-
-
 def _complaint(path: Path, error: OSError) -> str:
     """Return why a store cannot be written, and what to do about it."""
+    full = "Make room and run the same again: finished shards are safe."
     advice = {
-        errno.ENOSPC: "Make room and run the same again: finished shards are safe.",
-        errno.EDQUOT: "Make room and run the same again: finished shards are safe.",
+        errno.ENOSPC: full,
+        errno.EDQUOT: full,
         errno.EROFS: "The file system is read-only.",
         errno.EACCES: "You may read it but not write.",
     }.get(error.errno or 0, "Finished shards are safe.")

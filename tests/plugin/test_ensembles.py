@@ -102,14 +102,14 @@ def test_if_all_fail_the_first_error_is_raised(trainer, monkeypatch):
 
 
 def test_an_interrupted_ensemble_keeps_what_it_has(trainer, monkeypatch):
-    train_member = ensembles._train_member
+    train = type(trainer).train
 
-    def interrupted(member, *arguments):
-        made = train_member(member, *arguments)
-        made.estimator.training_record["interrupted"] = member.seed == 4
-        return made
+    def interrupted(self, **settings):
+        estimator = train(self, **settings)
+        estimator.training_record["interrupted"] = self.seed == 4
+        return estimator
 
-    monkeypatch.setattr(ensembles, "_train_member", interrupted)
+    monkeypatch.setattr(type(trainer), "train", interrupted)
     with pytest.warns(UserWarning, match="2 of 3 members were trained. Failed seeds: none; interrupted before 5"):
         assert len(train_ensemble(trainer, [3, 4, 5], **QUICK)) == 2
 
