@@ -82,7 +82,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     if header.get("sha256", "") not in ("", _digest(tensors, header.get("description", ""))):
         raise ValueError(f"{path} is damaged: its numbers are not those that were written. Take it from its source.")
-    return tensors, _description(path, header)
+    fault = f"{path} has no description of what it holds"
+    try:
+        description = json.loads(header["description"])
+    except (KeyError, ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of too many digits
+        raise ValueError(f"{fault}: {error}. Save it again.") from error
+    if isinstance(description, dict):
+        return tensors, description
+    raise ValueError(f"{fault}: it should be a JSON object and is a {type(description).__name__}. Save it again.")
 
 
 def _digest(tensors: dict[str, Tensor], description: str) -> str:
@@ -93,17 +100,3 @@ def _digest(tensors: dict[str, Tensor], description: str) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _description(path: Path, header: dict[str, str]) -> dict[str, Any]:
-    """Return the description in a header, or raise ValueError if it is none."""
-    try:
-        description = json.loads(header["description"])
-    except (KeyError, ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of too many digits
-        raise ValueError(f"{path} has no description of what it holds: {error}. Save it again.") from error
-    if isinstance(description, dict):
-        return description
-    raise ValueError(
-        f"{path} has no description of what it holds: it should be a JSON object and is a "
-        f"{type(description).__name__}. Save it again."
-    )

@@ -30,9 +30,10 @@ from mfsbi.simulations import Simulations
 
 __all__ = ["MadMinerSample", "read_madminer"]
 
-WORDS = ("x", "theta", "theta0", "theta1", "t_xz", "t_xz0", "r_xz", "y")
 WIDE = ("x", "theta", "theta0", "theta1", "t_xz", "t_xz0")
 """Words of MadMiner's for a row of numbers for each event; the others have one number."""
+
+WORDS = (*WIDE, "r_xz", "y")
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,25 +137,19 @@ def _require_shape(path: Path, value: Tensor, *, wide: bool) -> None:
     """Raise ValueError unless there is a row of numbers, or one number, for each event."""
     fits = value.ndim == 2 if wide else value.ndim == 1 or (value.ndim == 2 and value.shape[1] == 1)
     if not fits:
-        wanted = "(rows, features)" if wide else "(rows,) or (rows, 1)"
-        raise ValueError(
-            f"{path.name} should have shape {wanted}; got {tuple(value.shape)}. Sample again, or reshape it."
-        )
+        wanted, got = "(rows, features)" if wide else "(rows,) or (rows, 1)", tuple(value.shape)
+        raise ValueError(f"{path.name} should have shape {wanted}; got {got}. Sample again, or reshape it.")
 
 
 def _require_score_of(theta: Tensor, score: Tensor, path: Path) -> None:
     """Raise ValueError unless the score is that of the parameters alone."""
     parameters, columns = theta.shape[1], score.shape[1]
+    told = f"{path.name} should have a column for each of the {parameters} parameters; it has {columns}"
     if columns > parameters:
-        raise ValueError(
-            f"{path.name} should have a column for each of the {parameters} parameters; it has {columns}: scores of "
-            f"{columns - parameters} nuisance parameters too? Sample again with nuisance_score=False."
-        )
+        more = columns - parameters
+        raise ValueError(f"{told}: scores of {more} nuisance parameters too? Sample again with nuisance_score=False.")
     if columns < parameters:
-        raise ValueError(
-            f"{path.name} should have a column for each of the {parameters} parameters; it has {columns}. Files of "
-            "several runs seem to be mixed: sample again into an empty folder."
-        )
+        raise ValueError(f"{told}. Files of several runs seem to be mixed: sample again into an empty folder.")
 
 
 def _log(ratio: Tensor, path: Path) -> Tensor:

@@ -125,14 +125,11 @@ class _Ledger(Messenger):
     def _recall(self, name: str, fn: TorchDistributionMixin, edges: list[Tensor]) -> Tensor:
         assert self.held is not None
         if name not in self.held.sites:
-            raise ProgramError(self._differs(name, f"is passed {self.where} and was not when it was drawn"))
+            raise self._differs(name, f"is passed {self.where} and was not when it was drawn")
         held = self.held.sites[name]
-        if tuple(held.value.shape) != tuple(fn.shape()):
-            raise ProgramError(
-                self._differs(
-                    name, f"has shape {tuple(fn.shape())} {self.where} but {tuple(held.value.shape)} as drawn"
-                )
-            )
+        ours, theirs = tuple(fn.shape()), tuple(held.value.shape)
+        if ours != theirs:
+            raise self._differs(name, f"has shape {ours} {self.where} but {theirs} as drawn")
         if held.edges is not None and not equal_edges(held.edges, edges):
             raise ProgramError(
                 f"The support of site {name!r} should be the same at every theta; its edges are "
@@ -160,8 +157,8 @@ class _Ledger(Messenger):
             )
         return log_prob.reshape(-1, self.rows).sum(0)
 
-    def _differs(self, name: str, how: str) -> str:
-        return (
+    def _differs(self, name: str, how: str) -> ProgramError:
+        return ProgramError(
             f"The program should pass the same sites at every theta and for any number of rows, with the same shapes; "
             f"site {name!r} {how}. Write it for a single run, and let values, not theta, decide what is drawn."
         )
@@ -174,7 +171,7 @@ class _Ledger(Messenger):
             return
         for name, passed in zip_longest(self.held.sites, self.sites):
             if name != passed:
-                raise ProgramError(self._differs(name, f"is not passed {self.where}, or in another order"))
+                raise self._differs(name, f"is not passed {self.where}, or in another order")
 
 
 def _features(x: object, theta: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A Pyro program with a prior as a simulator: for `simulate`, stores and the command line, gold included."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -98,10 +99,8 @@ class PyroSimulator:
 
 def _mean_of(prior: Prior) -> Tensor:
     """Return the mean of a prior, or raise ValueError if it has none."""
-    try:
+    with suppress(NotImplementedError):
         mean = getattr(prior, "mean", None)
-    except NotImplementedError:
-        mean = None
-    if isinstance(mean, Tensor):
-        return mean
+        if isinstance(mean, Tensor):
+            return mean
     raise ValueError(f"{prior} has no mean, where the ratio could have its reference: say `theta_ref=`.")

@@ -93,10 +93,10 @@ class Run(NamedTuple):
 
 def gradient(value: Tensor, theta: Tensor) -> Tensor:
     """Return the gradient of the sum of `value`, zero where theta has no part in it; the graph is kept."""
-    slope = None
-    if value.requires_grad:
-        (slope,) = torch.autograd.grad(value.sum(), theta, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(theta) if slope is None else slope.detach()
+    if not value.requires_grad:
+        return torch.zeros_like(theta)
+    (slope,) = torch.autograd.grad(value.sum(), theta, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return slope.detach()
 
 
 def elsewhere(theta: Tensor, theta_ref: Tensor | None = None) -> Tensor:

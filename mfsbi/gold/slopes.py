@@ -67,14 +67,14 @@ def require_gradient(again: Callable[..., Run], run: Run, towards: Tensor) -> No
         run: where gold is wanted
         towards: other parameters, shape `(rows, parameter)`
     """
-    here = _ends(run)
-    rounding = _rounding(here)
+    here, way = _ends(run), towards - run.theta.detach()
+    rounding, slope = _rounding(here), (here.slope * way).abs().sum(1, keepdim=True)
     far, off = (torch.ones(len(run.theta), dtype=torch.bool, device=run.theta.device) for _ in range(2))
-    for shrunk in (1.0, 0.3, 0.1):
-        near = _small_step(here, towards, shrunk).requires_grad_()
+    for shrunk in (1.0, 0.3, 0.1):  # steps by which log probabilities change by `_budget` times this
+        near = (here.theta + shrunk * _budget(way) * way / slope.clamp(min=1)).requires_grad_()
         there = again(near, held=run, where="a small step away")
         ends = _ends(there)
-        error, foretold = _error(here, ends), 10 * _budget(near) * _foretold(here, ends)
+        error, foretold = _error(here, ends), 10 * _budget(near) * _foretold(here, ends).abs().sum(1)
         far &= ~(error <= foretold + rounding)
         off &= ~(error <= 0.2 * foretold + rounding)
         if far.double().mean() <= Tolerance.of(near.dtype).faults and off.double().mean() <= 0.5:
@@ -131,13 +131,12 @@ def _ends(run: Run) -> _Ends:
 
 def _error(left: _Ends, right: _Ends) -> Tensor:
     """Return by how much the rise is another than the slopes at both ends foretell, shape `(rows,)`."""
-    rise = (right.log_prob - left.log_prob).sum(1)
-    return (rise - (0.5 * (left.slope + right.slope) * (right.theta - left.theta)).sum(1)).abs()
+    return ((right.log_prob - left.log_prob).sum(1) - _foretold(left, right).sum(1)).abs()
 
 
 def _foretold(left: _Ends, right: _Ends) -> Tensor:
-    """Return how much the parameters' changes, one by one, should change the log probability, shape `(rows,)`."""
-    return (0.5 * (left.slope + right.slope) * (right.theta - left.theta)).abs().sum(1)
+    """Return how much each parameter's change should change the log probability, shape `(rows, parameter)`."""
+    return 0.5 * (left.slope + right.slope) * (right.theta - left.theta)
 
 
 def _rounding(here: _Ends) -> Tensor:
@@ -155,13 +154,6 @@ def _jumps(left: _Ends, right: _Ends, slack: float) -> Tensor:
 def _choose(first: Tensor, ours: _Ends, theirs: _Ends) -> _Ends:
     """Return ours in the rows that are told to be first, theirs in the others."""
     return _Ends(*(torch.where(first.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(ours, theirs, strict=True)))
-
-
-def _small_step(here: _Ends, towards: Tensor, shrunk: float) -> Tensor:
-    """Return parameters so near on the way to others that log probabilities change by `_budget` times `shrunk`."""
-    way = towards - here.theta
-    slope = (here.slope * way).abs().sum(1, keepdim=True)
-    return here.theta + shrunk * _budget(way) * way / slope.clamp(min=1)
 
 
 def _budget(like: Tensor) -> float:

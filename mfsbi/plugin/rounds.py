@@ -26,6 +26,9 @@ MINIMUM_ROWS = 20
 FEW_ROWS = 50
 """Rows of a round that cannot tell whether they need all digits in which they came."""
 
+KEPT = {"x"}
+"""Fields that keep their type where offsets need more digits than torch's default type has."""
+
 IN_MEMORY = 2**28
 """Bytes of a store that is read at once."""
 
@@ -288,7 +291,7 @@ def _as_default_type(name: str, value: Tensor) -> Tensor:
         ValueError: if numbers are too large
     """
     value, kind = value.detach().cpu(), torch.get_default_dtype()
-    ours = converted(value, kind) if name == "x" else value.to(kind)
+    ours = converted(value, kind) if name in KEPT else value.to(kind)
     if (ours.isinf() & ~value.isinf()).any():
         largest, told = float(value[~value.isinf()].abs().max()), str(kind).removeprefix("torch.")
         raise ValueError(f"`{name}` holds {largest:.3g}, more than {told} can: choose other units.")

@@ -11,7 +11,6 @@ from torch.distributions import Independent, Uniform
 
 from mfsbi import AF, ALICES, FOM, ManifoldNLE, ensemble_posterior, train_ensemble, workers
 from mfsbi.flows import SplineCouplings
-from mfsbi.plugin import ensembles
 from mfsbi.train.training import Training
 from tests.problems import TILT, off_plane, plane
 
