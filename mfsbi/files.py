@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["FORMAT", "plain", "read", "write"]
+__all__ = ["FORMAT", "plain", "read", "require_format", "write"]
 
 FORMAT = "mfsbi 1"
 
@@ -75,11 +75,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a file of mfsbi: {error}.") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} should be of format {FORMAT!r}; it says {header.get('format')!r}. If a newer mfsbi wrote it, "
-            "update this one."
-        )
+    require_format(path, header.get("format"), FORMAT)
     if header.get("sha256", "") not in ("", _digest(tensors, header.get("description", ""))):
         raise ValueError(f"{path} is damaged: its numbers are not those that were written. Take it from its source.")
     fault = f"{path} has no description of what it holds"
@@ -90,6 +86,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if isinstance(description, dict):
         return tensors, description
     raise ValueError(f"{fault}: it should be a JSON object and is a {type(description).__name__}. Save it again.")
+
+
+def require_format(path: Path, found: object, known: str) -> None:
+    """Raise ValueError unless a file or folder is of the format that this version knows."""
+    if found != known:
+        what = f"{path} should be of format {known!r}; it says {found!r}."
+        raise ValueError(f"{what} If a newer mfsbi wrote it, update this one.")
 
 
 def _digest(tensors: dict[str, Tensor], description: str) -> str:

@@ -155,23 +155,16 @@ def _require_score_of(theta: Tensor, score: Tensor, path: Path) -> None:
 def _log(ratio: Tensor, path: Path) -> Tensor:
     """Return the log of ratios in float64, in which it is as exact as they are."""
     ratio = ratio.double()
-    _require_rows(
-        (ratio > 0) & ratio.isfinite(),
-        ratio,
-        f"{path.name} should hold ratios, finite and above zero, not their log",
-        "Remove such rows from all files of the sample.",
-    )
+    wanted = f"{path.name} should hold ratios, finite and above zero, not their log"
+    advice = "Remove such rows from all files of the sample."
+    _require_rows((ratio > 0) & ratio.isfinite(), ratio, wanted, advice)
     return ratio.log()
 
 
 def _from_numerator(label: Tensor, path: Path) -> Tensor:
     """Return True where x was drawn at the numerator, which MadMiner calls 0."""
-    _require_rows(
-        (label == 0) | (label == 1),
-        label,
-        f"{path.name} should hold 0 (numerator) and 1 (denominator)",
-        "Sample again.",
-    )
+    wanted = f"{path.name} should hold 0 (numerator) and 1 (denominator)"
+    _require_rows((label == 0) | (label == 1), label, wanted, "Sample again.")
     return label == 0
 
 

@@ -6,7 +6,7 @@ Everything that differs between the two is in this module; both write netCDF fil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
@@ -126,10 +126,8 @@ def to_arviz(
     """
     require_kind("chains", chains, Chains, "`Chains`, as `sample_chains` returns them")
     names = require_names(parameter_names, chains.draws.shape[-1])
-    groups: dict[str, Mapping[str, Any]] = {
-        "posterior": _by_name(names, chains.draws),
-        "sample_stats": {"lp": np.asarray(chains.log_prob.cpu())},
-    }
+    stats = {"lp": np.asarray(chains.log_prob.cpu())}
+    groups: dict[str, Mapping[str, Any]] = {"posterior": _by_name(names, chains.draws), "sample_stats": stats}
     if x is not None:
         require_tensor("x", x)
         groups["observed_data"] = {"x": np.asarray(x.cpu())}
@@ -204,11 +202,8 @@ def _renamed(tree: xarray.DataTree, new: Callable[[str], str]) -> xarray.DataTre
 
 def _contents(tree: xarray.DataTree) -> dict[tuple[str, str], tuple[int, ...]]:
     """Return the shape of each variable by its group and name."""
-    return {
-        (group, str(name)): variable.shape
-        for group, node in tree.children.items()
-        for name, variable in node.data_vars.items()
-    }
+    groups = tree.children.items()
+    return {(group, str(name)): array.shape for group, node in groups for name, array in node.data_vars.items()}
 
 
 def plot_trace(data: Groups) -> Figure:
@@ -240,7 +235,7 @@ def require_names(given: Sequence[str] | None, count: int) -> list[str]:
             f"`parameter_names` should have {count} entries, one per parameter, no two the same; got {given!r}."
         )
     for name in names:
-        if not isinstance(name, str) or not name.strip(" .") or "/" in name or name in RESERVED:
+        if not isinstance(name, str) or not name.strip(" .") or PurePosixPath(name).name != name or name in RESERVED:
             raise ValueError(
                 f"`parameter_names` should be words other than {' and '.join(RESERVED)}, which ArviZ has for the axes "
                 f"of draws, neither dots alone nor with a slash, which parts groups; got {name!r}. Choose another name."

@@ -82,14 +82,13 @@ def train_ensemble(
     errors = {seed: member.error for seed, member in made.items() if member.error is not None}
     if len(errors) == len(made):
         raise next(iter(errors.values()), KeyboardInterrupt())
-    if len(made) - len(errors) < len(seeds):
-        what = ", ".join(f"{seed} ({type(error).__name__}: {error})" for seed, error in errors.items())
+    good = len(made) - len(errors)
+    if good < len(seeds):
+        failed = ", ".join(f"{seed} ({type(error).__name__}: {error})" for seed, error in errors.items()) or "none"
         left = ", ".join(str(seed) for seed in seeds if seed not in made)
         late = f"; interrupted before {left}" if left else ""
-        warnings.warn(
-            f"{len(made) - len(errors)} of {len(seeds)} members were trained. Failed seeds: {what or 'none'}{late}.",
-            stacklevel=2,
-        )
+        told = f"{good} of {len(seeds)} members were trained. Failed seeds: {failed}{late}."
+        warnings.warn(told, stacklevel=2)
     return [member.estimator.to(trainer.device) for member in made.values() if member.error is None]
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mfsbi.checks import require_positive_integer
+from mfsbi.files import require_format
 
 __all__ = ["ASIDE", "KINDS", "MARKS", "Layout", "aside", "create", "force", "read_attributes", "sweep_beside"]
 
@@ -183,9 +184,5 @@ def read_attributes(path: Path) -> dict[str, Any]:
         attributes: dict[str, Any] = json.loads(file.read_text())["attributes"]
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a store of mfsbi: {error}.") from error
-    if attributes.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} should be of format {FORMAT!r}; it says {attributes.get('format')!r}. If a newer mfsbi wrote it, "
-            "update this one."
-        )
+    require_format(path, attributes.get("format"), FORMAT)
     return attributes
