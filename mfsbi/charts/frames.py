@@ -32,7 +32,7 @@ from torch import Tensor
 
 from mfsbi.checks import require_tensor
 
-__all__ = ["MANY", "Frame", "features_of", "frame_of", "principal_axes", "require_coordinates", "scales_of"]
+__all__ = ["KEPT", "MANY", "Frame", "features_of", "frame_of", "principal_axes", "require_coordinates", "scales_of"]
 
 MANY, KEPT = 1000, 256
 """Features up to which all axes are found, and how many are found beyond."""

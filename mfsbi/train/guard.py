@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mfsbi.charts.frames import KEPT, MANY, principal_axes
 from mfsbi.models import AbstractModel
 from mfsbi.train.data import Batch, in_chunks
 from mfsbi.train.losses import Kind, as_loss
@@ -113,18 +114,28 @@ def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch)
     x = straight(training.excerpt.x).double()
     mean, std = x.mean(0), x.std(0)
     standardised = (x - mean) / std
-    axes = _principal_axes(standardised)
-    dropped = model.chart.data_dim - model.chart.manifold_dim
-    held_out = ((straight(validation.x).double() - mean) / std) @ axes
-    verdict = ChartVerdict(_usual(squared), _usual(held_out[:, :dropped].square().sum(-1)))
+    dims = model.chart.manifold_dim
+    axes = _principal_axes(standardised, dims)
+    dropped = axes.shape[1] - dims
+    rows = (straight(validation.x).double() - mean) / std
+    held_out = rows @ axes
+    left = held_out[:, :dropped].square().sum(-1)
+    if axes.shape[1] < len(axes):  # what stands beside the kept axes is left, too
+        left = rows.square().sum(-1) - held_out[:, dropped:].square().sum(-1)
+    verdict = ChartVerdict(_usual(squared), _usual(left))
     if not verdict.collapsed:
         return verdict
     return verdict._replace(noise=_is_noise(_some(standardised, ROWS[0]) @ axes, held_out, dropped))
 
 
-def _principal_axes(standardised: Tensor) -> Tensor:
-    """Return all principal axes as columns, those of the least variance first, shape `(data, data)`."""
-    features = standardised.shape[1]
+def _principal_axes(standardised: Tensor, dims: int) -> Tensor:
+    """Return principal axes as columns, those of the least variance first, shape `(data, axes)`.
+
+    All of them, or of more than 1,000 features the leading ones that a chart of so many dimensions starts from.
+    """
+    rows, features = standardised.shape
+    if features > MANY:
+        return principal_axes(standardised, min(max(KEPT, 2 * dims), rows - 1))[1].flip(1)
     return torch.linalg.eigh(torch.cov(standardised.T).reshape(features, features)).eigenvectors
 
 

@@ -129,3 +129,19 @@ def test_a_trainer_says_once_that_there_is_noise_and_does_not_start_again():
     assert "larger `manifold_dim`, or `AF`" in message
     assert trainer.history.collapses == []
     assert trainer.history.losses == ["reconstruction", "latent_nll"]
+
+
+@pytest.mark.parametrize(("shape", "noise"), [("curve", False), ("plane", True)])
+def test_thousands_of_features_are_judged_without_a_matrix_of_all_of_them(shape, noise, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(400, 1, generator=generator)
+    wave = torch.linspace(0, 3, 1500)
+    x = (u + wave).sin() if shape == "curve" else u * wave.cos() + 0.5 * torch.randn(400, 1500, generator=generator)
+    training, validation = split([Batch(torch.zeros(400, 1), x)], 0.2, generator)
+    model = MFlow(1, SMALL, SMALL).build(training.theta, training.x)
+    decomposed, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: decomposed.append(matrix.shape[-1]) or eigh(matrix))
+    verdict = judge_chart(model, training, validation)
+    assert max(decomposed) < 1000
+    assert verdict.error == pytest.approx(verdict.principal_component_error, rel=0.02)
+    assert (verdict.collapsed, verdict.noise) == (True, noise)
