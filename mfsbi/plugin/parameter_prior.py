@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, TransformedDistribution, constraints
 from torch.distributions.transforms import Transform
 
-from mfsbi.plugin.free_coordinates import Unconstrained, way_to
+from mfsbi.free_coordinates import Unconstrained, way_to
 from mfsbi.plugin.host import move_distribution_to_device, within_support
 from mfsbi.seeds import seeded
 from mfsbi.types import Prior
