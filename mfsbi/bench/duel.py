@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, TypeVar
 
+from mfsbi.bench.output import as_table
+
 __all__ = ["Duel", "Score", "as_markdown", "run", "timed"]
 
 Result = TypeVar("Result")
@@ -69,13 +71,11 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float]:
 
 def as_markdown(scores: Iterable[Score]) -> str:
     """Return the scores as a Markdown table; where a target was set and missed, it is in bold."""
-    lines = ["| row | against | ours, ms | theirs, ms | ratio (range) | aim |", "|---|---|---:|---:|---:|---:|"]
+    rows = []
     for score in scores:
         target = "" if score.target is None else f"{score.target:g}"
         missed = score.target is not None and score.ratio < score.target
-        lines.append(
-            f"| {score.row} | {score.peer} | {1e3 * score.ours_seconds:.3g} | {1e3 * score.peer_seconds:.3g} "
-            f"| {score.ratio:.3g} ({score.ratio_least:.3g} to {score.ratio_most:.3g}) "
-            f"| {f'**{target}**' if missed else target} |"
-        )
-    return "\n".join(lines)
+        seconds = (f"{1e3 * each:.3g}" for each in (score.ours_seconds, score.peer_seconds))
+        ratio = f"{score.ratio:.3g} ({score.ratio_least:.3g} to {score.ratio_most:.3g})"
+        rows.append([score.row, score.peer, *seconds, ratio, f"**{target}**" if missed else target])
+    return as_table(["row", "against", "ours, ms", "theirs, ms", "ratio (range)", "aim"], rows, words=2)

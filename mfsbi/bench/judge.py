@@ -5,7 +5,8 @@ arXiv:2003.13913, §4.2): everything at theta = 0, 10,000 points, sets of 20 obs
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, cast, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -14,13 +15,13 @@ from mfsbi import metrics
 from mfsbi.charts import PrescribedChart
 from mfsbi.inference.grid import grid_posterior
 from mfsbi.inference.potential import EncodedLikelihood
-from mfsbi.models import AbstractModel, AmbientModel, DensityModel, ManifoldModel
+from mfsbi.models import AbstractModel, AmbientModel, DensityModel
 from mfsbi.plugin.host import ConditionalDensityEstimator
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived
 from mfsbi.types import KnownTruth
 
-__all__ = ["CIRCLE_THETA", "Candidate", "Ours", "Ratio", "Stock", "judge_circle", "judge_posteriors"]
+__all__ = ["CIRCLE_THETA", "Candidate", "judge_circle", "judge_posteriors", "of_model", "of_ratio", "of_sbi"]
 
 POINTS, EVENTS, CELLS = 10_000, 20, 400
 TRUTH_SEED = 41  # settings were chosen on the sets of seed 20
@@ -29,96 +30,61 @@ TRUTH_SEED = 41  # settings were chosen on the sets of seed 20
 CIRCLE_THETA = (0.0, -1.0)
 """Where the Gaussian on a circle is that of the paper: mean pi/2, width pi/4."""
 
-
-@runtime_checkable
-class Candidate(Protocol):
-    """What can be judged: anything that says how likely theta is; what else it cannot tell is None."""
-
-    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return theta -> sum_j log p(x_j|theta) up to a constant."""
-
-    def sample(self, theta: Tensor) -> Tensor | None:
-        """Draw one x for each row of theta."""
-
-    def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:
-        """Return the reconstruction distance, x in units of `scale` if given; None if there is no manifold."""
-
-    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:
-        """Return log p(x|theta); None if there is no density in data space."""
+OfRows: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(x, theta), row by row -> points of shape `(rows, data)`, or numbers of shape `(rows,)`."""
 
 
-class Ours:
-    """A model of mfsbi's as a candidate."""
+@dataclass(frozen=True)
+class Candidate:
+    """What can be judged: anything that says how likely theta is; what else it cannot tell is None.
 
-    def __init__(self, model: AbstractModel) -> None:
-        self.model = model
-        self.ambient = model.chart.manifold_dim == model.chart.data_dim
+    Arguments:
+        potential: x -> (theta -> sum_j log p(x_j|theta) up to a constant)
+        sample: theta -> one x for each row
+        project: (x, theta) -> the nearest points of the manifold, if there is one below the dimension of x
+        log_prob: (x, theta) -> log p(x|theta) in data space
+        log_prob_on_truth: (x, theta) -> log p(x|theta) on the true manifold, where that was prescribed
+    """
 
-    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return theta -> sum_j log p(x_j|theta) up to a constant, by coordinates that are encoded once."""
-        return EncodedLikelihood(self.model, x).iid
-
-    def sample(self, theta: Tensor) -> Tensor:
-        """Draw one x for each row of theta."""
-        return self.model.sample(theta)
-
-    def distance(self, x: Tensor, theta: Tensor, scale: Tensor | None = None) -> Tensor | None:
-        """Return the reconstruction distance, x in units of `scale` if given; None for an ambient flow."""
-        if self.ambient:
-            return None
-        residual = x - self.model.project(x, theta)
-        return (residual if scale is None else residual / scale).norm(dim=-1)
-
-    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor | None:
-        """Return log p(x|theta); None for densities on a manifold."""
-        ambient = self.ambient or isinstance(self.model, AmbientModel)
-        return self.model.log_prob(x, theta) if ambient and isinstance(self.model, DensityModel) else None
+    potential: Callable[[Tensor], Callable[[Tensor], Tensor]]
+    sample: Callable[[Tensor], Tensor] | None = None
+    project: OfRows | None = None
+    log_prob: OfRows | None = None
+    log_prob_on_truth: OfRows | None = None
 
 
-class Stock:
-    """An estimator of sbi's as a candidate."""
+def of_model(model: AbstractModel) -> Candidate:
+    """Return a model of mfsbi's as a candidate, whose potential encodes coordinates once."""
+    full = model.chart.manifold_dim == model.chart.data_dim
+    density = model.log_prob if isinstance(model, DensityModel) else None
+    return Candidate(
+        lambda x: EncodedLikelihood(model, x).iid,
+        model.sample,
+        None if full else model.project,
+        density if full or isinstance(model, AmbientModel) else None,
+        density if isinstance(model.chart, PrescribedChart) else None,
+    )
 
-    def __init__(self, estimator: ConditionalDensityEstimator) -> None:
-        self.estimator = estimator
 
-    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return theta -> sum_j log p(x_j|theta)."""
-        return _sum_over(x, self.log_prob)
+def of_sbi(estimator: ConditionalDensityEstimator) -> Candidate:
+    """Return an estimator of sbi's as a candidate; it works in the precision of theta, ten thousand rows at a time."""
 
-    def sample(self, theta: Tensor) -> Tensor:
-        """Draw one x for each row of theta."""
-        return self.estimator.sample(torch.Size([1]), theta)[0]
-
-    def distance(self, *_: object, **__: object) -> None:
-        """Return None: there is no manifold."""
-
-    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return log p(x|theta), in the precision of theta and ten thousand rows at a time."""
+    def log_prob(x: Tensor, theta: Tensor) -> Tensor:
         rows = zip(x.to(theta).split(10_000), theta.split(10_000), strict=True)
-        return torch.cat([self.estimator.log_prob(some[None], at)[0] for some, at in rows])
+        return torch.cat([estimator.log_prob(some[None], at)[0] for some, at in rows])
+
+    def sample(theta: Tensor) -> Tensor:
+        return estimator.sample(torch.Size([1]), theta)[0]
+
+    return Candidate(lambda x: _sum_over(x, log_prob), sample, log_prob=log_prob)
 
 
-class Ratio:
-    """A ratio as a candidate, which has no manifold and draws nothing."""
-
-    def __init__(self, model: RatioModel) -> None:
-        self.model = model
-
-    def potential(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return theta -> sum_j log r(x_j|theta)."""
-        return _sum_over(x.to(self.model.x_mean), lambda x, theta: self.model.log_ratio(x, theta).double())
-
-    def sample(self, *_: object) -> None:
-        """Return None: there is nothing to draw from."""
-
-    def distance(self, *_: object, **__: object) -> None:
-        """Return None: there is no manifold."""
-
-    def log_prob(self, *_: object) -> None:
-        """Return None: there is no density of x."""
+def of_ratio(model: RatioModel) -> Candidate:
+    """Return a ratio as a candidate, which has no manifold and draws nothing."""
+    return Candidate(lambda x: _sum_over(x.to(model.x_mean), lambda x, theta: model.log_ratio(x, theta).double()))
 
 
-def _sum_over(x: Tensor, log_prob: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _sum_over(x: Tensor, log_prob: OfRows) -> Callable[[Tensor], Tensor]:
     """Return theta -> sum_j log_prob(x_j, theta)."""
 
     def potential(theta: Tensor) -> Tensor:
@@ -132,10 +98,9 @@ def judge_circle(candidate: Candidate, circle: KnownTruth, _sets: int) -> dict[s
     """Return the columns of the circle's table; KL(truth || model) for what has its density on the same circle."""
     theta = torch.tensor([CIRCLE_THETA]).expand(POINTS, -1)
     result = _judge_manifold(candidate, circle, theta)
-    if isinstance(candidate, Ours) and isinstance(candidate.model.chart, PrescribedChart):
+    if candidate.log_prob_on_truth is not None:
         x = circle.simulate(theta, seed=derived(TRUTH_SEED, 3))
-        model = cast(ManifoldModel, candidate.model)
-        result["kl_density"] = float((circle.log_prob(x, theta) - model.log_prob(x, theta)).mean())
+        result["kl_density"] = float((circle.log_prob(x, theta) - candidate.log_prob_on_truth(x, theta)).mean())
     return result
 
 
@@ -169,16 +134,16 @@ def _judge_manifold(candidate: Candidate, surface: KnownTruth, theta: Tensor) ->
     inside = surface.simulate(theta, seed=derived(TRUTH_SEED, 0))
     noise = torch.randn(inside.shape, generator=Generator().manual_seed(derived(TRUTH_SEED, 4)))
     outside = surface.simulate(theta, seed=derived(TRUTH_SEED, 1)) + 0.1 * noise
+    assert candidate.sample is not None
     drawn = candidate.sample(theta)
-    assert drawn is not None
     result: dict[str, Any] = {
         "distance": float(surface.vertical_distance(drawn).clamp(max=10).mean()),
         "euclidean_distance": float(surface.distance(drawn).clamp(max=10).mean()),
     }
-    near, far = candidate.distance(inside, theta), candidate.distance(outside, theta)
-    if near is not None and far is not None:
+    if candidate.project is not None:
+        near, far = ((x - candidate.project(x, theta)).norm(dim=-1) for x in (inside, outside))
         result |= {"reconstruction": float(near.mean()), "auc": metrics.auc(near, far)}
-    likely, unlikely = candidate.log_prob(inside, theta), candidate.log_prob(outside, theta)
-    if likely is not None and unlikely is not None:
+    if candidate.log_prob is not None:
+        likely, unlikely = (candidate.log_prob(x, theta) for x in (inside, outside))
         result["auc_likelihood"] = metrics.auc(-likely, -unlikely)
     return result

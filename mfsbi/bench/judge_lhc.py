@@ -64,15 +64,14 @@ def judge_lhc(candidate: Candidate, process: Process, sets: int) -> dict[str, An
     with seeded(derived(TRUTH_SEED, 0)):
         theta = process.prior.sample((POINTS,))
     result: dict[str, Any] = {}
-    drawn = candidate.sample(theta)
-    if drawn is not None:
-        constraints = process.closure(drawn.double()).abs() * SPREADS
+    if candidate.sample is not None:
+        constraints = process.closure(candidate.sample(theta).double()).abs() * SPREADS
         result["closure"] = float(constraints.clamp(max=10).mean())
     scale = process.simulate(theta, seed=derived(TRUTH_SEED, 2)).std(0)
     x = process.simulate(theta, seed=derived(TRUTH_SEED, 1)).to(theta)
-    distance = candidate.distance(x, theta, scale.to(theta))
-    if distance is not None:
-        result["reconstruction"] = float(distance.mean())
+    if candidate.project is not None:
+        residual = (x - candidate.project(x, theta)) / scale.to(theta)
+        result["reconstruction"] = float(residual.norm(dim=-1).mean())
     found = [_compare(candidate, _exact(process, point, number)) for point in LHC_POINTS for number in range(sets)]
     columns = {name: [each[name] for each in found] for name in found[0]}
     return result | {f"{name}s": v for name, v in columns.items()} | {n: sum(v) / len(v) for n, v in columns.items()}

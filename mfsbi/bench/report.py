@@ -1,11 +1,11 @@
 """Rows of results as Markdown, with the published numbers beside ours and every run shown."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mfsbi.bench.experiment import read_results
+from mfsbi.bench.output import as_table
 from mfsbi.bench.run import experiments
 from mfsbi.bench.tables import TABLES
 
@@ -87,13 +87,14 @@ def report(table: str, preset: str, folder: Path) -> str:
         f"Medians over runs{'; published medians in brackets' if published else ''}. "
         f"{len(runs)} of {len(wanted)} runs are there.",
         "",
-        *_head(["row", "runs", *heads, "restarted", "failed"]),
-        *(_median_line(name, rows[name], keys, published.get(name, {})) for name in order),
+        as_table(
+            ["row", "runs", *heads, "restarted", "failed"],
+            [_medians_of(name, rows[name], keys, published.get(name, {})) for name in order],
+        ),
         "",
         "Every run, seeds in order.",
         "",
-        *_head(["row", *heads]),
-        *(_line([name, *(_runs(rows[name], key) for key in keys)]) for name in order),
+        as_table(["row", *heads], [[name, *(_runs(rows[name], key) for key in keys)] for name in order]),
     ]
     return "\n".join(lines)
 
@@ -110,7 +111,8 @@ def by_simulations(
         folder: where results lie
         key: of the column
     """
-    plain, golden = ({}, {})  # type: tuple[dict[str, dict[int, list[float]]], dict[str, dict[int, list[float]]]]
+    plain: dict[str, dict[int, list[float]]] = {}
+    golden: dict[str, dict[int, list[float]]] = {}
     runs = [run for preset in TABLES[table].curve for run in experiments(table, preset)]
     for each in sorted(runs, key=lambda run: (-run.budget.simulations, run.row.name, run.seed)):
         lines, name = golden if each.row.golden else plain, each.row.model or each.row.name
@@ -126,7 +128,7 @@ def _medians(lines: dict[str, dict[int, list[float]]]) -> dict[str, dict[int, fl
     return {name: {n: median(runs) for n, runs in points.items()} for name, points in lines.items() if len(points) > 1}
 
 
-def _median_line(name: str, results: list[dict[str, Any]], keys: list[str], published: dict[str, float]) -> str:
+def _medians_of(name: str, results: list[dict[str, Any]], keys: list[str], published: dict[str, float]) -> list[str]:
     cells = []
     for key in keys:
         values = [result[key] for result in results if key in result]
@@ -134,7 +136,7 @@ def _median_line(name: str, results: list[dict[str, Any]], keys: list[str], publ
         cells.append((_number(median(values)) if values else "–") + shown)
     restarted = sum(result.get("collapses", 0) > 0 for result in results)
     failed = sum("failed" in result for result in results)
-    return _line([name, str(len(results)), *cells, str(restarted), str(failed)])
+    return [name, str(len(results)), *cells, str(restarted), str(failed)]
 
 
 def _runs(results: list[dict[str, Any]], key: str) -> str:
@@ -145,11 +147,3 @@ def _number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3g}"
-
-
-def _head(names: Sequence[str]) -> list[str]:
-    return [_line(names), _line(["---", *["---:"] * (len(names) - 1)])]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"

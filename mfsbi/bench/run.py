@@ -14,7 +14,7 @@ import torch
 from torch.distributions import Distribution
 
 from mfsbi.bench.experiment import Experiment
-from mfsbi.bench.judge import Candidate, Ours, Ratio, Stock
+from mfsbi.bench.judge import Candidate, of_model, of_ratio, of_sbi
 from mfsbi.bench.rows import HELD_OUT, RatioNetwork, Row
 from mfsbi.bench.tables import TABLES
 from mfsbi.gold import simulate
@@ -125,7 +125,7 @@ def _train(trainer: ManifoldNLE, row: Row, data: Simulations) -> tuple[Candidate
     estimator = trainer.train(row.schedule, validation_fraction=HELD_OUT)
     if trainer.history.interrupted:
         raise KeyboardInterrupt
-    return Ours(estimator.model), {"collapses": len(trainer.history.collapses)}
+    return of_model(estimator.model), {"collapses": len(trainer.history.collapses)}
 
 
 def _train_ratio(trainer: ALICES, data: Simulations, epochs: int, rows: int) -> tuple[Candidate, dict[str, Any]]:
@@ -134,7 +134,7 @@ def _train_ratio(trainer: ALICES, data: Simulations, epochs: int, rows: int) -> 
     )
     if trainer.history.interrupted:
         raise KeyboardInterrupt
-    return Ratio(estimator.model), {}
+    return of_ratio(estimator.model), {}
 
 
 class _Timed(NLE_A):
@@ -156,4 +156,4 @@ def _train_stock(prior: Prior, row: Row, data: Simulations, seed: int) -> tuple[
         trainer = _Timed(prior, density_estimator=row.spec, show_progress_bars=False)
         trainer.deadline = time.process_time() + row.cpu_seconds
         estimator = trainer.append_simulations(data.theta, data.x.to(data.theta)).train()
-    return Stock(estimator.eval()), {"epochs": int(trainer.summary["epochs_trained"][-1])}
+    return of_sbi(estimator.eval()), {"epochs": int(trainer.summary["epochs_trained"][-1])}

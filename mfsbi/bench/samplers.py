@@ -5,15 +5,14 @@ Slice runs a second time on sbi's potential of the same model, which evaluates e
 draws of the worst parameter over all seconds, warm-up included.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from mfsbi.bench.output import as_table, keep, torch_threads
 from mfsbi.bench.peers import EveryRow
 from mfsbi.inference.chains import Chains
 from mfsbi.inference.to_arviz import diagnose
@@ -103,9 +102,8 @@ def compare_samplers(
         registered(name)  # before any work is done
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    before, rates = torch.get_num_threads(), []
-    torch.set_num_threads(threads)
-    try:
+    rates: list[Rate] = []
+    with torch_threads(threads):
         for name in simulators:
             tell(f"Learning {name} from {scale.simulations:,} simulations ...")
             ours, stock, x = _posteriors(name, scale)
@@ -115,26 +113,20 @@ def compare_samplers(
                     chains = sample_chains(posterior, x, scale.draws, sampler=road, seed=1)
                 rates.append(_rate(name, label, chains))
                 tell(as_markdown(rates[-1:]).splitlines()[-1])
-    finally:
-        torch.set_num_threads(before)
     if out is not None:
-        (out / "samplers.md").write_text(f"{as_markdown(rates)}\n")
-        (out / "samplers.json").write_text(json.dumps([asdict(rate) for rate in rates], indent=1))
+        keep(out, "samplers", as_markdown(rates), [asdict(rate) for rate in rates])
     return rates
 
 
 def as_markdown(rates: Sequence[Rate]) -> str:
     """Return the rates as a Markdown table."""
-    lines = [
-        "| simulator | sampler | chains x draws | seconds | ESS, bulk | ESS, tails | R-hat | ESS per second |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    heads = ["simulator", "sampler", "chains x draws", "seconds", "ESS, bulk", "ESS, tails", "R-hat", "ESS per second"]
+    rows = []
     for rate in rates:
-        lines.append(
-            f"| {rate.simulator} | {rate.sampler} | {rate.chains} x {rate.draws} | {rate.seconds:.1f} "
-            f"| {rate.effective:.0f} | {rate.tails:.0f} | {rate.r_hat:.3f} | {rate.per_second:.3g} |"
-        )
-    return "\n".join(lines)
+        size, seconds = f"{rate.chains} x {rate.draws}", f"{rate.seconds:.1f}"
+        found = f"{rate.effective:.0f}", f"{rate.tails:.0f}", f"{rate.r_hat:.3f}", f"{rate.per_second:.3g}"
+        rows.append([rate.simulator, rate.sampler, size, seconds, *found])
+    return as_table(heads, rows, words=2)
 
 
 def _posteriors(name: str, scale: Scale) -> tuple[MCMCPosterior, MCMCPosterior, Tensor]:
@@ -154,15 +146,6 @@ def _posteriors(name: str, scale: Scale) -> tuple[MCMCPosterior, MCMCPosterior, 
 
 
 def _rate(simulator: str, label: str, chains: Chains) -> Rate:
-    diagnostics = diagnose(chains)
-    count, draws, _ = chains.draws.shape
-    return Rate(
-        simulator,
-        label,
-        count,
-        draws,
-        seconds=chains.info.seconds,
-        effective=min(diagnostics.ess_bulk),
-        tails=min(diagnostics.ess_tail),
-        r_hat=max(diagnostics.r_hat),
-    )
+    found, (count, draws, _) = diagnose(chains), chains.draws.shape
+    worst = min(found.ess_bulk), min(found.ess_tail), max(found.r_hat)
+    return Rate(simulator, label, count, draws, chains.info.seconds, *worst)

@@ -24,10 +24,10 @@ from mfsbi.plugin.trainer import AbstractTrainer, Request
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulations import Simulations
+from mfsbi.train.data import Split
 from mfsbi.train.noise import ScoreSize
 from mfsbi.train.record import ScoreNoise, Settings
 from mfsbi.train.schedules import Schedule, require_schedule, with_score
-from mfsbi.train.stream import Split
 from mfsbi.train.training import Model
 from mfsbi.types import Prior
 

@@ -35,12 +35,11 @@ from mfsbi.plugin.trainer import AbstractTrainer, Request
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulations import Simulations
-from mfsbi.train.data import Batch, joined
+from mfsbi.train.data import Batch, Split, joined
 from mfsbi.train.losses import Alices
 from mfsbi.train.noise import ScoreSize
 from mfsbi.train.record import ScoreNoise, Settings
 from mfsbi.train.schedules import Phase, Schedule, require_schedule
-from mfsbi.train.stream import Split
 from mfsbi.train.training import Model
 from mfsbi.types import Prior
 from mfsbi.warp import Warp, spreads

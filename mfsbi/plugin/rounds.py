@@ -16,8 +16,7 @@ from mfsbi.gold.checks import require_centred_labels, require_centred_score, req
 from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.simulations import Simulations
 from mfsbi.store import Store
-from mfsbi.train.data import Batch, require_fraction, split
-from mfsbi.train.stream import Stream, TrainingData, rows_of_excerpt
+from mfsbi.train.data import Batch, Stream, TrainingData, require_fraction, rows_of_excerpt, split
 from mfsbi.warp import Warp, converted, require_digits, spreads
 
 __all__ = ["Round", "Rounds", "require_labels"]

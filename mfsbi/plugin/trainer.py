@@ -22,13 +22,13 @@ from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulations import Simulations
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import opened
+from mfsbi.train.data import Split
 from mfsbi.train.losses import Loss, as_loss
 from mfsbi.train.noise import ScoreSize
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.reach import Reach, warn_of_outliers, warn_of_prior, warn_of_simulations
 from mfsbi.train.record import History, ScoreNoise, Settings
 from mfsbi.train.schedules import Schedule
-from mfsbi.train.stream import Split
 from mfsbi.train.training import Model, Training, scores_of
 from mfsbi.types import Prior
 from mfsbi.warp import require_digits

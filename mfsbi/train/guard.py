@@ -27,11 +27,10 @@ from torch import Tensor
 
 from mfsbi.charts.frames import KEPT, MANY, principal_axes
 from mfsbi.models import AbstractModel
-from mfsbi.train.data import Batch, in_chunks
+from mfsbi.train.data import Batch, Split, TrainingData, in_chunks
 from mfsbi.train.losses import Kind, as_loss
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.schedules import Schedule
-from mfsbi.train.stream import Split, TrainingData
 
 __all__ = ["ChartGuard", "ChartVerdict", "judge_chart"]
 

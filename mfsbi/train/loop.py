@@ -34,14 +34,13 @@ from tqdm.auto import tqdm
 from mfsbi.models import AbstractModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Checkpoints, Keeper
-from mfsbi.train.data import Batch, steps_per_epoch
+from mfsbi.train.data import Batch, Split, TrainingData, steps_per_epoch
 from mfsbi.train.losses import Kind
 from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.record import EpochRecord, History, Settings
 from mfsbi.train.schedules import Phase, Schedule, require_schedule
 from mfsbi.train.state import State
-from mfsbi.train.stream import Split, TrainingData
 
 __all__ = ["fit", "require_phases"]
 

@@ -31,12 +31,11 @@ from torch.nn import functional
 
 from mfsbi.networks import perceptron
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.data import Batch, in_chunks, steps_per_epoch
+from mfsbi.train.data import Batch, TrainingData, in_chunks, steps_per_epoch
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import variance_function, with_doubt
 from mfsbi.train.record import ScoreNoise, Settings
 from mfsbi.train.schedules import Phase
-from mfsbi.train.stream import TrainingData
 from mfsbi.warp import ThetaScale, Warp, scale_of, spreads
 
 __all__ = ["ScoreRegression", "ScoreSize", "score_noise"]

@@ -20,14 +20,13 @@ from mfsbi.models import AbstractModel
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import seeded
 from mfsbi.train.checkpoint import Checkpoints
-from mfsbi.train.data import Batch
+from mfsbi.train.data import Batch, Split
 from mfsbi.train.guard import ChartGuard, ChartVerdict
 from mfsbi.train.loop import fit, require_phases
 from mfsbi.train.noise import ScoreSize, score_noise
 from mfsbi.train.record import History, ScoreNoise, Settings
 from mfsbi.train.schedules import Schedule
 from mfsbi.train.state import Snapshot
-from mfsbi.train.stream import Split
 
 __all__ = ["Model", "Training", "scores_of"]
 

@@ -1,10 +1,10 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from mfsbi.bench import judge_lhc
 from mfsbi.bench.experiment import read_results
+from mfsbi.bench.judge import Candidate
 from mfsbi.bench.judge_lhc import LHC_POINTS
 from mfsbi.bench.report import by_simulations, report
 from mfsbi.bench.run import experiments, run_table
@@ -20,34 +20,24 @@ def small(monkeypatch):
     monkeypatch.setitem(LHC_PRESETS, "smoke", budget)
 
 
-class Exact:
-    """The process itself as a candidate, its potential shifted by as much."""
+def exact(process, shift=0.0):
+    """Return the process itself as a candidate, its potential shifted by as much."""
 
-    def __init__(self, process, shift=0.0):
-        self.process, self.shift = process, shift
+    def potential(x):
+        likelihood = process.likelihood(x)
+        return lambda theta: likelihood.log_likelihood(theta.double() + shift)
 
-    def sample(self, theta):
-        return self.process.simulate(theta, seed=5)
-
-    def potential(self, x):
-        likelihood = self.process.likelihood(x)
-        return lambda theta: likelihood.log_likelihood(theta.double() + self.shift)
-
-    def distance(self, x, theta, scale=None):
-        return torch.zeros(len(x))
-
-    def log_prob(self, x, theta):
-        return None
+    return Candidate(potential, lambda theta: process.simulate(theta, seed=5), lambda x, _: x)
 
 
 def test_the_judge_finds_nothing_wrong_with_the_truth_and_much_with_a_shift():
     process = TABLES["lhc"].truth
-    result = judge_lhc.judge_lhc(Exact(process), process, sets=1)
+    result = judge_lhc.judge_lhc(exact(process), process, sets=1)
     assert len(result["kls"]) == len(LHC_POINTS)
     assert max(result["kls"]) < 1e-6
     assert result["closure"] < 1e-9
     assert result["log_posterior"] == pytest.approx(result["exact_log_posterior"], abs=1e-4)
-    wrong = judge_lhc.judge_lhc(Exact(process, shift=0.1), process, sets=1)
+    wrong = judge_lhc.judge_lhc(exact(process, shift=0.1), process, sets=1)
     assert wrong["kls"][0] > 1.0  # where 20 events know theta to 0.03
     assert wrong["log_posterior"] < result["log_posterior"]
 

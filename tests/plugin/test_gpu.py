@@ -183,7 +183,7 @@ def test_models_are_kept_and_come_back_here(tmp_path):
 
 def test_stores_are_streamed_there(tmp_path, monkeypatch):
     monkeypatch.setattr("mfsbi.plugin.rounds.IN_MEMORY", 2000)
-    monkeypatch.setattr("mfsbi.train.stream.BLOCK", 2000)
+    monkeypatch.setattr("mfsbi.train.data.BLOCK", 2000)
     simulate_to_store(Plan(SURFACE, rows=400, shard_rows=40, seed=1), tmp_path / "store", show_progress_bar=False)
     for trainer in (
         ManifoldNLE(SURFACE.prior, SPECS["MFlow"], device=GPU, show_progress_bars=False),

@@ -26,7 +26,7 @@ def path(tmp_path_factory):
 @pytest.fixture
 def streamed(monkeypatch):
     monkeypatch.setattr("mfsbi.plugin.rounds.IN_MEMORY", 2000)
-    monkeypatch.setattr("mfsbi.train.stream.BLOCK", 2000)
+    monkeypatch.setattr("mfsbi.train.data.BLOCK", 2000)
 
 
 def trained(trainer):

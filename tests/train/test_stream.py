@@ -7,9 +7,9 @@ from torch import Generator
 from mfsbi import MFlow, Plan, sequential, simulate_to_store
 from mfsbi.flows import SplineCouplings
 from mfsbi.train.checkpoint import Checkpoints
+from mfsbi.train.data import Stream
 from mfsbi.train.loop import fit
 from mfsbi.train.record import Settings
-from mfsbi.train.stream import Stream
 from simulators.polynomial import PolynomialSurface
 
 SMALL = SplineCouplings(layers=2, width=8, depth=1)
@@ -55,7 +55,7 @@ def test_rows_keep_their_theta_and_score(store):
 
 def test_an_excerpt_of_wide_rows_is_smaller(store, monkeypatch):
     assert Stream(store).excerpt.rows == 500
-    monkeypatch.setattr("mfsbi.train.stream.EXCERPT_BYTES", 100 * (ROW + 1))
+    monkeypatch.setattr("mfsbi.train.data.EXCERPT_BYTES", 100 * (ROW + 1))
     assert (Stream(store).excerpt.x == store.x[:100]).all()
 
 

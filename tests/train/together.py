@@ -15,13 +15,12 @@ from mfsbi import MFlow, Plan, alternating, sequential, simulate_to_store
 from mfsbi.flows import SplineCouplings
 from mfsbi.ratio import RatioModel
 from mfsbi.train.checkpoint import Checkpoints
-from mfsbi.train.data import Batch, split
+from mfsbi.train.data import Batch, Stream, split
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import Alices, Scandal, joint_nll, latent_nll, reconstruction
 from mfsbi.train.ranks import Ranks, process_group
 from mfsbi.train.record import Settings
 from mfsbi.train.schedules import Phase
-from mfsbi.train.stream import Stream
 from simulators.polynomial import PolynomialSurface
 
 SMALL = SplineCouplings(layers=2, width=8, depth=1)
