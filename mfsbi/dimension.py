@@ -38,8 +38,7 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, in_chunks, split, steps_per_epoch
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import reconstruction
-from mfsbi.train.record import Settings
-from mfsbi.train.schedules import Phase
+from mfsbi.train.schedules import Phase, Settings
 from mfsbi.warp import Warp, converted, require_digits
 
 __all__ = ["DimensionScan", "dimension_scan"]

@@ -11,6 +11,7 @@
 Markov chains take `problem.starts` for where they begin, and walk in the coordinates of `problem.transform`.
 """
 
+import sys
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -21,7 +22,7 @@ from torch.distributions import Distribution, Transform
 from mfsbi.inference.chains import Chains, Info
 from mfsbi.seeds import seeded
 
-__all__ = ["FEW_VALUES", "Problem", "Sampler"]
+__all__ = ["FEW_VALUES", "Problem", "Sampler", "bars_shown"]
 
 FEW_VALUES = (
     "the prior has parameters that take few values, such as whole numbers: its draws would not be those of the "
@@ -42,6 +43,11 @@ class Sampler(Protocol):
             draws: of each chain, after its warm-up
             seed: of everything random, see `mfsbi.seeds.seeded`; the global generators stay as they are
         """
+
+
+def bars_shown(*, wanted: bool | None) -> bool:
+    """Return whether to show progress bars: as it was wanted, or for None only where they go to a terminal."""
+    return sys.stderr.isatty() if wanted is None else wanted
 
 
 class Problem(NamedTuple):

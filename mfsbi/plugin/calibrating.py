@@ -20,7 +20,7 @@ from mfsbi.checks import (
     require_whole,
 )
 from mfsbi.inference.calibration import Calibration, closeness, levels, ranks
-from mfsbi.inference.samplers import Sampler
+from mfsbi.inference.samplers import Sampler, bars_shown
 from mfsbi.plugin.host import MCMCPosterior, NeuralPosterior
 from mfsbi.plugin.potential import ManifoldPotential
 from mfsbi.plugin.samplers import sampler_of
@@ -41,7 +41,7 @@ def calibrate(
     *,
     sampler: str | Sampler | None = None,
     seed: int = 0,
-    show_progress_bars: bool = False,
+    show_progress_bars: bool | None = None,
     **settings: object,
 ) -> Calibration:
     """Examine whether a posterior is calibrated, on data whose theta is known.
@@ -56,7 +56,7 @@ def calibrate(
         draws: of each posterior
         sampler: by which to take each data set, one after the other, as in `sample_chains`
         seed: of everything random
-        show_progress_bars: show a bar over data sets
+        show_progress_bars: a bar over data sets, True, False, or None for "only on a terminal"
         settings: those of the sampler, if it is given by word; without one `warmup`, the steps of each chain before its
             draws where MCMC walks on all sets at once: 20, since chains begin at candidates resampled by their
             posterior
@@ -89,7 +89,7 @@ def calibrate(
     if walk is not None and walk.fits(posterior):
         theta_drawn = walk.draw(posterior, x, draws, seed)
     else:
-        bar = enumerate(tqdm(sets, disable=not show_progress_bars, desc="data sets"))
+        bar = enumerate(tqdm(sets, disable=not bars_shown(wanted=show_progress_bars), desc="data sets"))
         theta_drawn = torch.stack([_one_set(posterior, one, draws, chosen, derived(seed, i)) for i, one in bar])
     theta, theta_drawn = theta.to(theta_drawn.dtype).cpu(), theta_drawn.cpu()
     potential, values = posterior.potential_fn, []
@@ -141,6 +141,6 @@ def _one_set(posterior: NeuralPosterior, x: Tensor, draws: int, sampler: Sampler
     """Return draws of the posterior of one data set, shape `(draws, parameter)`."""
     if sampler is not None:
         each = -(-draws // getattr(sampler, "chains", 4))
-        return sample_chains(posterior, x, each, sampler=sampler, seed=seed).pooled[:draws]
+        return sample_chains(posterior, x, each, sampler=sampler, seed=seed, show_progress_bars=False).pooled[:draws]
     with seeded(seed):
         return posterior.sample((draws,), x=x, show_progress_bars=False)

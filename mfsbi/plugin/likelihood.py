@@ -26,8 +26,8 @@ from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulations import Simulations
 from mfsbi.train.data import Split
 from mfsbi.train.noise import ScoreSize
-from mfsbi.train.record import ScoreNoise, Settings
-from mfsbi.train.schedules import Schedule, require_schedule, with_score
+from mfsbi.train.record import ScoreNoise
+from mfsbi.train.schedules import Schedule, Settings, require_schedule, with_score
 from mfsbi.train.training import Model
 from mfsbi.types import Prior
 
@@ -130,7 +130,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
     def _built(self, data: Split, number: int) -> AbstractModel:
         excerpt = data[0].excerpt.to("cpu")
         with seeded(derived(self.seed, 3, number)):
-            return self.spec(excerpt.theta, excerpt.x).to(self.device).model
+            return self.spec.model_of(excerpt.theta, excerpt.x).to(self.device)
 
     def _wrapped(self, model: Model) -> ManifoldEstimator:
         return ManifoldEstimator(cast(AbstractModel, model), spec=self.spec).eval()

@@ -38,8 +38,8 @@ from mfsbi.simulations import Simulations
 from mfsbi.train.data import Batch, Split, joined
 from mfsbi.train.losses import Alices
 from mfsbi.train.noise import ScoreSize
-from mfsbi.train.record import ScoreNoise, Settings
-from mfsbi.train.schedules import Phase, Schedule, require_schedule
+from mfsbi.train.record import ScoreNoise
+from mfsbi.train.schedules import Phase, Schedule, Settings, require_schedule
 from mfsbi.train.training import Model
 from mfsbi.types import Prior
 from mfsbi.warp import Warp, spreads

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mfsbi.checks import require_finite, require_positive_integer, require_seed, require_tensor
 from mfsbi.inference.chains import Chains
-from mfsbi.inference.samplers import Problem, Sampler
+from mfsbi.inference.samplers import Problem, Sampler, bars_shown
 from mfsbi.inference.to_arviz import diagnose
 from mfsbi.plugin.host import BasePotential, NeuralPosterior, RatioBasedPotential
 from mfsbi.plugin.potential import OwnPotential
@@ -29,7 +29,7 @@ def sample_chains(
     draws: int | None = None,
     sampler: str | Sampler = "slice",
     seed: int = 0,
-    show_progress_bars: bool = False,
+    show_progress_bars: bool | None = None,
     **settings: object,
 ) -> Chains:
     """Sample theta given observations that share one theta, by any sampler; the draws depend on `seed` alone.
@@ -51,7 +51,7 @@ def sample_chains(
         draws: the former by name; 250 if they are not given
         sampler: the latter by name, or a word of `mfsbi.plugin.samplers.SAMPLERS`
         seed: of everything random
-        show_progress_bars: show the sampler's progress bar
+        show_progress_bars: the sampler's, True, False, or None for "only on a terminal"
         settings: those of the sampler, if it is given by word
 
     Returns:
@@ -80,7 +80,9 @@ def sample_chains(
     own.potential_fn.evaluations = 0
     prior, transform = own.potential_fn.prior, own.theta_transform
     start = time.perf_counter()
-    chains = chosen.draw(Problem(own.potential_fn, prior, transform, x, own, show_progress_bars), draws, seed)
+    chains = chosen.draw(
+        Problem(own.potential_fn, prior, transform, x, own, bars_shown(show_progress_bars)), draws, seed
+    )
     info = chains.info._replace(
         sampler=chains.info.sampler or type(chosen).__name__,
         seed=seed,

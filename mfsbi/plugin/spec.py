@@ -128,7 +128,11 @@ class Spec(ABC):
         return self._assembled(shape, frame, (torch.zeros(p), torch.ones(p), Warp(p)))
 
     def __call__(self, theta: Tensor, x: Tensor) -> ManifoldEstimator:
-        """Return an untrained estimator of p(x|theta).
+        """Return an untrained estimator of p(x|theta), as sbi asks for one; `model_of` says from what."""
+        return ManifoldEstimator(self.model_of(theta, x), spec=self)
+
+    def model_of(self, theta: Tensor, x: Tensor) -> AbstractModel:
+        """Return an untrained model of p(x|theta), x bent or shifted before it reaches the chart where it has to be.
 
         Arguments:
             theta: shape `(rows, parameter)`
@@ -145,10 +149,10 @@ class Spec(ABC):
                 "lose digits. Subtract their offsets from x, here and in the functions."
             )
         if self.as_it_comes or (warp.plain and x.dtype == theta.dtype):
-            return ManifoldEstimator(self.build(theta, x).to(theta), spec=self)
+            return self.build(theta, x).to(theta)
         model = self.build(theta, warp(x))
         model.chart = Warped(model.chart, warp)
-        return ManifoldEstimator(model.to(theta), spec=self)
+        return model.to(theta)
 
 
 class ManifoldSpec(Spec):

@@ -27,8 +27,8 @@ from mfsbi.train.losses import Loss, as_loss
 from mfsbi.train.noise import ScoreSize
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.reach import Reach, warn_of_outliers, warn_of_prior, warn_of_simulations
-from mfsbi.train.record import History, ScoreNoise, Settings
-from mfsbi.train.schedules import Schedule
+from mfsbi.train.record import History, ScoreNoise
+from mfsbi.train.schedules import Schedule, Settings
 from mfsbi.train.training import Model, Training, scores_of
 from mfsbi.types import Prior
 from mfsbi.warp import require_digits

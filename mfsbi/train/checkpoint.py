@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import FrameType
@@ -160,6 +161,7 @@ def opened(
     return None
 
 
+@dataclass
 class Keeper:
     """Writes checkpoints as a training goes on, and ends it between two steps where a signal asks for that.
 
@@ -168,11 +170,14 @@ class Keeper:
     Arguments:
         checkpoints: where to write; None for no checkpoints
         ranks: the processes that train together
+        terminated: whether SIGTERM has come
+        interrupted: whether Ctrl-C has
     """
 
-    def __init__(self, checkpoints: Checkpoints | None, ranks: Ranks) -> None:
-        self.checkpoints, self.ranks = checkpoints, ranks
-        self.terminated = self.interrupted = False
+    checkpoints: Checkpoints | None
+    ranks: Ranks
+    terminated: bool = False
+    interrupted: bool = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ All three are measured by nearest neighbours among training rows, at held-out ro
 follows from u. A curve that folds over u has neither, but is straight from near by.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ from mfsbi.models import AbstractModel
 from mfsbi.train.data import Batch, Split, TrainingData, in_chunks
 from mfsbi.train.losses import Kind, as_loss
 from mfsbi.train.ranks import Ranks
-from mfsbi.train.schedules import Schedule
+from mfsbi.train.schedules import Phase, Schedule
 
 __all__ = ["ChartGuard", "ChartVerdict", "judge_chart"]
 
@@ -74,6 +75,7 @@ class ChartVerdict(NamedTuple):
         )
 
 
+@dataclass
 class ChartGuard:
     """Judges the chart once its last phase of training has ended; for `fit(..., keep_going=guard)`.
 
@@ -87,23 +89,25 @@ class ChartGuard:
         verdict: what was found, or None before that and if no phase trains a chart
     """
 
-    def __init__(self, model: AbstractModel, schedule: Schedule, data: Split, *, may_stop: bool) -> None:
-        self.model, self.data, self.may_stop = model, data, may_stop
-        self.verdict: ChartVerdict | None = None
-        trainable = any(weight.requires_grad for weight in model.chart.parameters())
-        phases = [
-            i
-            for i, phase in enumerate(schedule)
-            if trainable and phase.moves("chart") and as_loss(phase.loss).kind is not Kind.LIKELIHOOD
-        ]
-        self.last = max(phases, default=None)
+    model: AbstractModel
+    schedule: Schedule
+    data: Split
+    may_stop: bool
+    verdict: ChartVerdict | None = None
 
-    def __call__(self, phase: int) -> bool:
+    def __call__(self, number: int) -> bool:
         """Return whether to go on after the phase with this index."""
-        if phase != self.last:
+        judged = [i for i, phase in enumerate(self.schedule) if _moves_chart(self.model, phase)]
+        if number != max(judged, default=None):
             return True
         self.verdict = Ranks.current().from_first(lambda: judge_chart(self.model, *self.data))
         return not (self.verdict.collapsed and not self.verdict.noise and self.may_stop)
+
+
+def _moves_chart(model: AbstractModel, phase: Phase) -> bool:
+    """Return whether a phase moves the chart, and by more than likelihood."""
+    trainable = any(weight.requires_grad for weight in model.chart.parameters())
+    return trainable and phase.moves("chart") and as_loss(phase.loss).kind is not Kind.LIKELIHOOD
 
 
 def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch) -> ChartVerdict:

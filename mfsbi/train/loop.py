@@ -38,8 +38,8 @@ from mfsbi.train.data import Batch, Split, TrainingData, steps_per_epoch
 from mfsbi.train.losses import Kind
 from mfsbi.train.optimizers import PartsOptimizer
 from mfsbi.train.ranks import Ranks
-from mfsbi.train.record import EpochRecord, History, Settings
-from mfsbi.train.schedules import Phase, Schedule, require_schedule
+from mfsbi.train.record import EpochRecord, History
+from mfsbi.train.schedules import Phase, Schedule, Settings, require_schedule
 from mfsbi.train.state import State
 
 __all__ = ["fit", "require_phases"]

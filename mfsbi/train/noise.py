@@ -34,8 +34,8 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, TrainingData, in_chunks, steps_per_epoch
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import variance_function, with_doubt
-from mfsbi.train.record import ScoreNoise, Settings
-from mfsbi.train.schedules import Phase
+from mfsbi.train.record import ScoreNoise
+from mfsbi.train.schedules import Phase, Settings
 from mfsbi.warp import ThetaScale, Warp, scale_of, spreads
 
 __all__ = ["ScoreRegression", "ScoreSize", "score_noise"]

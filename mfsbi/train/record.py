@@ -1,52 +1,13 @@
-"""How a training is done, and the record of it."""
+"""The record of a training."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from mfsbi.checks import require_not_negative, require_positive, require_positive_integer
-
-__all__ = ["EpochRecord", "History", "ScoreNoise", "Settings"]
+__all__ = ["EpochRecord", "History", "ScoreNoise"]
 
 CLEAR_RISE = 1.0
 """Nats of validation loss above the best that are worth mentioning."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to optimise, whatever the loss.
-
-    Arguments:
-        training_batch_size: rows per step
-        learning_rate: peak of the learning rate
-        weight_decay: decoupled, as in AdamW; a phase has a factor on it
-        clip_max_norm: largest norm of the gradient; None for no such limit
-        stop_after_epochs: epochs without a better validation loss (averaged over five) before a phase stops; None for
-            no early end
-        seed: of the order of the rows
-        show_progress_bars: True, False, or None for "only on a terminal"
-
-    Raises:
-        ValueError: if a number is not positive, not whole where rows or epochs are counted, or weight_decay is negative
-        TypeError: if it is not a number
-    """
-
-    training_batch_size: int = 500
-    learning_rate: float = 7e-3
-    weight_decay: float = 0.1
-    clip_max_norm: float | None = 5.0
-    stop_after_epochs: int | None = None
-    seed: int = 0
-    show_progress_bars: bool | None = None
-
-    def __post_init__(self) -> None:
-        require_positive_integer("training_batch_size", self.training_batch_size)
-        require_positive("learning_rate", self.learning_rate)
-        require_not_negative("weight_decay", self.weight_decay)
-        if self.clip_max_norm is not None:
-            require_positive("clip_max_norm", self.clip_max_norm)
-        if self.stop_after_epochs is not None:
-            require_positive_integer("stop_after_epochs", self.stop_after_epochs)
 
 
 class ScoreNoise(NamedTuple):

@@ -1,4 +1,4 @@
-r"""Training schemes as data: lists of phases.
+r"""How a training is done, as data: lists of phases, and settings that hold for all of them.
 
 A phase says which loss moves which parts of a model for how many passes over the data. The schemes of the paper
 are here (Brehmer & Cranmer, arXiv:2003.13913, §2.3):
@@ -16,12 +16,12 @@ Charts of affine couplings whose masks are the cut between u and v reach a given
 splines, which affine couplings cannot replace (`notebooks/measurements.md`).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mfsbi.checks import require_kind, require_positive_integer, require_whole
+from mfsbi.checks import require_kind, require_not_negative, require_positive, require_positive_integer, require_whole
 from mfsbi.train.losses import (
     Kind,
     Loss,
@@ -37,6 +37,7 @@ from mfsbi.train.losses import (
 __all__ = [
     "Phase",
     "Schedule",
+    "Settings",
     "alternating",
     "ambient",
     "density_only",
@@ -72,6 +73,43 @@ class Phase(NamedTuple):
 
 
 Schedule = list[Phase]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to optimise, whatever the loss.
+
+    Arguments:
+        training_batch_size: rows per step
+        learning_rate: peak of the learning rate
+        weight_decay: decoupled, as in AdamW; a phase has a factor on it
+        clip_max_norm: largest norm of the gradient; None for no such limit
+        stop_after_epochs: epochs without a better validation loss (averaged over five) before a phase stops; None for
+            no early end
+        seed: of the order of the rows
+        show_progress_bars: True, False, or None for "only on a terminal"
+
+    Raises:
+        ValueError: if a number is not positive, not whole where rows or epochs are counted, or weight_decay is negative
+        TypeError: if it is not a number
+    """
+
+    training_batch_size: int = 500
+    learning_rate: float = 7e-3
+    weight_decay: float = 0.1
+    clip_max_norm: float | None = 5.0
+    stop_after_epochs: int | None = None
+    seed: int = 0
+    show_progress_bars: bool | None = None
+
+    def __post_init__(self) -> None:
+        require_positive_integer("training_batch_size", self.training_batch_size)
+        require_positive("learning_rate", self.learning_rate)
+        require_not_negative("weight_decay", self.weight_decay)
+        if self.clip_max_norm is not None:
+            require_positive("clip_max_norm", self.clip_max_norm)
+        if self.stop_after_epochs is not None:
+            require_positive_integer("stop_after_epochs", self.stop_after_epochs)
 
 
 def sequential(epochs: int = 50) -> Schedule:

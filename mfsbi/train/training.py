@@ -24,8 +24,8 @@ from mfsbi.train.data import Batch, Split
 from mfsbi.train.guard import ChartGuard, ChartVerdict
 from mfsbi.train.loop import fit, require_phases
 from mfsbi.train.noise import ScoreSize, score_noise
-from mfsbi.train.record import History, ScoreNoise, Settings
-from mfsbi.train.schedules import Schedule
+from mfsbi.train.record import History, ScoreNoise
+from mfsbi.train.schedules import Schedule, Settings
 from mfsbi.train.state import Snapshot
 
 __all__ = ["Model", "Training", "scores_of"]

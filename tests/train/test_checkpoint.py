@@ -13,8 +13,8 @@ from mfsbi import MFlow, alternating, sequential
 from mfsbi.train.checkpoint import Checkpoints
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import AbstractLoss, Kind, Scandal, joint_nll, latent_nll, reconstruction
-from mfsbi.train.record import History, Settings
-from mfsbi.train.schedules import Phase
+from mfsbi.train.record import History
+from mfsbi.train.schedules import Phase, Settings
 from tests.train.killing import ALWAYS, SMALL, Killed, surface_rows, weights
 
 SETTINGS = Settings(training_batch_size=100, show_progress_bars=False)

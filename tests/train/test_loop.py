@@ -11,8 +11,8 @@ from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import latent_nll, reconstruction
-from mfsbi.train.record import EpochRecord, History, Settings
-from mfsbi.train.schedules import Phase
+from mfsbi.train.record import EpochRecord, History
+from mfsbi.train.schedules import Phase, Settings
 from tests.problems import surface_data
 
 SMALL = SplineCouplings(layers=2, width=16)

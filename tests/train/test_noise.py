@@ -8,7 +8,7 @@ import torch
 
 from mfsbi.train.data import Batch
 from mfsbi.train.noise import ScoreRegression, score_noise
-from mfsbi.train.record import Settings
+from mfsbi.train.schedules import Settings
 
 SETTINGS = Settings(training_batch_size=200, show_progress_bars=False)
 MIXING = torch.tensor([[1.0, 0.5], [0.0, 2.0]])

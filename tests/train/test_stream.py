@@ -9,7 +9,7 @@ from mfsbi.flows import SplineCouplings
 from mfsbi.train.checkpoint import Checkpoints
 from mfsbi.train.data import Stream
 from mfsbi.train.loop import fit
-from mfsbi.train.record import Settings
+from mfsbi.train.schedules import Settings
 from simulators.polynomial import PolynomialSurface
 
 SMALL = SplineCouplings(layers=2, width=8, depth=1)

@@ -6,8 +6,7 @@ import torch
 from mfsbi import MFlow, sequential
 from mfsbi.ratio import RatioModel
 from mfsbi.train.losses import Alices, reconstruction
-from mfsbi.train.record import Settings
-from mfsbi.train.schedules import Phase
+from mfsbi.train.schedules import Phase, Settings
 from mfsbi.train.training import Training
 from tests.train.killing import SMALL, surface_rows, weights
 

@@ -19,8 +19,7 @@ from mfsbi.train.data import Batch, Stream, split
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import Alices, Scandal, joint_nll, latent_nll, reconstruction
 from mfsbi.train.ranks import Ranks, process_group
-from mfsbi.train.record import Settings
-from mfsbi.train.schedules import Phase
+from mfsbi.train.schedules import Phase, Settings
 from simulators.polynomial import PolynomialSurface
 
 SMALL = SplineCouplings(layers=2, width=8, depth=1)
