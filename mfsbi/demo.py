@@ -9,15 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from mfsbi import plots
 from mfsbi.checks import require_positive
-from mfsbi.inference.grid import GridPosterior, grid_posterior
+from mfsbi.inference.grid import grid_posterior
 from mfsbi.inference.potential import exact_potential
 from mfsbi.inference.to_arviz import Diagnostics, diagnose, plot_rank, plot_trace, to_arviz, write
 from mfsbi.metrics import total_variation
@@ -129,8 +127,8 @@ def run_demo(
     x_o = surface.simulate(x_o_theta, seed=derived(seed, 102))
 
     tell("Training an M-flow: first the manifold, then the density on it ...")
-    spec = MFlow(manifold_dim=surface.manifold_dim)
-    trainer = ManifoldNLE(surface.prior, spec, seed=seed, show_progress_bars=False if quiet else None)
+    spec, bars = MFlow(manifold_dim=surface.manifold_dim), False if quiet else None
+    trainer = ManifoldNLE(surface.prior, spec, seed=seed, show_progress_bars=bars)
     trainer.append_simulations(theta, x)
     estimator = trainer.train(schedule=demo_schedule(simulations))
     save(estimator, out / "estimator.safetensors")
@@ -139,7 +137,7 @@ def run_demo(
 
     tell(f"Sampling the posterior of {EVENTS} observations with sbi's slice sampler ...")
     posterior = trainer.build_posterior()
-    chains = sample_chains(posterior, x_o, seed=derived(seed, 103))
+    chains = sample_chains(posterior, x_o, seed=derived(seed, 103), show_progress_bars=bars)
     data = to_arviz(chains, surface.parameter_names, x=x_o, prior=theta[:5000])
     write(data, out / "posterior.nc")
 
@@ -159,16 +157,21 @@ def run_demo(
         collapses=len(trainer.history.collapses),
         seconds=time.perf_counter() - start,
     )
-    (out / "result.json").write_text(json.dumps(_as_json(result), indent=1))
+    numbers = {**vars(result), "diagnostics": result.diagnostics._asdict()}
+    (out / "result.json").write_text(json.dumps(numbers, indent=1))
 
     tell("Drawing ...")
     history = trainer.history
     losses, courses = ({loss: look(loss) for loss in history.losses} for look in (history.of, history.course))
     off = surface.out_of_distribution(40, seed=derived(seed, 105), noise=0.5)
+    clouds = points[:5000], samples[:5000], off, estimator.model.project(off).detach()
+    curves = exact.theta[:, 0], exact.density, learned.density, chains.pooled[:, 0]
     figures = {
         "training": plots.training_curves(losses, courses),
-        "surface": _surface_figure(estimator.model, points, samples, off),
-        "posterior": _posterior_figure(exact, learned, chains.pooled, surface.parameter_names[0]),
+        "surface": plots.surface(*(cloud.numpy() for cloud in clouds)),
+        "posterior": plots.posterior_against_truth(
+            *(curve.numpy() for curve in curves), TRUE_THETA, surface.parameter_names[0]
+        ),
         "trace": plot_trace(data),
         "rank": plot_rank(data),
     }
@@ -183,18 +186,3 @@ def _samples(surface: KnownTruth, model: AbstractModel, seed: int, rows: int = 1
     with seeded(seed):
         theta = surface.prior.sample((rows,))
         return model.sample(theta), surface.simulate(theta, seed=derived(seed, 1))
-
-
-@torch.no_grad()
-def _surface_figure(model: AbstractModel, points: Tensor, samples: Tensor, off: Tensor) -> Figure:
-    return plots.surface(points[:5000].numpy(), samples[:5000].numpy(), off.numpy(), model.project(off).numpy())
-
-
-def _posterior_figure(exact: GridPosterior, learned: GridPosterior, draws: Tensor, name: str) -> Figure:
-    grid = exact.theta[:, 0].numpy()
-    densities = exact.density.numpy(), learned.density.numpy()
-    return plots.posterior_against_truth(grid, *densities, draws[:, 0].numpy(), TRUE_THETA, name)
-
-
-def _as_json(result: DemoResult) -> dict[str, Any]:
-    return {**vars(result), "diagnostics": result.diagnostics._asdict()}

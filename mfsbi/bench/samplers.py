@@ -110,7 +110,7 @@ def compare_samplers(
             for posterior, road, label in [(ours, road, road) for road in ROADS] + [(stock, "slice", "slice, stock")]:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what they say is in the row
-                    chains = sample_chains(posterior, x, scale.draws, sampler=road, seed=1)
+                    chains = sample_chains(posterior, x, scale.draws, sampler=road, seed=1, show_progress_bars=False)
                 rates.append(_rate(name, label, chains))
                 tell(as_markdown(rates[-1:]).splitlines()[-1])
     if out is not None:

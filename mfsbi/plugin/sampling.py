@@ -80,9 +80,8 @@ def sample_chains(
     own.potential_fn.evaluations = 0
     prior, transform = own.potential_fn.prior, own.theta_transform
     start = time.perf_counter()
-    chains = chosen.draw(
-        Problem(own.potential_fn, prior, transform, x, own, bars_shown(show_progress_bars)), draws, seed
-    )
+    bars = bars_shown(wanted=show_progress_bars)
+    chains = chosen.draw(Problem(own.potential_fn, prior, transform, x, own, bars), draws, seed)
     info = chains.info._replace(
         sampler=chains.info.sampler or type(chosen).__name__,
         seed=seed,
