@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -82,12 +81,12 @@ def calibrate(
     require_matching_rows("theta", theta, "x", x)
     require_finite("theta", theta, "The truth of a data set is known.")
     require_finite("x", x, "Leave these data sets out.")
-    walk = cast(Callable[..., _Walk], _Walk)(**settings) if sampler is None else None
+    warmup = cast(Callable[..., int], _warmup)(**settings) if sampler is None else 0
     chosen = None if sampler is None else sampler_of(sampler, **settings)
     posterior = deepcopy(posterior)  # sampling sets observations
     sets = x if x.ndim > 2 else x[:, None]
-    if walk is not None and walk.fits(posterior):
-        theta_drawn = walk.draw(posterior, x, draws, seed)
+    if sampler is None and _walks_on_all(posterior):
+        theta_drawn = _walked(posterior, x, draws, warmup, seed)
     else:
         bar = enumerate(tqdm(sets, disable=not bars_shown(wanted=show_progress_bars), desc="data sets"))
         theta_drawn = torch.stack([_one_set(posterior, one, draws, chosen, derived(seed, i)) for i, one in bar])
@@ -108,33 +107,24 @@ def calibrate(
     )
 
 
-@dataclass(frozen=True)
-class _Walk:
-    """Chains that walk on all data sets at once.
+def _warmup(warmup: int = 20) -> int:
+    """Return the only setting there is without a sampler: the steps of each chain that walks on all data sets."""
+    require_whole("warmup", warmup)
+    return warmup
 
-    Arguments:
-        warmup: steps of each chain before its draws
-    """
 
-    warmup: int = 20
+def _walks_on_all(posterior: NeuralPosterior) -> bool:
+    """Return whether chains of a posterior can walk on all data sets at once."""
+    vectorised = isinstance(posterior, MCMCPosterior) and posterior.method == "slice_np_vectorized"
+    return vectorised and isinstance(posterior.potential_fn, ManifoldPotential)
 
-    def __post_init__(self) -> None:
-        require_whole("warmup", self.warmup)
 
-    def fits(self, posterior: NeuralPosterior) -> bool:
-        """Return whether a posterior can be sampled so."""
-        return (
-            isinstance(posterior, MCMCPosterior)
-            and posterior.method == "slice_np_vectorized"
-            and isinstance(posterior.potential_fn, ManifoldPotential)
-        )
-
-    def draw(self, posterior: NeuralPosterior, x: Tensor, draws: int, seed: int) -> Tensor:
-        """Return draws of the posterior of each data set, shape `(sets, draws, parameter)`."""
-        settings = {"num_chains": CHAINS, "warmup_steps": self.warmup, "show_progress_bars": False}
-        with seeded(seed), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Note that for batched sampling")  # many chains are the point
-            return posterior.sample_batched((draws,), x=x, **settings).transpose(0, 1)
+def _walked(posterior: NeuralPosterior, x: Tensor, draws: int, warmup: int, seed: int) -> Tensor:
+    """Return draws of the posterior of each data set by chains that walk at once, `(sets, draws, parameter)`."""
+    settings = {"num_chains": CHAINS, "warmup_steps": warmup, "show_progress_bars": False}
+    with seeded(seed), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Note that for batched sampling")  # many chains are the point
+        return posterior.sample_batched((draws,), x=x, **settings).transpose(0, 1)
 
 
 def _one_set(posterior: NeuralPosterior, x: Tensor, draws: int, sampler: Sampler | None, seed: int) -> Tensor:

@@ -10,31 +10,24 @@ from torch import Tensor
 
 from mfsbi.inference.samplers import FEW_VALUES
 from mfsbi.plugin import host
-from mfsbi.plugin.host import (
-    BasePotential,
-    ImportanceSamplingPosteriorParameters,
-    MCMCPosteriorParameters,
-    NeuralPosterior,
-    RejectionPosteriorParameters,
-    VIPosteriorParameters,
-)
+from mfsbi.plugin.host import BasePotential, NeuralPosterior
 from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.plugin.potential import with_all_digits
 
 __all__ = ["PosteriorParameters", "posterior_of"]
 
 PosteriorParameters: TypeAlias = (
-    MCMCPosteriorParameters
-    | RejectionPosteriorParameters
-    | VIPosteriorParameters
-    | ImportanceSamplingPosteriorParameters
+    host.MCMCPosteriorParameters
+    | host.RejectionPosteriorParameters
+    | host.VIPosteriorParameters
+    | host.ImportanceSamplingPosteriorParameters
 )
 
 DEFAULTS: dict[str, Callable[[], PosteriorParameters]] = {
-    "mcmc": lambda: MCMCPosteriorParameters(init_strategy_parameters={"num_candidate_samples": 1000}),
-    "rejection": RejectionPosteriorParameters,
-    "vi": VIPosteriorParameters,
-    "importance": ImportanceSamplingPosteriorParameters,
+    "mcmc": lambda: host.MCMCPosteriorParameters(init_strategy_parameters={"num_candidate_samples": 1000}),
+    "rejection": host.RejectionPosteriorParameters,
+    "vi": host.VIPosteriorParameters,
+    "importance": host.ImportanceSamplingPosteriorParameters,
 }
 """sbi's settings, but for chain starts drawn from 1,000 candidates each instead of 10,000."""
 
@@ -73,12 +66,9 @@ def posterior_of(
         )
     if kind in (MCMCPosterior, VIPosterior) and own.discrete:
         warnings.warn(f"{kind.__name__} moves through theta continuously, and {FEW_VALUES}", stacklevel=4)
-    potential = potential_with(own)
-    settings = asdict(parameters)
-    transform = settings.pop("theta_transform", None) or own.unconstrained
-    role = "prior" if kind is VIPosterior else "proposal"
-    made = cast(Any, kind)(potential, **{role: own}, theta_transform=transform, device=device, **settings)
-    return cast(NeuralPosterior, made)
+    settings = asdict(parameters) | {"prior" if kind is VIPosterior else "proposal": own, "device": device}
+    settings["theta_transform"] = settings.get("theta_transform") or own.unconstrained
+    return cast(NeuralPosterior, cast(Any, kind)(potential_with(own), **settings))
 
 
 class _WithAllDigits:
@@ -130,9 +120,9 @@ class ImportanceSamplingPosterior(_WithAllDigits, host.ImportanceSamplingPosteri
 
 
 KINDS: dict[type, type[NeuralPosterior]] = {
-    MCMCPosteriorParameters: MCMCPosterior,
-    RejectionPosteriorParameters: RejectionPosterior,
-    VIPosteriorParameters: VIPosterior,
-    ImportanceSamplingPosteriorParameters: ImportanceSamplingPosterior,
+    host.MCMCPosteriorParameters: MCMCPosterior,
+    host.RejectionPosteriorParameters: RejectionPosterior,
+    host.VIPosteriorParameters: VIPosterior,
+    host.ImportanceSamplingPosteriorParameters: ImportanceSamplingPosterior,
 }
 """Posteriors by the type of their settings."""

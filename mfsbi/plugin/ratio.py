@@ -20,7 +20,6 @@ place for labels of single pairs; its estimator, potential and posteriors are us
 """
 
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -168,9 +167,10 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             labels = cast(Tensor, whole.from_theta)
             require_constant_odds(whole.theta, labels)
             odds = log_odds(labels)
-        losses = [replace(cast(Alices, phase.loss), log_odds=odds) for phase in schedule]
-        losses = [loss if loss.weight is not None else replace(loss, weight=request.score_weight) for loss in losses]
-        return [phase._replace(loss=loss) for phase, loss in zip(schedule, losses, strict=True)]
+        weighted = [
+            phase if phase.loss.weight is not None else _with(phase, weight=request.score_weight) for phase in schedule
+        ]
+        return [_with(phase, log_odds=odds) for phase in weighted]
 
     def _described(self, _restarts: int) -> dict[str, object]:
         return {"network": self.size}
@@ -181,8 +181,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         if noise is None:
             return schedule
         limit = request.data[1].theta.new_tensor(noise.variance)
-        losses = [replace(cast(Alices, phase.loss), limit=limit, size=size) for phase in schedule]
-        return [phase._replace(loss=loss) for phase, loss in zip(schedule, losses, strict=True)]
+        return [_with(phase, limit=limit, size=size) for phase in schedule]
 
     def _built(self, data: Split, _number: int) -> RatioModel:
         training = data[0].excerpt

@@ -22,8 +22,7 @@ spreads.
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -81,11 +80,15 @@ def fit(
     history = History() if history is None else history
     ranks = Ranks.current()
     _require_rows(ranks, data, schedule, settings)
-    steps = [_steps(phase, data[0], settings) for phase in schedule]
+    steps = [phase.epochs * steps_per_epoch(data[0].rows, _rows_of_step(phase, settings)) for phase in schedule]
     optimizers = {phase.trains: _optimizer(model, phase.trains, schedule, steps, settings) for phase in schedule}
     state = State(model, schedule, optimizers, history, seed=settings.seed, patience=settings.stop_after_epochs)
     keeper = Keeper(checkpoints, ranks)
-    with _progress_bar(sum(steps), settings) as bar, seeded(derived(settings.seed, 0)), keeper.listening():
+    show = settings.show_progress_bars if ranks.first else False
+    bar = tqdm(
+        total=sum(steps), disable=None if show is None else not show, unit="step", leave=False, dynamic_ncols=True
+    )
+    with bar, seeded(derived(settings.seed, 0)), keeper.listening():
         try:
             _Run(state, settings, bar, keeper).phases(data, steps, keep_going or (lambda _: True))
         except KeyboardInterrupt:
@@ -260,23 +263,9 @@ def _optimizer(
     parts = nn.ModuleList([getattr(model, name) for name in trains])
     if not any(weight.requires_grad for weight in parts.parameters()):
         return None
-    phases = [number for number, phase in enumerate(schedule) if phase.trains == trains]
-    first = schedule[phases[0]]
-    rate, decay = first.rate * settings.learning_rate, first.decay * settings.weight_decay
-    return PartsOptimizer(parts, rate, decay, sum(steps[number] for number in phases))
-
-
-def _steps(phase: Phase, training: TrainingData, settings: Settings) -> int:
-    """Return the steps of a phase that does not stop early."""
-    return phase.epochs * steps_per_epoch(training.rows, _rows_of_step(phase, settings))
-
-
-@contextmanager
-def _progress_bar(steps: int, settings: Settings) -> Iterator[tqdm]:
-    hidden = None if settings.show_progress_bars is None else not settings.show_progress_bars
-    hidden = hidden if Ranks.current().first else True
-    with tqdm(total=steps, disable=hidden, unit="step", leave=False, dynamic_ncols=True) as bar:
-        yield bar
+    own = [(phase, count) for phase, count in zip(schedule, steps, strict=True) if phase.trains == trains]
+    rate, decay = own[0][0].rate * settings.learning_rate, own[0][0].decay * settings.weight_decay
+    return PartsOptimizer(parts, rate, decay, sum(count for _, count in own))
 
 
 def require_phases(schedule: Schedule, model: nn.Module) -> None:

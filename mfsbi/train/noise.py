@@ -33,7 +33,7 @@ from mfsbi.networks import perceptron
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch, TrainingData, in_chunks, steps_per_epoch
 from mfsbi.train.loop import fit
-from mfsbi.train.losses import variance_function, with_doubt
+from mfsbi.train.losses.scores import variance_function, with_doubt
 from mfsbi.train.record import ScoreNoise
 from mfsbi.train.schedules import Phase, Settings
 from mfsbi.warp import ThetaScale, Warp, scale_of, spreads
@@ -132,8 +132,8 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
         KeyboardInterrupt: after Ctrl-C, since there is no model yet to keep
     """
     if isinstance(training, Batch):
-        training = _at_theta(training)
-    validation = _at_theta(validation)
+        training = training.at_theta()
+    validation = validation.at_theta()
     if min(training.rows, validation.rows) == 0:
         raise ValueError(
             "Of the rows to learn from and of those held out, some should be drawn at theta, to tell how noisy joint "
@@ -173,7 +173,3 @@ def _squared_error(model: ScoreRegression, batch: Batch) -> Tensor:
     """Return |t - g|^2 over the size of each parameter's score at theta, shape `(rows,)`."""
     errors = cast(Tensor, batch.joint_score) * model.size.theta_unit(batch.theta) - model(batch.x, batch.theta)
     return (errors.square() / model.size(batch.theta).detach()).sum(-1)
-
-
-def _at_theta(batch: Batch) -> Batch:
-    return batch if batch.from_theta is None else batch.select(batch.from_theta > 0)

@@ -104,11 +104,11 @@ def warn_of_simulations(batch: Batch, prior: Distribution | None, *, all_from_pr
         discrete: whether discrete features are no trouble, as for ratios
     """
     if prior is not None:
-        constant = _constant(batch.theta)
+        constant = (batch.theta.amin(0) == batch.theta.amax(0)).nonzero().flatten().tolist()
         if constant:
             _warn(
                 f"{_told('Parameter', constant)} never varied in the simulations (always "
-                f"{_numbers(batch.theta[0, constant])}), so that nothing can be learned there: the posterior will be "
+                f"{', '.join(f'{value:.4g}' for value in batch.theta[0, constant[:5]].tolist())}), so that nothing can be learned there: the posterior will be "
                 "the prior whatever the data. Vary theta in all parameters, or leave these out of it."
             )
         if all_from_prior:
@@ -168,13 +168,10 @@ def warn_of_observations(x: Tensor, reach: Reach | None, straightened: Callable[
     straight = straightened(rows).double()
     beyond = torch.maximum(low - straight, straight - high) / (high - low).clamp(min=1e-300)
     doubt, expected = FEW / math.sqrt(reach.rows), 2 * rows.shape[1] * len(rows) / (reach.rows + 1)
-    counts = [int((beyond > share + doubt).any(-1).sum()) for share in BEYOND_RANGE]
-    chances = [
-        _chance(count, expected / (1 + share) ** TAIL) for share, count in zip(BEYOND_RANGE, counts, strict=True)
-    ]
-    if all(count == 0 or chance > SURPRISE for count, chance in zip(counts, chances, strict=True)):
+    counts = {share: int((beyond > share + doubt).any(-1).sum()) for share in BEYOND_RANGE}
+    if all(not count or _chance(count, expected / (1 + share) ** TAIL) > SURPRISE for share, count in counts.items()):
         return
-    count = counts[0]
+    count = counts[BEYOND_RANGE[0]]
     row, feature = divmod(int(beyond.argmax()), rows.shape[1])
     others = f", and {count - 1} more of {len(rows)}" if count > 1 else ""
     _warn(
@@ -187,11 +184,11 @@ def warn_of_observations(x: Tensor, reach: Reach | None, straightened: Callable[
 
 def _warn_of_ties(x: Tensor) -> None:
     """Warn of features that take few values, but more than one, which specs refuse."""
-    equal = x.sort(0).values.diff(dim=0) == 0
-    pad = torch.zeros_like(equal[:1])
+    steps = x.sort(0).values.diff(dim=0)
+    equal, pad = steps == 0, torch.zeros(1, x.shape[1], dtype=torch.bool, device=x.device)
     tied = (torch.cat([pad, equal]) | torch.cat([equal, pad])).double().mean(0)
-    step = torch.finfo(x.dtype).eps * x.abs().amax(0)
-    coarse = x.sort(0).values.diff(dim=0).amax(0) <= 4 * step  # rows tie since the type has no more digits
+    finest = torch.finfo(x.dtype).eps * x.abs().amax(0)
+    coarse = steps.amax(0) <= 4 * finest  # rows tie since the type has no more digits
     values = [len(column.unique()) for column in x.T]
     told = ((tied > TIED) & (x.amin(0) < x.amax(0)) & ~coarse).nonzero().flatten().tolist()
     discrete = [i for i in told if values[i] < FEW_VALUES]
@@ -202,9 +199,9 @@ def _warn_of_ties(x: Tensor) -> None:
             "high there, and the posterior too narrow. Add uniform noise as wide as a step to simulations and "
             "observations, or use `ALICES` or sbi's `MNLE`."
         )
-    common, spiked = x.mode(0).values, [i for i in told if i not in discrete]
+    common = x.mode(0).values
     shares = (x == common).double().mean(0)
-    spiked = [i for i in spiked if shares[i] > SPIKE]
+    spiked = [i for i in told if i not in discrete and shares[i] > SPIKE]
     if spiked:
         _warn(
             f"{_told('Feature', spiked)} of x {'has' if len(spiked) == 1 else 'have'} one and the same value in many "
@@ -262,10 +259,6 @@ def _chance(count: int, expected: float) -> float:
     return float(torch.special.gammainc(torch.tensor(float(count)), torch.tensor(expected)))
 
 
-def _constant(theta: Tensor) -> list[int]:
-    return (theta.amin(0) == theta.amax(0)).nonzero().flatten().tolist()
-
-
 def _told(word: str, numbers: list[int]) -> str:
     """Return "Parameter 3" or "Parameters 1, 2, 3"."""
     return f"{word}{'s' if len(numbers) > 1 else ''} {_some(numbers)}"
@@ -275,10 +268,6 @@ def _some(numbers: list[int]) -> str:
     """Return some of the numbers, and how many there are more."""
     more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
     return ", ".join(map(str, numbers[:5])) + more
-
-
-def _numbers(values: Tensor) -> str:
-    return ", ".join(f"{value:.4g}" for value in values[:5].tolist())
 
 
 def _warn(message: str) -> None:

@@ -13,9 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, cast
 
-import torch
-from torch import nn
-
 from mfsbi.models import AbstractModel
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import seeded
@@ -127,7 +124,12 @@ class Training:
         Nothing is kept of a training that was interrupted in its first epoch if something was learned before.
         """
         require_phases(self.schedule, model)  # before the record of an earlier training is given up
-        _require_type(model, self.data[0].excerpt.theta.dtype)
+        found, kind = next(model.parameters()).dtype, self.data[0].excerpt.theta.dtype
+        if found != kind:
+            raise ValueError(
+                f"The estimator has weights of {found}, and simulations are converted to torch's default type, {kind}: "
+                "set that by `torch.set_default_dtype` to what it was, or train with `retrain_from_scratch=True`."
+            )
         data, guard = self.data, None
         if isinstance(data[0], Batch):  # an earlier training may have needed other digits
             data = replace(data[0], x=model.as_data(data[0].x)), replace(data[1], x=model.as_data(data[1].x))
@@ -162,13 +164,3 @@ def _noise_told(verdict: ChartVerdict, dims: int) -> str:
         "like noise, which no chart can reconstruct, so there is no new start; the posterior loses what the dropped "
         "directions say about theta. Take a larger `manifold_dim`, or `AF`."
     )
-
-
-def _require_type(model: nn.Module, kind: torch.dtype) -> None:
-    """Raise ValueError unless the weights have the type of the simulations."""
-    found = next(model.parameters()).dtype
-    if found != kind:
-        raise ValueError(
-            f"The estimator has weights of {found}, and simulations are converted to torch's default type, {kind}: "
-            "set that by `torch.set_default_dtype` to what it was, or train with `retrain_from_scratch=True`."
-        )

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
-from mfsbi.train.losses import DOUBT, Alices
+from mfsbi.train.losses import Alices
+from mfsbi.train.losses.scores import DOUBT
 from tests.train.test_score_losses import ROWS, golden, network
 
 

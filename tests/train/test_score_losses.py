@@ -11,17 +11,16 @@ from mfsbi import MFlow
 from mfsbi.ratio import RatioModel
 from mfsbi.train.data import Batch
 from mfsbi.train.losses import (
-    DOUBT,
     RECONSTRUCTION_WEIGHT,
     Alices,
     Scandal,
-    deviance,
     joint,
     joint_nll,
     latent_nll,
     nll,
     reconstruction,
 )
+from mfsbi.train.losses.scores import DOUBT, deviance
 from mfsbi.train.noise import ScoreSize
 from mfsbi.train.schedules import alternating, ambient, sequential, simultaneous, with_score
 from tests.laws import perturbed

@@ -17,10 +17,9 @@ from mfsbi.train.losses.plain import (
     robust_reconstruction,
 )
 from mfsbi.train.losses.ratios import Alices
-from mfsbi.train.losses.scores import DOUBT, Scandal, ScoreLoss, deviance, variance_function, with_doubt
+from mfsbi.train.losses.scores import Scandal, ScoreLoss
 
 __all__ = [
-    "DOUBT",
     "RECONSTRUCTION_WEIGHT",
     "AbstractLoss",
     "Alices",
@@ -29,13 +28,10 @@ __all__ = [
     "Scandal",
     "ScoreLoss",
     "as_loss",
-    "deviance",
     "joint",
     "joint_nll",
     "latent_nll",
     "nll",
     "reconstruction",
     "robust_reconstruction",
-    "variance_function",
-    "with_doubt",
 ]
