@@ -85,9 +85,8 @@ def fit(
     state = State(model, schedule, optimizers, history, seed=settings.seed, patience=settings.stop_after_epochs)
     keeper = Keeper(checkpoints, ranks)
     show = settings.show_progress_bars if ranks.first else False
-    bar = tqdm(
-        total=sum(steps), disable=None if show is None else not show, unit="step", leave=False, dynamic_ncols=True
-    )
+    hidden = None if show is None else not show
+    bar = tqdm(total=sum(steps), disable=hidden, unit="step", leave=False, dynamic_ncols=True)
     with bar, seeded(derived(settings.seed, 0)), keeper.listening():
         try:
             _Run(state, settings, bar, keeper).phases(data, steps, keep_going or (lambda _: True))

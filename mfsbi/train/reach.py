@@ -106,9 +106,10 @@ def warn_of_simulations(batch: Batch, prior: Distribution | None, *, all_from_pr
     if prior is not None:
         constant = (batch.theta.amin(0) == batch.theta.amax(0)).nonzero().flatten().tolist()
         if constant:
+            always = ", ".join(f"{value:.4g}" for value in batch.theta[0, constant[:5]].tolist())
             _warn(
                 f"{_told('Parameter', constant)} never varied in the simulations (always "
-                f"{', '.join(f'{value:.4g}' for value in batch.theta[0, constant[:5]].tolist())}), so that nothing can be learned there: the posterior will be "
+                f"{always}), so that nothing can be learned there: the posterior will be "
                 "the prior whatever the data. Vary theta in all parameters, or leave these out of it."
             )
         if all_from_prior:
