@@ -5,9 +5,8 @@ from statistics import median
 import arviz
 import pytest
 
-from mfsbi.bench.experiment import read_results
 from mfsbi.bench.report import COLUMNS, PUBLISHED
-from mfsbi.bench.run import experiments
+from mfsbi.bench.run import experiments, read_results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -47,14 +47,12 @@ def zuko_flow(features: int, settings: SplineCouplings) -> nn.Module:
 
 def call_zuko(flow: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return y and log det of a flow of zuko's."""
-    result: tuple[Tensor, Tensor] = flow().call_and_ladj(x)
-    return result
+    return cast(tuple[Tensor, Tensor], flow().call_and_ladj(x))
 
 
 def invert_zuko(flow: nn.Module, y: Tensor) -> Tensor:
     """Return x of a flow of zuko's."""
-    x: Tensor = flow().inv(y)
-    return x
+    return cast(Tensor, flow().inv(y))
 
 
 def nflows_flow(features: int, settings: SplineCouplings) -> nn.Module:

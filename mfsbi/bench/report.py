@@ -4,9 +4,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mfsbi.bench.experiment import read_results
 from mfsbi.bench.output import as_table
-from mfsbi.bench.run import experiments
+from mfsbi.bench.run import experiments, read_results
 from mfsbi.bench.tables import TABLES
 
 __all__ = ["by_simulations", "report"]

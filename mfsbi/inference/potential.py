@@ -47,22 +47,19 @@ class EncodedLikelihood:
     def __init__(self, model: AbstractModel, x: Tensor) -> None:
         if x.numel() == 0:
             raise ValueError(f"`x` should have shape (observations, data), with an observation; got {tuple(x.shape)}.")
-        if x.ndim != 3:
-            require_features("x", x, model.chart.data_dim, "the data the model was trained on")
-        rows = x.flatten(0, -2)
+        rows = x.flatten(0, 1) if x.ndim == 3 else x
         require_features("x", rows, model.chart.data_dim, "the data the model was trained on")
         rows = model.as_data(rows)
         self._log_prob: Callable[[Tensor, Tensor], Tensor] = model.latent.log_prob
         factor = model.latent.theta_mean.new_zeros(len(rows))
-        if model.chart.conditional and isinstance(model, DensityModel):
-            points, self._log_prob = rows, model.log_prob
-        elif isinstance(model, DensityModel):
-            with torch.no_grad():
-                parts = [model.place(chunk) for chunk in rows.split(MAX_PLACED)]
-            points, factor = (torch.cat(part) for part in zip(*parts, strict=True))
-        else:
-            with torch.no_grad():
+        with torch.no_grad():
+            if not isinstance(model, DensityModel):
                 points = model.encode(rows)
+            elif model.chart.conditional:
+                points, self._log_prob = rows, model.log_prob
+            else:
+                parts = [model.place(chunk) for chunk in rows.split(MAX_PLACED)]
+                points, factor = (torch.cat(part) for part in zip(*parts, strict=True))
         self.points = points.view(*x.shape[:-1], -1)
         self._constant = factor.view(len(x), -1).sum(-1)
 

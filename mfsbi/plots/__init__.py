@@ -4,11 +4,9 @@ Figures are made without pyplot, so drawing one opens no window and changes no g
 cell returns.
 """
 
-from mfsbi.plots.comparison import bars, scaling
-from mfsbi.plots.coverage import calibration
+from mfsbi.plots.curves import bars, scaling, training_curves
 from mfsbi.plots.manifold import clouds, dimension_scan, outliers, planes, surface
-from mfsbi.plots.posterior import corner, posterior_against_truth, posteriors, roads
-from mfsbi.plots.training import training_curves
+from mfsbi.plots.posterior import calibration, corner, posterior_against_truth, posteriors, roads
 
 __all__ = [
     "bars",

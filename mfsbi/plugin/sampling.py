@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 
@@ -103,26 +104,28 @@ def _require_observations(x: Tensor) -> None:
 
 
 def _checked(chains: Chains) -> Chains:
-    """Return the chains, with a warning if something speaks against them."""
+    """Return the chains, with a warning of each thing that speaks against them."""
+    for complaint in filter(None, _complaints(chains)):
+        warnings.warn(complaint, stacklevel=3)
+    return chains
+
+
+def _complaints(chains: Chains) -> Iterator[str]:
+    """Yield what speaks against chains, by their convergence, acceptance and divergences; an empty text is nothing."""
     info, (count, draws, _) = chains.info, chains.draws.shape
     if count > 1 and draws >= 4:
         found = diagnose(chains)
-        complaint = found.complaint
-        if not info.markov:
-            few = f"There are few independent draws: {found.sizes}. Take more, or another sampler, as slice."
-            complaint = "" if found.enough else few
-        if complaint:
-            warnings.warn(complaint, stacklevel=3)
+        if info.markov:
+            yield found.complaint
+        elif not found.enough:
+            yield f"There are few independent draws: {found.sizes}. Take more, or another sampler, as slice."
     if info.markov and info.acceptance is not None and info.acceptance < LEAST_SHARE:
-        warnings.warn(
+        yield (
             f"Only {info.acceptance:.2%} of the steps of {info.sampler!r} were accepted. Take another sampler, such as "
-            "slice or nuts.",
-            stacklevel=3,
+            "slice or nuts."
         )
     if info.divergences:
-        warnings.warn(
+        yield (
             f"{info.divergences} trajectories diverged: part of the posterior may be missing. Raise "
-            "`target_accept_prob`, or sample by slice.",
-            stacklevel=3,
+            "`target_accept_prob`, or sample by slice."
         )
-    return chains

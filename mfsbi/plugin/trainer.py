@@ -212,13 +212,9 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         starts = self._restarts(restarts)
         given: dict[str, Any] = {"training_batch_size": training_batch_size, "learning_rate": learning_rate}
         given |= {"weight_decay": weight_decay, "stop_after_epochs": stop_after_epochs}
-        settings = replace(
-            self.settings,
-            **{name: value for name, value in given.items() if value is not None},
-            clip_max_norm=clip_max_norm,
-            seed=derived(self.seed, 1),
-            show_progress_bars=self.show_progress_bars,
-        )
+        given |= {"seed": derived(self.seed, 1), "show_progress_bars": self.show_progress_bars}
+        given = {name: value for name, value in given.items() if value is not None}
+        settings = replace(self.settings, **given, clip_max_norm=clip_max_norm)
         data = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
         request = Request(data, settings, weight_decay, score_weight)
         phases = self._schedule(request, schedule, max_num_epochs)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -139,16 +140,14 @@ class Stream:
         return sha256(repr((self.store.marks, self.store.skipped)).encode()).hexdigest()
 
     def minibatches(self, size: int, generator: Generator, skip: int = 0) -> Iterator[Batch]:
-        """Yield all rows once in random order, `size` at a time; a smaller last batch is left out, unless it is all.
+        """Return all rows once in random order, `size` at a time; a smaller last batch is left out, unless it is all.
 
         Arguments:
             size: rows of a batch
             generator: of the order
             skip: batches to leave out at the beginning
         """
-        for number, batch in enumerate(self._minibatches(size, int(torch.randint(2**31, (), generator=generator)))):
-            if number >= skip:
-                yield batch
+        return islice(self._minibatches(size, int(torch.randint(2**31, (), generator=generator))), skip, None)
 
     def _minibatches(self, size: int, seed: int) -> Iterator[Batch]:
         rest: Batch | None = None

@@ -3,11 +3,10 @@ from dataclasses import replace
 import pytest
 
 from mfsbi.bench import judge_lhc
-from mfsbi.bench.experiment import read_results
 from mfsbi.bench.judge import Candidate
 from mfsbi.bench.judge_lhc import LHC_POINTS
 from mfsbi.bench.report import by_simulations, report
-from mfsbi.bench.run import experiments, run_table
+from mfsbi.bench.run import experiments, read_results, run_table
 from mfsbi.bench.tables import LHC_PRESETS, TABLES
 
 

@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from mfsbi import ManifoldNLE
-from mfsbi.bench.experiment import read_results
 from mfsbi.bench.judge import judge_circle, judge_posteriors
 from mfsbi.bench.report import report
 from mfsbi.bench.rows import PRESETS
-from mfsbi.bench.run import experiments, run_table
+from mfsbi.bench.run import experiments, read_results, run_table
 from mfsbi.bench.tables import TABLES
 from simulators.polynomial import PolynomialSurface
 from simulators.sphere import Circle
