@@ -82,7 +82,12 @@ def prepare_folder(out: Path) -> None:
 
 
 def demo_schedule(rows: int) -> Schedule:
-    """Return phases of about as many steps, however many simulations there are."""
+    """Return phases of about as many steps, however many simulations there are.
+
+    Arguments:
+        rows: simulations; each phase passes over them once at least, which for a million are 2,000 steps of the chart
+            and 1,000 of the density
+    """
     chart, latent = max(1, rows // CHART_ROWS), max(1, rows // LATENT_ROWS)  # steps in one pass
     return [
         Phase(reconstruction, ("chart",), max(1, round(CHART_STEPS / chart)), decay=0.0, rows=CHART_ROWS),

@@ -54,7 +54,14 @@ class Score:
 
 
 def run(duel: Duel, pairs: int = 7) -> Score:
-    """Time both sides of a duel in turns, as many pairs, or as many as the duel allows."""
+    """Time both sides of a duel in turns, as many pairs, or as many as the duel allows.
+
+    One more pair comes first and does not count.
+
+    Arguments:
+        duel: the row of the table
+        pairs: how often each side is timed
+    """
     pairs = min(pairs, duel.pairs)
     both = [(timed(duel.ours)[1], timed(duel.theirs)[1]) for _ in range(pairs + 1)][1:]
     ratios = sorted(theirs / ours for ours, theirs in both)

@@ -95,7 +95,13 @@ def _sum_over(x: Tensor, log_prob: OfRows) -> Callable[[Tensor], Tensor]:
 
 
 def judge_circle(candidate: Candidate, circle: KnownTruth, _sets: int) -> dict[str, Any]:
-    """Return the columns of the circle's table; KL(truth || model) for what has its density on the same circle."""
+    """Return the columns of the circle's table; KL(truth || model) for what has its density on the same circle.
+
+    Arguments:
+        candidate: what is judged, at the paper's theta
+        circle: the simulator
+        _sets: of events, of which this table has none
+    """
     theta = torch.tensor([CIRCLE_THETA]).expand(POINTS, -1)
     result = _judge_manifold(candidate, circle, theta)
     if candidate.log_prob_on_truth is not None:
@@ -105,7 +111,16 @@ def judge_circle(candidate: Candidate, circle: KnownTruth, _sets: int) -> dict[s
 
 
 def judge_posteriors(candidate: Candidate, surface: KnownTruth, sets: int) -> dict[str, Any]:
-    """Return the columns of the polynomial table: means over points, and over sets with each set's value."""
+    """Return the columns of the polynomial table: means over points, and over sets with each set's value.
+
+    Distances and areas under curves (AUC) are those of `mfsbi.metrics`; TV, KL(exact || model) and MMD^2 compare
+    posteriors on a grid of 400 cells.
+
+    Arguments:
+        candidate: what is judged
+        surface: the simulator, with one parameter on (-1, 1)
+        sets: of 20 events at theta = 0
+    """
     result = _judge_manifold(candidate, surface, torch.zeros(POINTS, len(surface.parameter_names)))
     found = list(_posteriors(candidate, surface, sets))
     names = ("tv", "kl", "mmd2")

@@ -60,7 +60,13 @@ class _Set(NamedTuple):
 
 
 def judge_lhc(candidate: Candidate, process: Process, sets: int) -> dict[str, Any]:
-    """Return the columns of the LHC table, with the values of each set of events."""
+    """Return the columns of the LHC table, with the values of each set of events.
+
+    Arguments:
+        candidate: what is judged; without samples there is no closure, and without a manifold no reconstruction
+        process: the simulator, with two parameters and a standard normal prior
+        sets: of 20 events at each of the three true theta
+    """
     with seeded(derived(TRUTH_SEED, 0)):
         theta = process.prior.sample((POINTS,))
     result: dict[str, Any] = {}

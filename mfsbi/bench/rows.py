@@ -76,7 +76,12 @@ class Budget:
         return self._schedule(density_only(1), self.density_steps)
 
     def passes(self, steps: int, rows: int = DENSITY_ROWS) -> int:
-        """Return how many passes over the data make so many steps."""
+        """Return how many passes over the data make so many steps.
+
+        Arguments:
+            steps: wanted; at least one pass is made, which may be more
+            rows: of each step, of the nine tenths of the simulations that are learned from
+        """
         return max(1, round(steps * rows / ((1 - HELD_OUT) * self.simulations)))
 
     def _schedule(self, phases: Schedule, *steps: int) -> Schedule:

@@ -128,12 +128,23 @@ def closeness(theta: Tensor, draws: Tensor, *, seed: int = 0) -> Tensor:
 
 
 def coverage(level: Tensor, credibility: Tensor) -> Tensor:
-    """Return how often the region of that credibility holds the truth, shape as `credibility`."""
+    """Return how often the region of that credibility holds the truth, shape as `credibility`.
+
+    Arguments:
+        level: of the truth in each data set, as `levels` returns them, shape `(sets,)`
+        credibility: probabilities of regions of highest density, shape `(points,)`; right posteriors give them back
+    """
     return (level[:, None] <= credibility).double().mean(0).to(credibility)
 
 
 def uniform_p_value(values: Tensor) -> float:
-    """Return the p-value of the hypothesis that these numbers are uniform on (0, 1)."""
+    """Return the p-value of the hypothesis that these numbers are uniform on (0, 1).
+
+    By Kolmogorov and Smirnov's test, which takes them for independent.
+
+    Arguments:
+        values: shape `(sets,)`
+    """
     return float(stats.kstest(np.asarray(values.double().cpu()), "uniform").pvalue)
 
 

@@ -74,7 +74,13 @@ class EncodedLikelihood:
         return sums + self._constant.sum()
 
     def rowwise(self, theta: Tensor) -> Tensor:
-        """Return log p(x_i|theta_i), shape `(rows,)`: one theta for each row of x."""
+        """Return log p(x_i|theta_i), shape `(rows,)`: one theta for each row of x.
+
+        Where x came in sets, it is the sum over a set, which shares one theta.
+
+        Arguments:
+            theta: shape `(observations, parameter)`, or `(sets, parameter)`
+        """
         points = self.points if self.points.ndim == 3 else self.points[:, None]
         per_chunk = max(1, MAX_ROWS // points.shape[1])
         chunks = zip(points.split(per_chunk), theta.split(per_chunk), strict=True)

@@ -81,7 +81,11 @@ class Problem(NamedTuple):
         return getattr(self.potential, "device", "cpu")
 
     def log_prob(self, theta: Tensor) -> Tensor:
-        """Return the log posterior up to a constant without gradients, shape `(rows,)`."""
+        """Return the log posterior up to a constant without gradients, shape `(rows,)`.
+
+        Arguments:
+            theta: shape `(rows, parameter)`, on any device; -inf outside the prior
+        """
         return self.potential(theta.to(self.device), track_gradients=False)
 
     def starts(self, count: int, seed: int) -> Tensor:
@@ -101,7 +105,12 @@ class Problem(NamedTuple):
         return possible[:count]
 
     def chains(self, theta: Tensor, info: Info) -> Chains:
-        """Return draws of shape `(chain, draw, parameter)` with their log posterior."""
+        """Return draws of shape `(chain, draw, parameter)` with their log posterior.
+
+        Arguments:
+            theta: the draws, of chains that may be independent draws dealt into some
+            info: how they were made; `sample_chains` adds seed, seconds and evaluations
+        """
         with torch.no_grad():
             log_prob = self.log_prob(theta.flatten(0, 1)).view(theta.shape[:2])
         return Chains(theta, log_prob, info)

@@ -170,7 +170,11 @@ def write(data: Groups, path: Path) -> None:
 
 
 def read(path: Path) -> Groups:
-    """Return what `write` wrote, as ArviZ's InferenceData (0.23) or DataTree (1.x)."""
+    """Return what `write` wrote, as ArviZ's InferenceData (0.23) or DataTree (1.x).
+
+    Arguments:
+        path: a Zarr store if it ends in .zarr, else a netCDF file; all of it is loaded, and nothing stays open
+    """
     zarr: dict[str, dict[str, Any]] = {".zarr": {"engine": "zarr", "consolidated": False}}
     with xarray.open_datatree(str(path), **zarr.get(path.suffix, {"engine": "h5netcdf"})) as stored:
         tree = _renamed(stored.load(), unquote)

@@ -175,7 +175,10 @@ class Stream:
 
 
 def rows_of_excerpt(store: Store) -> int:
-    """Return how many rows of a store may be held in memory to stand for all, or to judge by."""
+    """Return how many rows of a store may be held in memory to stand for all, or to judge by.
+
+    100,000, or fewer where these would take more than 256 MiB; at least one.
+    """
     return min(EXCERPT, max(1, EXCERPT_BYTES // store.layout.bytes_per_row))
 
 
@@ -235,6 +238,12 @@ def steps_per_epoch(rows: int, size: int) -> int:
 
 
 def in_chunks(function: Callable[[Batch], Tensor], data: Batch, size: int = 10_000) -> Tensor:
-    """Return function(data) row by row, with at most `size` rows at work at a time and without gradients."""
+    """Return function(data) row by row, with at most `size` rows at work at a time and without gradients.
+
+    Arguments:
+        function: of a batch, row by row, to a tensor of as many rows
+        data: at least one row
+        size: bounds the memory; numbers depend on it by no more than rounding
+    """
     with torch.no_grad():
         return torch.cat([function(data.select(slice(i, i + size))) for i in range(0, data.rows, size)])

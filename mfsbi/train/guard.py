@@ -111,7 +111,16 @@ def _moves_chart(model: AbstractModel, phase: Phase) -> bool:
 
 
 def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch) -> ChartVerdict:
-    """Return the verdict on the chart of a model, judged on the validation rows."""
+    """Return the verdict on the chart of a model, judged on the validation rows.
+
+    Arguments:
+        model: whose chart has been trained
+        training: rows on which principal components are measured and neighbours are looked for
+        validation: rows whose errors count; with fewer than 30 nothing is called noise
+
+    Returns:
+        both errors, in standardised units and float64; whether the rest is noise is asked only of a collapsed chart
+    """
     squared = in_chunks(lambda rows: model.chart_at(rows.theta).squared_distance(rows.x), validation).double()
     straight = model.chart.straightened
     x = straight(training.excerpt.x).double()

@@ -268,7 +268,12 @@ def _optimizer(
 
 
 def require_phases(schedule: Schedule, model: nn.Module) -> None:
-    """Raise ValueError or TypeError unless a schedule can train a model."""
+    """Raise ValueError or TypeError unless a schedule can train a model.
+
+    Arguments:
+        schedule: a list of phases, each with a loss, epochs and a tuple of parts
+        model: which has these parts as its children
+    """
     require_schedule(schedule)
     parts = tuple(name for name, _ in model.named_children())
     for phase in schedule:

@@ -74,13 +74,21 @@ class ScoreSize(ThetaScale):
         self.to(mean)
 
     def forward(self, theta: Tensor) -> Tensor:
-        """Return F, shape `(rows, parameter)`; about one for a score that is always zero."""
+        """Return F, shape `(rows, parameter)`; about one for a score that is always zero.
+
+        Arguments:
+            theta: as it comes, shape `(rows, parameter)`; F is of the scores times `theta_unit(theta)`
+        """
         hidden = self.first(self.standardize(theta)).tanh()
         relative = self.last(functional.silu(self.second(hidden))).exp() + LEAST_SIZE
         return torch.where(self.usual > 0, self.usual, torch.ones_like(self.usual)) * relative
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return what is minimal at F, shape `(rows,)`."""
+        """Return what is minimal at F, shape `(rows,)`.
+
+        Arguments:
+            batch: with joint scores; parameters whose scores are always zero have no part in it
+        """
         size = self(batch.theta)
         each = (cast(Tensor, batch.joint_score) * self.theta_unit(batch.theta)).square() / size + size.log()
         return (each * (self.usual > 0)).sum(-1)
@@ -112,7 +120,12 @@ class ScoreRegression(nn.Module):
         self.size = ScoreSize(parameters, data)
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return what x and theta tell of the score of standardised theta, shape `(rows, parameter)`."""
+        """Return what x and theta tell of the score of standardised theta, shape `(rows, parameter)`.
+
+        Arguments:
+            x: shape `(rows, data)`, in the type in which it came
+            theta: shape `(rows, parameter)`
+        """
         features = functional.silu(self.score["features"]((self.x_warp(x) - self.x_mean) / self.x_std))
         gates = self.score["gates"](self.size.standardize(theta))
         return self.score["last"](features * (1 + gates))

@@ -72,7 +72,11 @@ class PartsOptimizer:
         return float(self.optimizers[0].param_groups[0]["lr"])
 
     def step(self, max_norm: float | None) -> None:
-        """Move the weights by their gradients, and the learning rate along its curve."""
+        """Move the weights by their gradients, and the learning rate along its curve.
+
+        Arguments:
+            max_norm: largest norm of the gradient of all parts together, see `clip`; None for no such limit
+        """
         self.clip(max_norm)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -147,7 +151,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Return nearly U V^T of each matrix U S V^T, shape `(*, rows, columns)`; zero for zero."""
+    """Return nearly U V^T of each matrix U S V^T, shape `(*, rows, columns)`; zero for zero.
+
+    Singular values become 0.7 to 1.2 instead of one, which serves a step as well.
+
+    Arguments:
+        matrices: shape `(*, rows, columns)`, of any size: they are brought to norm one first
+    """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)

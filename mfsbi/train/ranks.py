@@ -119,7 +119,12 @@ class Ranks(NamedTuple):
         return total.squeeze(0)
 
     def in_shares(self, function: Callable[[Batch], Tensor], data: Batch) -> Tensor:
-        """Return function(data) row by row as `in_chunks` does, each process computing its share."""
+        """Return function(data) row by row as `in_chunks` does, each process computing its share.
+
+        Arguments:
+            function: of a batch, row by row, to a tensor of as many rows
+            data: the same rows on all processes; fewer rows than processes are computed by each of them
+        """
         if data.rows < self.size or self.size == 1:
             return in_chunks(function, data)
         mine = self.share(data.rows)
@@ -165,7 +170,12 @@ class Ranks(NamedTuple):
         return told[0]
 
     def require_same(self, what: str, value: object) -> None:
-        """Raise ValueError on all processes unless they have the same value."""
+        """Raise ValueError on all processes unless they have the same value.
+
+        Arguments:
+            what: the values are, for the message
+            value: that of this process, which can be pickled
+        """
         if self.size == 1:
             return
         values = [None] * self.size

@@ -84,7 +84,11 @@ class Reach(NamedTuple):
 
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> "Reach | None":
-        """Return the reach in an estimator's training record; None if there is none, as in early files."""
+        """Return the reach in an estimator's training record; None if there is none, as in early files.
+
+        Arguments:
+            record: as JSON gives it back; what stands there in another form counts as none
+        """
         written: Any = record.get("reach")
         try:
             rows, theta, x = (written[name] for name in cls._fields)

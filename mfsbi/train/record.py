@@ -66,12 +66,22 @@ class History:
     anew: bool = True
 
     def of(self, loss: str) -> tuple[list[float], list[float]]:
-        """Return (training, validation) losses of all epochs that minimised `loss`, in order."""
+        """Return (training, validation) losses of all epochs that minimised `loss`, in order.
+
+        Arguments:
+            loss: its name, one of `losses`; both lists are empty for any other
+        """
         chosen = [epoch for epoch in self.epochs if epoch.loss == loss]
         return [epoch.training_loss for epoch in chosen], [epoch.validation_loss for epoch in chosen]
 
     def course(self, loss: str) -> tuple[list[float], list[float]]:
-        """Return (passes, training losses) within the epochs that minimised `loss`, passes counted from 0."""
+        """Return (passes, training losses) within the epochs that minimised `loss`, passes counted from 0.
+
+        A twentieth of an epoch stands at its middle: 0.025, 0.075, ... in the first one.
+
+        Arguments:
+            loss: its name, one of `losses`
+        """
         chosen = [epoch.course for epoch in self.epochs if epoch.loss == loss]
         passes = [number + (part + 0.5) / len(each) for number, each in enumerate(chosen) for part in range(len(each))]
         return passes, [value for each in chosen for value in each]

@@ -73,7 +73,13 @@ class Best:
         self.keep(math.inf, 0, math.inf)
 
     def keep(self, loss: float, epoch: int, scatter: float) -> None:
-        """Copy the present weights, with their validation loss and how far rows scatter about it."""
+        """Copy the present weights, with their validation loss and how far rows scatter about it.
+
+        Arguments:
+            loss: mean over held-out rows
+            epoch: after which; 0 for the weights the phase began with
+            scatter: mean distance of the rows' losses from that mean
+        """
         self.weights = {name: value.detach().clone() for name, value in self.parts.state_dict().items()}
         self.loss, self.epoch, self.scatter = loss, epoch, scatter  # after them, since Ctrl-C may come between
 
@@ -188,7 +194,13 @@ class State:
         return Snapshot(tensors, numbers)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take up what `snapshot` returned, in this process or another."""
+        """Take up what `snapshot` returned, in this process or another.
+
+        The generators of torch, on the processor and on GPUs that are there, go on as they were, too.
+
+        Arguments:
+            snapshot: of a training of the same model, schedule and optimisers
+        """
         tensors, numbers = snapshot
         self.model.load_state_dict(snapshot.part("model."))
         for index, optimizer in enumerate(self.optimizers.values()):

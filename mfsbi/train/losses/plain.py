@@ -89,7 +89,14 @@ class AbstractLoss(ABC):
         return self
 
     def adapted(self, _model: nn.Module, _held_out: Batch) -> "AbstractLoss":
-        """Return the loss with its settings as held-out rows have them for the present model."""
+        """Return the loss with its settings as held-out rows have them for the present model.
+
+        A training asks whenever it judges by held-out rows, and takes what is returned for the loss from then on.
+
+        Arguments:
+            _model: in training, without gradients
+            _held_out: the rows to judge by, `paired`
+        """
         return self
 
     def state(self) -> dict[str, Tensor]:
@@ -136,7 +143,11 @@ class FunctionLoss(AbstractLoss):
 
 
 def as_loss(loss: Loss) -> AbstractLoss:
-    """Return a loss of any form as a value; a function from outside is of unknown kind."""
+    """Return a loss of any form as a value; a function from outside is of unknown kind.
+
+    Arguments:
+        loss: an `AbstractLoss`, which is returned as it is, or a function (model, batch) -> (rows,)
+    """
     return loss if isinstance(loss, AbstractLoss) else FunctionLoss(loss)
 
 
@@ -154,7 +165,12 @@ RECONSTRUCTION_WEIGHT = 1000.0
 
 @_measures(Kind.DISTANCE)
 def reconstruction(model: AbstractModel, batch: Batch) -> Tensor:
-    """Return |x - project(x)|^2 in standardised units, shape `(rows,)`."""
+    """Return |x - project(x)|^2 in standardised units, shape `(rows,)`.
+
+    Arguments:
+        model: whose chart is judged; one that depends on theta is taken at that of each row
+        batch: with x of shape `(rows, data)`; theta is looked at by conditional charts alone
+    """
     return model.chart_at(batch.theta).squared_distance(batch.x)
 
 
@@ -169,7 +185,12 @@ def robust_reconstruction(model: AbstractModel, batch: Batch) -> Tensor:
 
 @_measures(Kind.DENSITY)
 def latent_nll(model: AbstractModel, batch: Batch) -> Tensor:
-    """Return -log p(u|theta) in nats, shape `(rows,)`; u is the batch's or else the chart's, and held fixed."""
+    """Return -log p(u|theta) in nats, shape `(rows,)`; u is the batch's or else the chart's, and held fixed.
+
+    Arguments:
+        model: whose latent density is trained
+        batch: with u, shape `(rows, manifold)`, where the chart stands still; x is encoded without gradients otherwise
+    """
     u = model.encode(batch.x, batch.theta).detach() if batch.u is None else batch.u
     return -model.latent.log_prob(u, batch.theta)
 
@@ -192,7 +213,14 @@ def nll(model: AbstractModel, batch: Batch) -> Tensor:
 
 @_measures(Kind.DENSITY)
 def joint_nll(model: ManifoldModel, batch: Batch) -> Tensor:
-    """Return reconstruction and likelihood on the manifold, with the volume's gradient by one tangent, `(rows,)`."""
+    """Return reconstruction and likelihood on the manifold, with the volume's gradient by one tangent, `(rows,)`.
+
+    The tangent is drawn from torch's generator, so that the gradient is noisy, but right in the mean.
+
+    Arguments:
+        model: both parts of which are trained
+        batch: with x of shape `(rows, data)` and theta of shape `(rows, parameter)`
+    """
     chart = model.chart_at(batch.theta)
     u = chart.encode(batch.x)
     density = model.latent.log_prob(u, batch.theta) - chart.noisy_log_volume(u)

@@ -113,7 +113,14 @@ class ScoreLoss(AbstractLoss):
         return 1.0
 
     def adapted(self, model: nn.Module, held_out: Batch) -> "ScoreLoss":
-        """Return the loss with the noise as it is on rows the model has not seen."""
+        """Return the loss with the noise as it is on rows the model has not seen.
+
+        Without held-out rows drawn at theta, without joint scores or with a fixed weight there is nothing to measure.
+
+        Arguments:
+            model: in training
+            held_out: the rows to measure on, in shares where several processes train
+        """
         if held_out.joint_score is None or self.weight is not None or not _of_theta(held_out).any():
             return self
         score = Ranks.current().in_shares(lambda rows: self._with_scores(model, rows)[2], held_out)
@@ -231,12 +238,23 @@ class Scandal(ScoreLoss):
 
 
 def variance_function(score: Tensor, size: Tensor) -> Tensor:
-    """Return F + c s^2, shape `(rows, parameter)`: what the noise is a share of."""
+    """Return F + c s^2, shape `(rows, parameter)`: what the noise is a share of.
+
+    Arguments:
+        score: s, of standardised theta, shape `(rows, parameter)`
+        size: F, shape `(rows, parameter)`
+    """
     return size + OWN * score.square()
 
 
 def deviance(joint_score: Tensor, score: Tensor, size: Tensor | None) -> Tensor:
-    """Return 2 D, shape `(rows, parameter)`; the squared error if sizes are not known."""
+    """Return 2 D, shape `(rows, parameter)`; the squared error if sizes are not known.
+
+    Arguments:
+        joint_score: t, of standardised theta, shape `(rows, parameter)`
+        score: s, that of the model, in the same unit
+        size: F, shape `(rows, parameter)`; None if it is not known
+    """
     if size is None:
         return (joint_score - score).square()
     a, b = ((OWN / size).sqrt() * each for each in (joint_score, score))
