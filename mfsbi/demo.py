@@ -171,12 +171,11 @@ def run_demo(
     off = surface.out_of_distribution(40, seed=derived(seed, 105), noise=0.5)
     clouds = points[:5000], samples[:5000], off, estimator.model.project(off).detach()
     curves = exact.theta[:, 0], exact.density, learned.density, chains.pooled[:, 0]
+    grid, truth, model, draws = (curve.numpy() for curve in curves)
     figures = {
         "training": plots.training_curves(losses, courses),
         "surface": plots.surface(*(cloud.numpy() for cloud in clouds)),
-        "posterior": plots.posterior_against_truth(
-            *(curve.numpy() for curve in curves), TRUE_THETA, surface.parameter_names[0]
-        ),
+        "posterior": plots.posterior_against_truth(grid, truth, model, draws, TRUE_THETA, surface.parameter_names[0]),
         "trace": plot_trace(data),
         "rank": plot_rank(data),
     }

@@ -4,22 +4,16 @@ Figures are made without pyplot, so drawing one opens no window and changes no g
 cell returns.
 """
 
-from mfsbi.plots.curves import bars, scaling, training_curves
-from mfsbi.plots.manifold import clouds, dimension_scan, outliers, planes, surface
-from mfsbi.plots.posterior import calibration, corner, posterior_against_truth, posteriors, roads
-
-__all__ = [
-    "bars",
-    "calibration",
-    "clouds",
-    "corner",
-    "dimension_scan",
-    "outliers",
-    "planes",
-    "posterior_against_truth",
-    "posteriors",
-    "roads",
-    "scaling",
-    "surface",
-    "training_curves",
-]
+from mfsbi.plots.curves import bars as bars
+from mfsbi.plots.curves import scaling as scaling
+from mfsbi.plots.curves import training_curves as training_curves
+from mfsbi.plots.manifold import clouds as clouds
+from mfsbi.plots.manifold import dimension_scan as dimension_scan
+from mfsbi.plots.manifold import outliers as outliers
+from mfsbi.plots.manifold import planes as planes
+from mfsbi.plots.manifold import surface as surface
+from mfsbi.plots.posterior import calibration as calibration
+from mfsbi.plots.posterior import corner as corner
+from mfsbi.plots.posterior import posterior_against_truth as posterior_against_truth
+from mfsbi.plots.posterior import posteriors as posteriors
+from mfsbi.plots.posterior import roads as roads

@@ -22,17 +22,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mfsbi.checks import require_kind, require_not_negative, require_positive, require_positive_integer, require_whole
-from mfsbi.train.losses import (
-    Kind,
-    Loss,
-    Scandal,
-    ScoreLoss,
-    as_loss,
-    joint_nll,
-    latent_nll,
-    nll,
-    reconstruction,
-)
+from mfsbi.train.losses import Kind, Loss, Scandal, ScoreLoss, as_loss, joint_nll, latent_nll, nll, reconstruction
 
 __all__ = [
     "Phase",
