@@ -69,6 +69,9 @@ class DemoResult:
 def prepare_folder(out: Path) -> None:
     """Create the folder and make sure that files can be written there, before any work is done.
 
+    Arguments:
+        out: the folder, whose parents are created as well
+
     Raises:
         OSError: if that is not possible; the message names the folder
     """

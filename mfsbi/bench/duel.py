@@ -40,7 +40,19 @@ class Duel:
 
 @dataclass(frozen=True)
 class Score:
-    """A row of the table: seconds are medians, ratios theirs / ours pair by pair."""
+    """A row of the table; seconds are medians, ratios theirs / ours pair by pair.
+
+    Arguments:
+        row: what is done
+        peer: who does it as well
+        ours_seconds: of our side
+        peer_seconds: of the other
+        ratio: the median, above one where ours is faster
+        ratio_least: the smallest
+        ratio_most: the largest
+        pairs: how many there were
+        target: of the duel, if it had one
+    """
 
     row: str
     peer: str
@@ -70,7 +82,11 @@ def run(duel: Duel, pairs: int = 7) -> Score:
 
 
 def timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """Return what the work returns, and the seconds it took."""
+    """Return what the work returns, and the seconds it took.
+
+    Arguments:
+        work: is called once; seconds are of the wall clock, so that threads count once
+    """
     start = time.perf_counter()
     result = work()
     return result, time.perf_counter() - start

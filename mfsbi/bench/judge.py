@@ -54,7 +54,12 @@ class Candidate:
 
 
 def of_model(model: AbstractModel) -> Candidate:
-    """Return a model of mfsbi's as a candidate, whose potential encodes coordinates once."""
+    """Return a model of mfsbi's as a candidate, whose potential encodes coordinates once.
+
+    Arguments:
+        model: of any kind; a density on a learned manifold has no `log_prob` here, having no measure in common with the
+            truth
+    """
     full = model.chart.manifold_dim == model.chart.data_dim
     density = model.log_prob if isinstance(model, DensityModel) else None
     return Candidate(

@@ -41,6 +41,9 @@ SPREADS = torch.tensor(
 class Process(Simulator, HasQuickLikelihood, Protocol):
     """What is asked of the LHC process."""
 
+    def __hash__(self) -> int:
+        """Return what it is remembered by."""
+
     def closure(self, x: Tensor) -> Tensor:
         """Return the 26 constraints."""
 

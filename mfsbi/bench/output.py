@@ -34,6 +34,13 @@ def as_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1
 
 
 def keep(folder: Path, name: str, text: object, numbers: object) -> None:
-    """Write a table as `name.md` and its numbers as `name.json`."""
+    """Write a table as `name.md` and its numbers as `name.json`.
+
+    Arguments:
+        folder: has to be there
+        name: of both files
+        text: of the table, as `str` shows it
+        numbers: as JSON can hold them
+    """
     (folder / f"{name}.md").write_text(f"{text}\n")
     (folder / f"{name}.json").write_text(json.dumps(numbers, indent=1))

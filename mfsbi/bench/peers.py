@@ -71,7 +71,12 @@ def nflows_flow(features: int, settings: SplineCouplings) -> nn.Module:
 
 
 def log_volume_by_jacfwd(chart: FlowChart, u: Tensor) -> Tensor:
-    """Return 1/2 log det J^T J with J by `vmap(jacfwd)` of decode, one row at a time in one batch."""
+    """Return 1/2 log det J^T J with J by `vmap(jacfwd)` of decode, one row at a time in one batch.
+
+    Arguments:
+        chart: whose decode is differentiated
+        u: coordinates, shape `(rows, manifold)`
+    """
     jacobian = torch.func.vmap(torch.func.jacfwd(chart.decode))(u).double()
     return 0.5 * torch.linalg.slogdet(jacobian.mT @ jacobian)[1]
 

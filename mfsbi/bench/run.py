@@ -86,7 +86,12 @@ class Experiment:
         return folder / f"{self.table}-{self.preset}" / f"{self.name}.json"
 
     def write(self, folder: Path, result: dict[str, Any]) -> None:
-        """Write the result aside and move it into place, so that no half of it is ever read."""
+        """Write the result aside and move it into place, so that no half of it is ever read.
+
+        Arguments:
+            folder: of all tables; this one's is created in it
+            result: what was measured, as JSON can hold it
+        """
         path = self.path(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.draft")

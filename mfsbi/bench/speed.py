@@ -71,7 +71,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class SpeedTable:
-    """The rows, and what is said about the run as a whole."""
+    """The rows, and what is said about the run as a whole.
+
+    Arguments:
+        scores: a row for each duel, in order
+        facts: what has no peer, by what it is
+    """
 
     scores: list[Score]
     facts: dict[str, str | float]
@@ -304,7 +309,15 @@ def peak_of_log_prob(sizes: Sizes) -> float:
 
 
 def learn_surface(sizes: Sizes, seed: int) -> str:
-    """Train an M-flow on the polynomial surface, the chart from scratch, and say how long that took and how well."""
+    """Train an M-flow on the polynomial surface, the chart from scratch, and say how long that took and how well.
+
+    Arguments:
+        sizes: whose steps count, of new simulations each: one pass over all of them for each part
+        seed: of theta, simulations, weights and the order of the rows
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, since half a training has no time
+    """
     surface = registered("polynomial")
     with seeded(derived(seed, 0)):
         theta, new = surface.prior.sample((500 * sizes.steps,)), surface.prior.sample((10_000,))

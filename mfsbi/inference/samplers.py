@@ -46,7 +46,11 @@ class Sampler(Protocol):
 
 
 def bars_shown(*, wanted: bool | None) -> bool:
-    """Return whether to show progress bars: as it was wanted, or for None only where they go to a terminal."""
+    """Return whether to show progress bars: as it was wanted, or for None only where they go to a terminal.
+
+    Arguments:
+        wanted: True, False, or None for "only on a terminal", where tqdm and the libraries write: the standard error
+    """
     return sys.stderr.isatty() if wanted is None else wanted
 
 
@@ -91,6 +95,10 @@ class Problem(NamedTuple):
     def starts(self, count: int, seed: int) -> Tensor:
         """Return draws of the prior at which the posterior is not zero, shape `(count, parameter)`.
 
+        Arguments:
+            count: how many are wanted
+            seed: of the draws
+
         Raises:
             ValueError: if a hundred times as many draws of the prior hold too few
         """
@@ -116,6 +124,10 @@ class Problem(NamedTuple):
         return Chains(theta, log_prob, info)
 
     def require_continuous(self, sampler: str) -> None:
-        """Raise ValueError if parameters take few values, for samplers that move through theta continuously."""
+        """Raise ValueError if parameters take few values, for samplers that move through theta continuously.
+
+        Arguments:
+            sampler: its name, for the message
+        """
         if getattr(self.prior, "discrete", False):
             raise ValueError(f"Sampler {sampler!r} moves through theta continuously, and {FEW_VALUES}")

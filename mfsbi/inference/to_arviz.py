@@ -89,7 +89,10 @@ class Diagnostics(NamedTuple):
 
 
 def diagnose(chains: Chains) -> Diagnostics:
-    """Return R-hat and effective sample sizes of each parameter; needs at least 2 chains and 4 draws.
+    """Return R-hat and effective sample sizes of each parameter.
+
+    Arguments:
+        chains: at least two, of at least four draws; independent draws dealt into chains will do, too
 
     Raises:
         ValueError: if there are fewer
@@ -155,6 +158,10 @@ def write(data: Groups, path: Path) -> None:
 
     Names that a file cannot hold, such as those with a slash or a backslash, are percent-encoded in it; `read` gives
     them back. A missing folder is created, and the file is read back before it is trusted.
+
+    Arguments:
+        data: groups of named arrays, whichever version of ArviZ made them
+        path: whose suffix decides the format; what lies there is replaced
 
     Raises:
         OSError: if the file cannot be written, or holds something else than what was to be written

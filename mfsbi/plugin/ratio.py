@@ -20,6 +20,7 @@ place for labels of single pairs; its estimator, potential and posteriors are us
 """
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, cast
 
 import torch

@@ -266,6 +266,9 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
     def with_seed(self, seed: int) -> "AbstractTrainer[EstimatorT]":
         """Return a trainer of the same simulations with another seed, which has not trained.
 
+        Arguments:
+            seed: of the split, the first weights and the order of the rows
+
         Raises:
             ValueError: if the seed is negative
         """

@@ -82,6 +82,9 @@ class Checkpoints:
         """Write a checkpoint, then remove all but the one before it.
 
         A disk that is full is a warning: the training goes on, and so does the checkpoint before.
+
+        Arguments:
+            snapshot: of the training between two steps
         """
         there = self.paths
         number = 1 + int(there[0].stem.split("-")[1]) if there else 0
@@ -150,6 +153,12 @@ def opened(
 ) -> Checkpoints | None:
     """Return the checkpoints in a folder as `Checkpoints` has them, or None if none are wanted.
 
+    Arguments:
+        folder: where they are; None for no checkpoints
+        about: returns what tells this training from others; it is asked only if there is a folder, since it takes time
+        minutes: between two checkpoints
+        resume: go on from the newest checkpoint
+
     Raises:
         ValueError: if minutes is not positive, or there is no folder to resume from
     """
@@ -203,6 +212,10 @@ class Keeper:
     def keep(self, snapshot: Callable[[], Snapshot], *, ended: bool) -> None:
         """Write a checkpoint if it is time to, or the phase has ended; leave if any process was told to.
 
+        Arguments:
+            snapshot: returns the state; it is asked only if a checkpoint is written, since it takes time
+            ended: whether the phase has
+
         Raises:
             SystemExit: with code 143 after SIGTERM
             KeyboardInterrupt: after Ctrl-C
@@ -220,7 +233,12 @@ class Keeper:
 
 @contextmanager
 def on_signal(number: signal.Signals, note: Callable[[], None]) -> Iterator[None]:
-    """Call `note` inside the block instead of what a signal does, unless it is ignored; only the main thread hears."""
+    """Call `note` inside the block instead of what a signal does, unless it is ignored; only the main thread hears.
+
+    Arguments:
+        number: of the signal; what it did before comes back after the block
+        note: is called between two instructions of Python, whatever runs then
+    """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is signal.SIG_IGN:
         yield
         return

@@ -228,12 +228,21 @@ def require_fraction(fraction: float) -> None:
 
 
 def joined(parts: Sequence[Batch]) -> Batch:
-    """Return all rows of several parts as one batch; parts have the same fields."""
+    """Return all rows of several parts as one batch; parts have the same fields.
+
+    Arguments:
+        parts: in order; rows are copied
+    """
     return replace(parts[0], **{name: torch.cat([part.fields[name] for part in parts]) for name in parts[0].fields})
 
 
 def steps_per_epoch(rows: int, size: int) -> int:
-    """Return how many minibatches of this size a pass over rows has."""
+    """Return how many minibatches of this size a pass over rows has.
+
+    Arguments:
+        rows: of the data
+        size: of a minibatch; fewer rows than that are one, smaller, minibatch
+    """
     return max(1, rows // size)
 
 

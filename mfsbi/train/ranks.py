@@ -95,7 +95,11 @@ class Ranks(NamedTuple):
         return "cpu"
 
     def share(self, rows: int) -> slice:
-        """Return which rows are this process's; shares differ by one row at most."""
+        """Return which rows are this process's; shares differ by one row at most.
+
+        Arguments:
+            rows: how many there are for all processes
+        """
         return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 
     def backward(self, losses: Tensor, rows: int, weights: Iterable[Tensor]) -> Tensor:

@@ -33,7 +33,18 @@ class ScoreNoise(NamedTuple):
 class EpochRecord(NamedTuple):
     """What one pass over the data did.
 
-    Losses are means over rows, `course` the training losses of its twentieths, and `nats` whether they are in nats.
+    Losses are means over rows.
+
+    Arguments:
+        phase: its place in the schedule, counted from 0
+        loss: the name of what was minimised
+        epoch: its number within the phase, counted from 1
+        training_loss: over the steps of the epoch, while weights moved
+        validation_loss: of held-out rows, after it
+        learning_rate: after its last step
+        seconds: of computing, both passes together
+        course: the training losses of its twentieths, or of its steps if they are fewer
+        nats: whether losses are in nats
     """
 
     phase: int

@@ -105,6 +105,9 @@ class Settings:
 def sequential(epochs: int = 50) -> Schedule:
     """Return half the epochs for the chart, then half for the density on it.
 
+    Arguments:
+        epochs: passes in all; if the number is odd, the density has one more
+
     Raises:
         ValueError: if epochs is below 2, one pass for each part
     """
@@ -126,6 +129,9 @@ def alternating(epochs: int = 50) -> Schedule:
 
 def simultaneous(epochs: int = 50) -> Schedule:
     """Return a third of the epochs for the chart, a third for both by `joint_nll`, the rest for the density.
+
+    Arguments:
+        epochs: passes in all; what is left over by three is the density's, too
 
     Raises:
         ValueError: if epochs is below 3, one pass for each

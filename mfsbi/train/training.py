@@ -34,6 +34,12 @@ Model: TypeAlias = AbstractModel | RatioModel
 def scores_of(data: Split, settings: Settings, start: Snapshot | None) -> tuple[ScoreNoise, ScoreSize]:
     """Return how noisy joint scores are, and how large: measured, or those of a training that goes on.
 
+    Arguments:
+        data: rows to learn from, with joint scores, and rows to judge by
+        settings: how to optimise the regression that measures them
+        start: where a training goes on that has measured them before; the losses of its checkpoint hold the weights of
+            the size
+
     Raises:
         ValueError: if there are no rows drawn at theta to tell it
         KeyboardInterrupt: after Ctrl-C, since there are no weights yet

@@ -54,7 +54,13 @@ class Rejection:
     """Draws of the prior, each kept with a probability that grows with its likelihood; exact and independent."""
 
     def draw(self, problem: Problem, draws: int, seed: int) -> Chains:
-        """Return the draws in four chains."""
+        """Return the draws in four chains.
+
+        Arguments:
+            problem: the posterior to draw from
+            draws: of each chain; the time they take grows with how much narrower the posterior is than the prior
+            seed: of everything random
+        """
         with seeded(seed):
             theta, share = rejection_sample(
                 problem.potential,
@@ -86,7 +92,13 @@ class Importance:
         require_positive_integer("oversampling", self.oversampling)
 
     def draw(self, problem: Problem, draws: int, seed: int) -> Chains:
-        """Return the draws in four chains."""
+        """Return the draws in four chains, with a warning if few candidates carry the weight.
+
+        Arguments:
+            problem: the posterior to draw from
+            draws: of each chain; a draw may stand there more than once
+            seed: of the candidates and of the choice among them
+        """
         candidates = self.oversampling * CHAINS * draws
         with seeded(seed), torch.no_grad():
             theta, weight = importance_sample(
@@ -133,7 +145,11 @@ class Variational:
         require_positive_integer("oversampling", self.oversampling)
 
     def draw(self, problem: Problem, draws: int, seed: int) -> Chains:
-        """Return the draws in four chains."""
+        """Return the draws in four chains, with a warning if few candidates carry the weight.
+
+        Raises:
+            ValueError: if the prior has parameters that take few values, which no density can follow
+        """
         problem.require_continuous("vi")
         prior, count = problem.prior, CHAINS * draws
         training = {name: value for name, value in asdict(self).items() if name not in ("q", "oversampling")}
