@@ -84,7 +84,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         self.seed = seed
         self.device = device
         self.show_progress_bars = show_progress_bars
-        self.prior, self.parameter_dim = self._processed(prior)
+        self.prior = None if prior is None else parameter_prior(prior).to("cpu")
+        self.parameter_dim = 0 if self.prior is None else self.prior.event_shape[0]
         if self.prior is not None:
             with seeded(0):
                 require_digits("theta", self.prior.sample((1000,)))
@@ -288,17 +289,6 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             "epoch_durations_sec": [epoch.seconds for epoch in epochs],
         }
 
-    def _learnable(self, simulations: Simulations) -> Simulations:
-        """Return the simulations that the trainer can learn from, or raise ValueError if it cannot learn from them."""
-        return simulations
-
-    def _processed(self, prior: Prior | None) -> tuple[ParameterPrior | None, int]:
-        """Return a prior as samplers want it, a copy on the processor, and how many parameters it has."""
-        if prior is None:
-            return None, 0
-        processed = parameter_prior(prior).to("cpu")
-        return processed, processed.event_shape[0]
-
     def _trained(self, estimator: EstimatorT | None) -> EstimatorT:
         """Return the estimator given, or else the trainer's."""
         estimator = self.estimator if estimator is None else estimator
@@ -310,9 +300,10 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
 
     def _prior_of_posterior(self, prior: Prior | None, estimator: EstimatorT) -> ParameterPrior | None:
         """Return the trainer's prior, or another one of as many parameters; warn if it reaches beyond simulations."""
-        processed, parameters = (self.prior, self.parameter_dim) if prior is None else self._processed(prior)
-        if parameters != self.parameter_dim:
-            raise ValueError(f"`prior` should have the trainer's {self.parameter_dim} parameters; it has {parameters}.")
+        processed = self.prior if prior is None else parameter_prior(prior).to("cpu")
+        found = 0 if processed is None else processed.event_shape[0]
+        if found != self.parameter_dim:
+            raise ValueError(f"`prior` should have the trainer's {self.parameter_dim} parameters; it has {found}.")
         reach = Reach.of_record(estimator.training_record)
         if processed is not None and reach is not None and (prior is not None or estimator is not self._told):
             warn_of_prior(processed, reach, "the posterior's prior")
@@ -361,6 +352,10 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         about["reach"] = Reach.of(training.data[0].excerpt)._asdict()
         self._told = self.estimator
         self.estimator.training_record = training.record.as_record() | about
+
+    @abstractmethod
+    def _learnable(self, simulations: Simulations) -> Simulations:
+        """Return the simulations that the trainer can learn from, or raise ValueError if it cannot learn from them."""
 
     @abstractmethod
     def _schedule(self, request: Request, schedule: Schedule | None, epochs: int) -> Schedule:

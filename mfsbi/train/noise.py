@@ -61,7 +61,7 @@ class ScoreSize(ThetaScale):
         mean, std, warp = (zeros, usual.clone(), None) if data is None else scale_of(data.theta)
         super().__init__(mean, std, warp)
         if data is not None:
-            usual = (cast(Tensor, data.joint_score) * self.theta_unit(data.theta)).square().mean(0).to(mean)
+            usual = self.unit_score(data).square().mean(0).to(mean)
         self.register_buffer("usual", usual)
         self.first, self.second = nn.Linear(parameters, SIZE_WIDTH), nn.Linear(SIZE_WIDTH, SIZE_WIDTH)
         self.last = nn.Linear(SIZE_WIDTH, parameters)
@@ -83,15 +83,9 @@ class ScoreSize(ThetaScale):
         relative = self.last(functional.silu(self.second(hidden))).exp() + LEAST_SIZE
         return torch.where(self.usual > 0, self.usual, torch.ones_like(self.usual)) * relative
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Return what is minimal at F, shape `(rows,)`.
-
-        Arguments:
-            batch: with joint scores; parameters whose scores are always zero have no part in it
-        """
-        size = self(batch.theta)
-        each = (cast(Tensor, batch.joint_score) * self.theta_unit(batch.theta)).square() / size + size.log()
-        return (each * (self.usual > 0)).sum(-1)
+    def unit_score(self, batch: Batch) -> Tensor:
+        """Return the joint scores of standardised theta, whose mean square F is, shape `(rows, parameter)`."""
+        return cast(Tensor, batch.joint_score) * self.theta_unit(batch.theta)
 
 
 class ScoreRegression(nn.Module):
@@ -164,7 +158,7 @@ def score_noise(training: TrainingData, validation: Batch, settings: Settings) -
         raise KeyboardInterrupt
     size = in_chunks(lambda rows: model.size(rows.theta), validation)
     told = in_chunks(lambda rows: model(rows.x, rows.theta), validation)
-    joint = cast(Tensor, validation.joint_score) * model.size.theta_unit(validation.theta)
+    joint = model.size.unit_score(validation)
     squared, own = (joint - told).square(), joint.square()
     variance, noise = _bound(squared, own), _bound(squared / variance_function(told, size), own / size)
     left, whole = _bound(squared / size, own / size), (own / size).mean(0)
@@ -179,10 +173,13 @@ def _bound(squared: Tensor, own: Tensor) -> Tensor:
 
 
 def _size_loss(model: ScoreRegression, batch: Batch) -> Tensor:
-    return model.size.loss(batch)
+    """Return what is minimal at F, shape `(rows,)`; parameters whose scores are always zero have no part in it."""
+    size = model.size(batch.theta)
+    each = model.size.unit_score(batch).square() / size + size.log()
+    return (each * (model.size.usual > 0)).sum(-1)
 
 
 def _squared_error(model: ScoreRegression, batch: Batch) -> Tensor:
     """Return |t - g|^2 over the size of each parameter's score at theta, shape `(rows,)`."""
-    errors = cast(Tensor, batch.joint_score) * model.size.theta_unit(batch.theta) - model(batch.x, batch.theta)
+    errors = model.size.unit_score(batch) - model(batch.x, batch.theta)
     return (errors.square() / model.size(batch.theta).detach()).sum(-1)
