@@ -146,8 +146,8 @@ def to_arviz(
                     f"chains and draws or fewer of the latter; {name!r} has shape {tuple(value.shape)}."
                 )
         groups["posterior_predictive"] = {name: np.asarray(x.cpu()) for name, x in new.items()}
-    known = {name: value for name, value in chains.info._asdict().items() if value is not None}
-    attributes = {name: int(value) if isinstance(value, bool) else value for name, value in known.items()}
+    told = {name: value for name, value in chains.info._asdict().items() if value is not None}
+    attributes = told | {"markov": int(chains.info.markov)}  # files hold no truth values
     if MODERN:
         return arviz.from_dict(groups, attrs={"/": attributes})
     return arviz.from_dict(**groups, attrs=attributes)

@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -151,11 +152,6 @@ def as_loss(loss: Loss) -> AbstractLoss:
     return loss if isinstance(loss, AbstractLoss) else FunctionLoss(loss)
 
 
-def _measures(kind: Kind) -> Callable[[Loss], FunctionLoss]:
-    """Return what makes a loss of that kind from a function."""
-    return lambda function: FunctionLoss(function, kind)
-
-
 CORE = 0.01
 """Distance, in standard deviations, below which robust reconstruction is quadratic."""
 
@@ -163,7 +159,7 @@ RECONSTRUCTION_WEIGHT = 1000.0
 """Nats for a squared distance of one standard deviation; the paper's setting for the polynomial surface."""
 
 
-@_measures(Kind.DISTANCE)
+@partial(FunctionLoss, kind=Kind.DISTANCE)
 def reconstruction(model: AbstractModel, batch: Batch) -> Tensor:
     """Return |x - project(x)|^2 in standardised units, shape `(rows,)`.
 
@@ -174,7 +170,7 @@ def reconstruction(model: AbstractModel, batch: Batch) -> Tensor:
     return model.chart_at(batch.theta).squared_distance(batch.x)
 
 
-@_measures(Kind.DISTANCE)
+@partial(FunctionLoss, kind=Kind.DISTANCE)
 def robust_reconstruction(model: AbstractModel, batch: Batch) -> Tensor:
     """Return (|x - project(x)|^2 + 0.01^2)^1/2 in standardised units, shape `(rows,)`.
 
@@ -183,7 +179,7 @@ def robust_reconstruction(model: AbstractModel, batch: Batch) -> Tensor:
     return (reconstruction(model, batch) + CORE**2).sqrt()
 
 
-@_measures(Kind.DENSITY)
+@partial(FunctionLoss, kind=Kind.DENSITY)
 def latent_nll(model: AbstractModel, batch: Batch) -> Tensor:
     """Return -log p(u|theta) in nats, shape `(rows,)`; u is the batch's or else the chart's, and held fixed.
 
@@ -195,7 +191,7 @@ def latent_nll(model: AbstractModel, batch: Batch) -> Tensor:
     return -model.latent.log_prob(u, batch.theta)
 
 
-@_measures(Kind.LIKELIHOOD)
+@partial(FunctionLoss, kind=Kind.LIKELIHOOD)
 def nll(model: AbstractModel, batch: Batch) -> Tensor:
     """Return -log p(x|theta) in nats, shape `(rows,)`; for models of data space, where likelihood alone will do.
 
@@ -211,7 +207,7 @@ def nll(model: AbstractModel, batch: Batch) -> Tensor:
     return -model.log_prob(batch.x, batch.theta)
 
 
-@_measures(Kind.DENSITY)
+@partial(FunctionLoss, kind=Kind.DENSITY)
 def joint_nll(model: ManifoldModel, batch: Batch) -> Tensor:
     """Return reconstruction and likelihood on the manifold, with the volume's gradient by one tangent, `(rows,)`.
 
@@ -227,7 +223,7 @@ def joint_nll(model: ManifoldModel, batch: Batch) -> Tensor:
     return RECONSTRUCTION_WEIGHT * chart.squared_distance(batch.x) - density
 
 
-@_measures(Kind.DENSITY)
+@partial(FunctionLoss, kind=Kind.DENSITY)
 def joint(model: AbstractModel, batch: Batch) -> Tensor:
     """Return what trainers with one optimiser minimise, shape `(rows,)`.
 
