@@ -36,7 +36,7 @@ from mfsbi.ratio import RatioModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.simulations import Simulations
 from mfsbi.train.data import Batch, Split, joined
-from mfsbi.train.losses import Alices, as_loss
+from mfsbi.train.losses import Alices
 from mfsbi.train.noise import ScoreSize
 from mfsbi.train.record import ScoreNoise
 from mfsbi.train.schedules import Phase, Schedule, Settings, require_schedule
@@ -168,9 +168,9 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             labels = cast(Tensor, whole.from_theta)
             require_constant_odds(whole.theta, labels)
             odds = log_odds(labels)
-        weights = [as_loss(phase.loss).weight for phase in schedule]
-        weights = [request.score_weight if weight is None else weight for weight in weights]
-        return [_with(phase, log_odds=odds, weight=each) for phase, each in zip(schedule, weights, strict=True)]
+        losses = [replace(cast(Alices, phase.loss), log_odds=odds) for phase in schedule]
+        losses = [loss if loss.weight is not None else replace(loss, weight=request.score_weight) for loss in losses]
+        return [phase._replace(loss=loss) for phase, loss in zip(schedule, losses, strict=True)]
 
     def _described(self, _restarts: int) -> dict[str, object]:
         return {"network": self.size}
@@ -181,7 +181,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         if noise is None:
             return schedule
         limit = request.data[1].theta.new_tensor(noise.variance)
-        return [_with(phase, limit=limit, size=size) for phase in schedule]
+        return [phase._replace(loss=replace(cast(Alices, phase.loss), limit=limit, size=size)) for phase in schedule]
 
     def _built(self, data: Split, _number: int) -> RatioModel:
         training = data[0].excerpt
@@ -198,8 +198,3 @@ class ALICES(AbstractTrainer[GoldenRatio]):
     def _potential(self, estimator: GoldenRatio, prior: ParameterPrior) -> RatioPotential:
         frozen = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(self.device)
         return RatioPotential(frozen, prior, device=self.device)
-
-
-def _with(phase: Phase, **settings: object) -> Phase:
-    """Return a phase of `Alices` with other settings of the loss."""
-    return phase._replace(loss=replace(cast(Alices, phase.loss), **settings))
