@@ -54,16 +54,12 @@ class Latent(ThetaScale):
         theta_mean, theta_std, theta_warp: theta is standardised before it reaches the flow; see `ThetaScale`
     """
 
-    u_mean: Tensor
-    u_std: Tensor
-    u_shear: Tensor
-
     def __init__(self, flow: Bijection, theta_mean: Tensor, theta_std: Tensor, theta_warp: Warp | None = None) -> None:
         super().__init__(theta_mean, theta_std, theta_warp)
         self.flow = flow
-        self.register_buffer("u_mean", torch.zeros(flow.features, dtype=theta_mean.dtype))
-        self.register_buffer("u_std", torch.ones(flow.features, dtype=theta_mean.dtype))
-        self.register_buffer("u_shear", torch.eye(flow.features, dtype=theta_mean.dtype))
+        self.u_mean = nn.Buffer(torch.zeros(flow.features, dtype=theta_mean.dtype))
+        self.u_std = nn.Buffer(torch.ones(flow.features, dtype=theta_mean.dtype))
+        self.u_shear = nn.Buffer(torch.eye(flow.features, dtype=theta_mean.dtype))
 
     def __repr__(self) -> str:
         return f"Latent({self.flow!r})"

@@ -35,9 +35,6 @@ class RatioModel(ThetaScale):
         torch.Size([5])
     """
 
-    x_mean: Tensor
-    x_std: Tensor
-
     def __init__(
         self,
         x_mean: Tensor,
@@ -51,8 +48,7 @@ class RatioModel(ThetaScale):
         x_warp, theta_warp = warps or (Warp(len(x_mean), x_mean), None)
         super().__init__(theta_mean, theta_std, theta_warp)
         self.x_warp = x_warp
-        self.register_buffer("x_mean", x_mean)
-        self.register_buffer("x_std", x_std)
+        self.x_mean, self.x_std = nn.Buffer(x_mean), nn.Buffer(x_std)
         self.width, self.depth = width, depth
         self.network = perceptron([len(x_mean) + len(theta_mean), *[width] * depth, 1], nn.Tanh)
 

@@ -199,14 +199,10 @@ class ThetaScale(nn.Module):
         theta_warp: w; the identity if not given
     """
 
-    theta_mean: Tensor
-    theta_std: Tensor
-
     def __init__(self, theta_mean: Tensor, theta_std: Tensor, theta_warp: Warp | None = None) -> None:
         super().__init__()
         self.theta_warp = Warp(len(theta_mean), theta_mean) if theta_warp is None else theta_warp
-        self.register_buffer("theta_mean", theta_mean)
-        self.register_buffer("theta_std", theta_std)
+        self.theta_mean, self.theta_std = nn.Buffer(theta_mean), nn.Buffer(theta_std)
 
     def standardize(self, theta: Tensor) -> Tensor:
         """Return (w(theta) - mean) / std, shape `(*, parameter)`, where the weights are.

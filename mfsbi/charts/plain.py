@@ -76,14 +76,11 @@ class PrescribedChart(AbstractChart):
         std: of the coordinates, shape `(manifold,)`, positive
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, functions: tuple[Function, Function], data_dim: int, mean: Tensor, std: Tensor) -> None:
         super().__init__(data_dim, len(mean))
         self.functions = functions
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.mean: Tensor = nn.Buffer(mean)
+        self.std: Tensor = nn.Buffer(std)
 
     def decode(self, u: Coordinates) -> Data:
         """Return g(mean + std * u)."""

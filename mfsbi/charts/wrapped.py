@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mfsbi.charts.abstract import AbstractChart, Normals, Split
 from mfsbi.checks import require_last_axis
@@ -98,14 +98,11 @@ class Standardized(MappedChart):
         axes: orthonormal columns, shape `(data, data)` or `(data, r)`; None for those of the features
     """
 
-    mean: Tensor
-    std: Tensor
     axes: Tensor | None
 
     def __init__(self, chart: AbstractChart, mean: Tensor, std: Tensor, axes: Tensor | None = None) -> None:
         super().__init__(chart, len(mean))
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
         self.register_buffer("axes", axes)
 
     def around(self, chart: AbstractChart) -> "Standardized":

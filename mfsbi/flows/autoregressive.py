@@ -63,11 +63,9 @@ class AutoregressiveSpline(nn.Module):
         settings: bins, bound and the size of the network
     """
 
-    order: Tensor
-
     def __init__(self, order: Tensor, parameters: int, settings: AutoregressiveSplines) -> None:
         super().__init__()
-        self.register_buffer("order", order)
+        self.order = nn.Buffer(order)
         self.bound = float(settings.bound)
         self.outputs = 3 * settings.bins - 1, len(order)
         width, sharpness = settings.theta_width if parameters else settings.width, settings.theta_sharpness

@@ -68,16 +68,11 @@ class _Coupling(nn.Module, ABC):
         settings: the size of the network
     """
 
-    kept: Tensor
-    moved: Tensor
-    back: Tensor
-
     def __init__(self, keep: Tensor, parameters: int, numbers: int, settings: LayerStack) -> None:
         super().__init__()
         kept, moved = (mask.nonzero()[:, 0].to(torch.get_default_device()) for mask in (keep, ~keep))
-        self.register_buffer("kept", kept)
-        self.register_buffer("moved", moved)
-        self.register_buffer("back", torch.cat([kept, moved]).argsort())
+        self.kept, self.moved = nn.Buffer(kept), nn.Buffer(moved)
+        self.back = nn.Buffer(torch.cat([kept, moved]).argsort())
         self.outputs = numbers, len(moved)
         sharpness = [settings.sharpness] * len(kept) + [settings.theta_sharpness] * parameters
         self.network = Conditioner(sharpness, math.prod(self.outputs), settings.width, settings.depth)

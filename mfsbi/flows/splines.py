@@ -153,14 +153,9 @@ def _quadratics(xi: Tensor, steepness: Tensor, first: Tensor, second: Tensor) ->
     return torch.lerp(first, steepness, xi), torch.lerp(steepness, second, xi), scale, curve
 
 
-def _formulas(bound: float, axis: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _formulas(bound: float, axis: int) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
     """Return (value, raw) -> (result, log dy/dx) for autograd to go through."""
-
-    def formulas(value: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        result, log_slope, *_ = _evaluate(value, raw, bound, axis)
-        return result, log_slope
-
-    return formulas
+    return lambda value, raw: _evaluate(value, raw, bound, axis)[:2]
 
 
 class _Spline(torch.autograd.Function):
@@ -202,12 +197,7 @@ class _Spline(torch.autograd.Function):
 
 
 def _gradients(
-    found: _Bin,
-    xi: Tensor,
-    slope: Tensor,
-    by_result: Tensor,
-    by_log_slope: Tensor | None,
-    axis: int,
+    found: _Bin, xi: Tensor, slope: Tensor, by_result: Tensor, by_log_slope: Tensor | None, axis: int
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients by t and by what the network said.
 

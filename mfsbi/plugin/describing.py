@@ -24,10 +24,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch.nn.modules import module
 
 from mfsbi.charts import Ambient, Autoencoder, ChartConfig, CutFlow, Warped, WithEncoder
 from mfsbi.checks import require_kind, require_positive_integer, require_whole
@@ -39,21 +36,11 @@ from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow
 from mfsbi.ratio import RatioModel
 from mfsbi.warp import Warp
 
-__all__ = [
-    "GROUP",
-    "SPECS",
-    "UNREADABLE",
-    "Description",
-    "Part",
-    "Source",
-    "describe_likelihood",
-    "describe_ratio",
-    "likelihood_of",
-    "ratio_of",
-    "require_parts",
-]
+__all__ = ["GROUP", "KINDS", "SPECS", "UNREADABLE", "Estimator", "Part", "Source", "describe", "require_parts"]
 
+Config: TypeAlias = FlowConfig | ChartConfig
 Description: TypeAlias = dict[str, Any]
+Estimator: TypeAlias = ManifoldEstimator | GoldenRatio
 Part: TypeAlias = type[FlowConfig] | type[ChartConfig]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 PartT = TypeVar("PartT")
@@ -94,12 +81,23 @@ class Source(NamedTuple):
     parts: dict[str, Part]
 
 
-def describe_likelihood(estimator: ManifoldEstimator) -> Description:
-    """Return the spec of an estimator, and what it is called with.
+def describe(estimator: object) -> Description:
+    """Return what builds an estimator: its kind and dimensions, and the spec of a likelihood or the size of a ratio.
 
     Raises:
-        TypeError: if it is not one of ours, or a part of it cannot be read back
+        TypeError: if it is no estimator of ours, was not built by one of our specs, or a part cannot be read back
     """
+    if isinstance(estimator, ManifoldEstimator):
+        return _likelihood(estimator) | {"kind": "likelihood"}
+    if isinstance(estimator, GoldenRatio):
+        model = estimator.model
+        dims = {"data_dim": len(model.x_mean), "parameter_dim": len(model.theta_mean)}
+        return {"fields": {"width": model.width, "depth": model.depth}} | dims | {"kind": "ratio"}
+    raise TypeError(f"Only estimators and trainers of mfsbi can be saved; got {type(estimator).__name__}.")
+
+
+def _likelihood(estimator: ManifoldEstimator) -> Description:
+    """Return the spec of an estimator, and what it is called with."""
     spec = estimator.spec
     if not isinstance(spec, Spec) or type(spec) not in SPECS.values():
         raise TypeError(f"The estimator should be built by one of {sorted(SPECS)}; it was by {type(spec).__name__}.")
@@ -110,19 +108,15 @@ def describe_likelihood(estimator: ManifoldEstimator) -> Description:
         try:
             read = json.loads(json.dumps(described))
             given = spec if isinstance(spec, FOM) else None
-            if likelihood_of(Source(Path("It"), estimator.state_dict(), read, given, own)).spec != spec:
+            if _likelihood_of(Source(Path("It"), estimator.state_dict(), read, given, own)).spec != spec:
                 raise ValueError(f"{read['fields']} reads back otherwise")
         except UNREADABLE as error:
             raise TypeError(f"{spec!r} has a part that no file can hold (see `FlowConfig`): {error}") from error
     return described
 
 
-def likelihood_of(source: Source) -> ManifoldEstimator:
-    """Return the estimator, with other weights, that the spec of a file or the one given builds.
-
-    Raises:
-        ValueError: if the file describes nothing that can be built, or not the spec given
-    """
+def _likelihood_of(source: Source) -> ManifoldEstimator:
+    """Return the estimator, with other weights, that the spec of a file or the one given builds."""
     path, description, spec = source.path, source.description, source.spec
     if description.get("spec") not in list(SPECS):
         raise ValueError(f"{path} names the spec {description.get('spec')!r}; this version knows {sorted(SPECS)}.")
@@ -157,47 +151,39 @@ def _outlined(spec: Spec, shape: Shape, *, warped: bool) -> ManifoldEstimator:
     return ManifoldEstimator(model, spec=spec)
 
 
-def describe_ratio(estimator: GoldenRatio) -> Description:
-    """Return the size of an estimator's network."""
-    model = estimator.model
-    dims = {"data_dim": len(model.x_mean), "parameter_dim": len(model.theta_mean)}
-    return {"fields": {"width": model.width, "depth": model.depth}} | dims
-
-
-def ratio_of(source: Source) -> GoldenRatio:
-    """Return an estimator, with other weights, that has a network of the size that a file says.
-
-    Raises:
-        ValueError: if the file describes nothing that can be built, or a spec came
-    """
+def _ratio_of(source: Source) -> GoldenRatio:
+    """Return an estimator, with other weights, that has a network of the size that a file says."""
     path, description = source.path, source.description
     if source.spec is not None:
         raise ValueError(
             f"{path} holds a ratio of `ALICES`, which no spec builds: leave `spec` out; got {source.spec!r}."
         )
     try:
-        parameters, features = _dims(description)
-        if set(description["fields"]) != {"width", "depth"}:
-            raise ValueError(f"its fields should be width and depth, not {description['fields']}")
-        for name, value in description["fields"].items():
+        size, (parameters, features) = description["fields"], _dims(description)
+        if set(size) != {"width", "depth"}:
+            raise ValueError(f"its fields should be width and depth, not {size}")
+        for name, value in size.items():
             require_kind(name, value, int, "a whole number")
             require_positive_integer(name, value)
-        width, depth = (description["fields"][name] for name in ("width", "depth"))
     except UNREADABLE as error:
         raise ValueError(f"{path} describes its ratio in a way this version does not know: {error}.") from error
 
     def make() -> GoldenRatio:
-        (x_mean, x_std), (mean, std) = ((torch.zeros(size), torch.ones(size)) for size in (features, parameters))
-        return GoldenRatio(RatioModel(x_mean, x_std, mean, std, width, depth))
+        x_scale, theta_scale = ((torch.zeros(number), torch.ones(number)) for number in (features, parameters))
+        return GoldenRatio(RatioModel(*x_scale, *theta_scale, **size))
 
     return _built(source, "a ratio", make)
+
+
+KINDS: dict[str, Callable[[Source], Estimator]] = {"likelihood": _likelihood_of, "ratio": _ratio_of}
+"""What makes an estimator with other weights from a file, by the word for its kind there; raises ValueError if the file
+describes nothing that can be built, or if the caller's spec is not the file's."""
 
 
 def _built(source: Source, what: str, make: Callable[[], ModuleT]) -> ModuleT:
     """Return what is made, or raise ValueError before much is allocated if it is larger than the file."""
     held = len(source.weights), sum(value.numel() for value in source.weights.values())
-    dims = {name: source.description[name] for name in ("data_dim", "parameter_dim")}
-    for number in _inside([dims, source.description.get("fields")]):
+    for number in _inside([source.description.get(name) for name in ("data_dim", "parameter_dim", "fields")]):
         if isinstance(number, int) and number > max(held[1], FEW):
             raise ValueError(
                 f"{source.path} describes {what} with a size of {min(number, 10**15):,}; it holds {held[1]:,} numbers. "
@@ -225,7 +211,8 @@ def _at_most(tensors: int, numbers: int) -> Iterator[None]:
                     f"it has more than {tensors:,} tensors or {numbers:,} numbers, {SLACK} times the file's"
                 )
 
-    with register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count):
+    parameters = module.register_module_parameter_registration_hook(count)
+    with parameters, module.register_module_buffer_registration_hook(count):
         yield
 
 
@@ -277,7 +264,7 @@ def require_parts(parts: Iterable[object]) -> dict[str, Part]:
     """
     named: dict[str, Part] = {}
     for part in parts:
-        if not (isinstance(part, type) and issubclass(part, FlowConfig | ChartConfig) and is_dataclass(part)):
+        if not (isinstance(part, type) and issubclass(part, Config) and is_dataclass(part)):
             raise TypeError(f"`parts` should be dataclasses, each a `FlowConfig` or a `ChartConfig`; got {part!r}.")
         if OURS.get(part.__name__, part) is not part:
             raise ValueError(f"`parts` should have names of their own; there is another {part.__name__} in mfsbi.")
@@ -285,9 +272,9 @@ def require_parts(parts: Iterable[object]) -> dict[str, Part]:
     return named
 
 
-def _parts_of(value: object) -> Iterator[FlowConfig | ChartConfig]:
+def _parts_of(value: object) -> Iterator[Config]:
     """Yield the parts of a spec or of a part."""
-    for part in (each for each in vars(value).values() if isinstance(each, FlowConfig | ChartConfig)):
+    for part in (each for each in vars(value).values() if isinstance(each, Config)):
         yield part
         yield from _parts_of(part)
 
@@ -317,14 +304,12 @@ def _value(value: object, parts: dict[str, Part]) -> object:
 def _fields(spec: Spec) -> dict[str, Any]:
     """Return what a spec holds besides functions, as JSON has it."""
     held = vars(spec).items()
-    return {
-        name: _plain(each) for name, each in held if isinstance(each, FlowConfig | ChartConfig) or not callable(each)
-    }
+    return {name: _plain(each) for name, each in held if isinstance(each, Config) or not callable(each)}
 
 
 def _plain(value: object) -> object:
     """Return a field as JSON has it: a part by name and fields, a tuple as a list, all others as they are."""
-    if isinstance(value, FlowConfig | ChartConfig):
+    if isinstance(value, Config):
         own = {each.name: _plain(getattr(value, each.name)) for each in fields(value)}  # type: ignore[arg-type]
         return {"kind": type(value).__name__, **own}
     return [_plain(each) for each in value] if isinstance(value, tuple) else value

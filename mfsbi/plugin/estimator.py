@@ -36,9 +36,7 @@ class ManifoldEstimator(ConditionalDensityEstimator):
 
     def __init__(self, model: AbstractModel, spec: object = None) -> None:
         super().__init__(
-            net=model,
-            input_shape=Size([model.chart.data_dim]),
-            condition_shape=Size([model.latent.flow.parameter_dim]),
+            net=model, input_shape=Size([model.chart.data_dim]), condition_shape=Size([model.latent.flow.parameter_dim])
         )
         self.spec = spec
         self.training_record = {}
@@ -68,8 +66,7 @@ class ManifoldEstimator(ConditionalDensityEstimator):
                 "`PAE` has no density of x, only one of its coordinates, `model.latent.log_prob(u, theta)`. "
                 "Use `MFlow` for a density on the manifold; `ManifoldNLE.build_posterior()` takes u for the data."
             )
-        x, theta = self._with_sample_axes(input, condition)
-        shape = _common_shape(x, theta)
+        x, theta, shape = self._with_sample_axes(input, condition)
         every_theta = self._blocks(theta.expand(*shape, -1))
         if model.chart.conditional:
             every_x = self._blocks(x.expand(*shape, -1))
@@ -91,8 +88,7 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         Raises:
             ValueError: if a feature axis has the wrong size, or the batches neither match nor are 1
         """
-        x, theta = self._with_sample_axes(input, condition)
-        shape = _common_shape(x, theta)
+        x, theta, shape = self._with_sample_axes(input, condition)
         return joint(self.model, Batch(theta.expand(*shape, -1).flatten(0, 1), x.expand(*shape, -1).flatten(0, 1)))
 
     def sample(self, sample_shape: Size | tuple[int, ...], condition: Tensor, **_: object) -> Tensor:
@@ -110,11 +106,14 @@ class ManifoldEstimator(ConditionalDensityEstimator):
             raise ValueError(
                 f"`condition` should have shape (batch, {self.condition_shape[0]}); got {tuple(condition.shape)}."
             )
-        shape = _require_shape("sample_shape", sample_shape)
+        whole = isinstance(sample_shape, Sequence) and all(isinstance(n, Integral) and n >= 0 for n in sample_shape)
+        if not whole:
+            raise ValueError(f"`sample_shape` should be a tuple of whole numbers, none negative; got {sample_shape!r}.")
         theta = condition.to(self.model.latent.theta_mean)
         with torch.no_grad():
-            x = torch.cat([self.model.sample(rows) for rows in self._blocks(theta.expand(*shape, *theta.shape))])
-        return x.view(*shape, len(theta), x.shape[-1])
+            blocks = self._blocks(theta.expand(*sample_shape, *theta.shape))
+            x = torch.cat([self.model.sample(rows) for rows in blocks])
+        return x.view(*sample_shape, len(theta), x.shape[-1])
 
     def sample_and_log_prob(
         self, sample_shape: Size | tuple[int, ...], condition: Tensor, **_: object
@@ -128,17 +127,18 @@ class ManifoldEstimator(ConditionalDensityEstimator):
         """Return rows, as many at a time as are worked on."""
         return values.flatten(0, -2).split(rows_at_work(self.input_shape[0]))
 
-    def _with_sample_axes(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both with axes (sample, batch, features), in the type of the weights and where they are."""
-        kind = self.model.latent.theta_mean
-        return (
-            self._as_data(_with_sample_axis("input", x, self.input_shape[0])),
-            _with_sample_axis("condition", theta, self.condition_shape[0]).to(kind),
-        )
-
-    def _as_data(self, x: Tensor) -> Tensor:
-        """Return x as the model takes it, expanded as it was."""
-        return self.model.as_data(_without_repeats(x)).expand_as(x)
+    def _with_sample_axes(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Size]:
+        """Return both with axes (sample, batch, features), as the model takes them, and (sample, batch) of both."""
+        x = _with_sample_axis("input", x, self.input_shape[0])
+        x = self.model.as_data(_without_repeats(x)).expand_as(x)
+        theta = _with_sample_axis("condition", theta, self.condition_shape[0]).to(self.model.latent.theta_mean)
+        try:
+            return x, theta, torch.broadcast_shapes(x.shape[:2], theta.shape[:2])
+        except RuntimeError as error:
+            raise ValueError(
+                "`input` and `condition` should have equal sample and batch sizes, or 1; "
+                f"got {tuple(x.shape[:2])} and {tuple(theta.shape[:2])}."
+            ) from error
 
 
 def _with_sample_axis(name: str, value: Tensor, features: int) -> Tensor:
@@ -160,22 +160,3 @@ def _without_repeats(x: Tensor) -> Tensor:
         if x.stride(axis) == 0 and x.shape[axis] > 0:
             x = x.narrow(axis, 0, 1)
     return x
-
-
-def _require_shape(name: str, shape: Size | tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape as a tuple, or raise ValueError if it is not one."""
-    if not isinstance(shape, Sequence) or not all(isinstance(size, Integral) and size >= 0 for size in shape):
-        raise ValueError(f"`{name}` should be a tuple of whole numbers, none negative; got {shape!r}.")
-    return tuple(shape)
-
-
-def _common_shape(x: Tensor, theta: Tensor) -> tuple[int, int]:
-    """Return (sample, batch) that both tensors expand to."""
-    try:
-        sample, batch = torch.broadcast_shapes(x.shape[:2], theta.shape[:2])
-    except RuntimeError as error:
-        raise ValueError(
-            "`input` and `condition` should have equal sample and batch sizes, or 1; "
-            f"got {tuple(x.shape[:2])} and {tuple(theta.shape[:2])}."
-        ) from error
-    return sample, batch

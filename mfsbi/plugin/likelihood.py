@@ -130,7 +130,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
     def _built(self, data: Split, number: int) -> AbstractModel:
         excerpt = data[0].excerpt.to("cpu")
         with seeded(derived(self.seed, 3, number)):
-            return self.spec.model_of(excerpt.theta, excerpt.x).to(self.device)
+            return self.spec.build(excerpt.theta, excerpt.x).to(self.device)
 
     def _wrapped(self, model: Model) -> ManifoldEstimator:
         return ManifoldEstimator(cast(AbstractModel, model), spec=self.spec).eval()

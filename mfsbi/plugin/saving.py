@@ -14,30 +14,18 @@ are not in this library are in none, and whoever loads one brings them along.
 """
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from mfsbi import files
 from mfsbi.checks import require_kind, require_seed, require_whole
-from mfsbi.plugin.describing import (
-    SPECS,
-    UNREADABLE,
-    Description,
-    Part,
-    Source,
-    describe_likelihood,
-    describe_ratio,
-    likelihood_of,
-    ratio_of,
-    require_parts,
-)
-from mfsbi.plugin.estimator import ManifoldEstimator
+from mfsbi.plugin.describing import KINDS, SPECS, UNREADABLE, Estimator, Part, Source, describe, require_parts
 from mfsbi.plugin.likelihood import ManifoldNLE
 from mfsbi.plugin.ratio import ALICES, GoldenRatio
 from mfsbi.plugin.spec import Spec
@@ -47,29 +35,12 @@ from mfsbi.types import Prior
 
 __all__ = ["SPECS", "Estimator", "Trainer", "load", "load_trainer", "save", "trainer_for"]
 
-Estimator: TypeAlias = ManifoldEstimator | GoldenRatio
 Trainer: TypeAlias = ManifoldNLE | ALICES
 
 SIMULATIONS = "simulations."
 """How the names of a trainer's simulations begin among the tensors."""
 
 FIELDS = tuple(each.name for each in fields(Simulations))
-
-
-class Kind(NamedTuple):
-    """How one kind of estimator is described and built again.
-
-    Arguments:
-        of: its class
-        describe: what builds an estimator, for the description
-        build: an estimator with other weights, from a file
-        trainer: its trainer, untrained, from the estimator, the prior and further arguments
-    """
-
-    of: type
-    describe: Callable[[Any], Description]
-    build: Callable[[Source], Estimator]
-    trainer: Callable[[Any, Prior | None, dict[str, Any]], Trainer]
 
 
 def save(trained: Estimator | Trainer, path: str | Path) -> None:
@@ -86,22 +57,19 @@ def save(trained: Estimator | Trainer, path: str | Path) -> None:
         RuntimeError: if the trainer has not trained
         OSError: if the file cannot be written
     """
+    estimator: Any = trained
     tensors: dict[str, Tensor] = {}
-    description: Description = {}
+    description: dict[str, Any] = {}
     if isinstance(trained, Trainer):
         if trained.simulations.store is not None:
             raise ValueError(f"The simulations stay in {trained.simulations.store.path}: save `trainer.estimator`.")
+        if trained.estimator is None:
+            raise RuntimeError("This trainer has no trained estimator yet: call `train()` before `save`.")
+        estimator = trained.estimator
         description["trainer"] = {"seed": trained.seed, "rounds": [part.number for part in trained.simulations]}
         for number, part in enumerate(trained.simulations):
             tensors |= {f"{SIMULATIONS}{number}.{name}": value for name, value in part.batch.fields.items()}
-    estimator: Any = trained.estimator if isinstance(trained, Trainer) else trained
-    if estimator is None and isinstance(trained, Trainer):
-        raise RuntimeError("This trainer has no trained estimator yet: call `train()` before `save`.")
-    name = next((name for name, kind in KINDS.items() if isinstance(estimator, kind.of)), None)
-    if name is None:
-        raise TypeError(f"Only estimators and trainers of mfsbi can be saved; got {type(estimator).__name__}.")
-    description |= KINDS[name].describe(estimator) | {
-        "kind": name,
+    description |= describe(estimator) | {
         "training": estimator.training_record,
         "versions": {name: version(name) for name in ("mfsbi", "torch", "sbi")} | {"python": platform.python_version()},
     }
@@ -122,9 +90,7 @@ def load(path: str | Path, spec: Spec | None = None, *, parts: Iterable[Part] = 
         ValueError: if the file is foreign, of an unknown version, names a part that is not known, or does not fit the
             spec it names or the one given
     """
-    _require_spec(spec)
-    own = require_parts(parts)
-    return _estimator(Path(path), *files.read(Path(path)), spec, own)
+    return _estimator(_read(path, spec, parts)[0])
 
 
 def load_trainer(
@@ -149,18 +115,15 @@ def load_trainer(
         ValueError: as `load`; if the file holds an estimator alone; if the prior is not one of these simulations; if
             there is no such device
     """
-    _require_spec(spec)
-    own = require_parts(parts)
-    tensors, description = files.read(Path(path))
-    estimator = _estimator(Path(path), tensors, description, spec, own)
+    source, tensors = _read(path, spec, parts)
+    estimator = _estimator(source)
     try:
-        about, record = description["trainer"], estimator.training_record
-        for number in about["rounds"]:
+        rounds, seed = (source.description["trainer"][name] for name in ("rounds", "seed"))
+        for number in rounds:
             require_kind("rounds", number, int, "whole numbers")
             require_whole("rounds", number)
-        batches = _simulations(tensors, len(about["rounds"]))
-        history = History.of_record(record)
-        seed = about["seed"]
+        batches = _simulations(tensors, len(rounds))
+        history = History.of_record(estimator.training_record)
         require_kind("seed", seed, int, "a whole number")
         require_seed(seed)
     except UNREADABLE as error:
@@ -169,7 +132,7 @@ def load_trainer(
         ) from error
     trainer = trainer_for(estimator, prior, seed=seed, device=device)
     try:
-        for part, number in zip(batches, about["rounds"], strict=True):
+        for part, number in zip(batches, rounds, strict=True):
             trainer.simulations.append(part, number, exclude_invalid_x=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds simulations that do not fit: {error}") from error
@@ -189,36 +152,42 @@ def trainer_for(estimator: Estimator, prior: Prior | None, *, seed: int = 0, dev
     Raises:
         ValueError: if the prior has other parameters than the estimator, or there is no such device
     """
-    kind = next(kind for kind in KINDS.values() if isinstance(estimator, kind.of))
-    trainer = kind.trainer(estimator, prior, {"seed": seed, "device": device})
-    parameters = kind.describe(estimator)["parameter_dim"]
+    trainer: Trainer
+    if isinstance(estimator, GoldenRatio):
+        model = estimator.model
+        trainer = ALICES(cast(Prior, prior), width=model.width, depth=model.depth, seed=seed, device=device)
+    else:
+        trainer = ManifoldNLE(prior, estimator.spec, seed=seed, device=device)
+    parameters = describe(estimator)["parameter_dim"]
     if trainer.parameter_dim != parameters:
         raise ValueError(f"The prior has {trainer.parameter_dim} parameters, the estimator {parameters}.")
     cast(Any, trainer).estimator = estimator
     return trainer
 
 
-def _require_spec(spec: Spec | None) -> None:
-    """Raise TypeError unless `spec` is one, or None."""
+def _read(path: str | Path, spec: Spec | None, parts: Iterable[Part]) -> tuple[Source, dict[str, Tensor]]:
+    """Return what a file holds of an estimator, with what the caller brings along, and its tensors of simulations."""
     if spec is not None:
         require_kind("spec", spec, Spec, "a spec such as FOM(decode, encode)")
+    own = require_parts(parts)
+    tensors, description = files.read(Path(path))
+    simulations = {name: tensors.pop(name) for name in list(tensors) if name.startswith(SIMULATIONS)}
+    return Source(Path(path), tensors, description, spec, own), simulations
 
 
-def _estimator(
-    path: Path, tensors: dict[str, Tensor], description: Description, spec: Spec | None, parts: dict[str, Part]
-) -> Estimator:
+def _estimator(source: Source) -> Estimator:
     """Return the estimator of a file that was read."""
+    path, weights, description = source.path, source.weights, source.description
     kind = description.get("kind", "likelihood")
     if kind not in list(KINDS):  # a list, for what cannot be hashed
         raise ValueError(f"{path} holds the kind {kind!r}; this version knows {sorted(KINDS)}.")
     training = description.get("training", {})
     if not isinstance(training, dict):
         raise ValueError(f"{path} should record its training as an object, not {training!r}.")  # noqa: TRY004
-    weights = {name: value for name, value in tensors.items() if not name.startswith(SIMULATIONS)}
     dtype = next((value.dtype for value in weights.values() if value.is_floating_point()), torch.float32)
     if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"{path} should hold weights of 16 to 64 bits; they are {dtype}. Save it again.")
-    estimator = KINDS[kind].build(Source(path, weights, description, spec, parts)).to(dtype)
+    estimator = KINDS[kind](source).to(dtype)
     try:
         estimator.load_state_dict(weights)
     except RuntimeError as error:
@@ -227,29 +196,10 @@ def _estimator(
     return estimator.eval()
 
 
-def _trainer_of_ratio(estimator: GoldenRatio, prior: Prior | None, others: dict[str, Any]) -> ALICES:
-    return ALICES(cast(Prior, prior), width=estimator.model.width, depth=estimator.model.depth, **others)
-
-
-KINDS = {
-    "likelihood": Kind(
-        ManifoldEstimator,
-        describe_likelihood,
-        likelihood_of,
-        lambda estimator, prior, others: ManifoldNLE(prior, estimator.spec, **others),
-    ),
-    "ratio": Kind(GoldenRatio, describe_ratio, ratio_of, _trainer_of_ratio),
-}
-"""What can be saved, by the word for it in a file."""
-
-
 def _simulations(tensors: dict[str, Tensor], rounds: int) -> list[Simulations]:
     """Return one batch for each round; raise ValueError if there are tensors of simulations that are in none."""
-    parts: list[dict[str, Tensor]] = [{} for _ in range(rounds)]
-    places = {f"{SIMULATIONS}{number}.{field}": (number, field) for number in range(rounds) for field in FIELDS}
-    for name in (name for name in tensors if name.startswith(SIMULATIONS)):
-        if name not in places:
-            raise ValueError(f"a place for {name!r} among {rounds} rounds of {FIELDS}")
-        number, field = places[name]
-        parts[number][field] = tensors[name]
-    return [Simulations(**part) for part in parts]
+    batches = [{f"{SIMULATIONS}{number}.{field}": field for field in FIELDS} for number in range(rounds)]
+    for name in tensors.keys() - {name for names in batches for name in names}:
+        raise ValueError(f"a place for {name!r} among {rounds} rounds of {FIELDS}")
+    held = ({field: tensors[name] for name, field in names.items() if name in tensors} for names in batches)
+    return [Simulations(**each) for each in held]

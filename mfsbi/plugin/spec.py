@@ -59,7 +59,7 @@ class Spec(ABC):
     latent: FlowConfig
     model: ClassVar[type[AbstractModel]] = ManifoldModel
     """Where the density is counted."""
-    training: ClassVar[Callable[[int], Schedule]] = staticmethod(sequential)
+    schedule: ClassVar[Callable[[int], Schedule]] = staticmethod(sequential)
     """The default schedule of training, given a number of epochs."""
     as_it_comes: ClassVar[bool] = False
     """Whether x reaches the chart as it comes, neither bent nor shifted nor standardised."""
@@ -98,41 +98,14 @@ class Spec(ABC):
         latent = Latent(built(self.latent, shape.manifold_dim, shape.parameters), *scale)
         return self._model(chart if self.as_it_comes else Standardized(chart, *frame), latent)
 
-    def schedule(self, epochs: int) -> Schedule:
-        """Return the default schedule of training for a number of epochs."""
-        return type(self).training(epochs)
-
     def suited(self, _data_dim: int) -> "Spec":
         """Return the spec that this one amounts to for data with so many features."""
         return self
 
     def build(self, theta: Tensor, x: Tensor) -> AbstractModel:
-        """Return an untrained model for data like these; a parameter that never varies is left as it is."""
-        require_rows(theta, x)
-        n, frame = self._dims(x), self._frame(x)
-        axes = None if frame.axes is None else frame.axes.shape[1]
-        model = self._assembled(Shape(theta.shape[1], x.shape[1], n, axes), frame, scale_of(theta))
-        model.chart.measure(x)
-        return model
+        """Return an untrained model for data like these, in the type of theta and where that is.
 
-    def outline(self, shape: Shape) -> AbstractModel:
-        """Return a model of a shape that knows no data: means of zero, spreads of one.
-
-        Raises:
-            ValueError: if this spec builds no such models
-        """
-        if not self._fits(shape):
-            raise ValueError(f"{self!r} builds no model of {shape}.")
-        p, d, axes = shape.parameters, shape.features, shape.axes
-        frame = Frame(torch.zeros(d), torch.ones(d), None if axes is None else torch.zeros(d, axes))
-        return self._assembled(shape, frame, (torch.zeros(p), torch.ones(p), Warp(p)))
-
-    def __call__(self, theta: Tensor, x: Tensor) -> ManifoldEstimator:
-        """Return an untrained estimator of p(x|theta), as sbi asks for one; `model_of` says from what."""
-        return ManifoldEstimator(self.model_of(theta, x), spec=self)
-
-    def model_of(self, theta: Tensor, x: Tensor) -> AbstractModel:
-        """Return an untrained model of p(x|theta), x bent or shifted before it reaches the chart where it has to be.
+        Weights come from torch's generator. A parameter that never varies is left as it is.
 
         Arguments:
             theta: shape `(rows, parameter)`
@@ -148,11 +121,36 @@ class Spec(ABC):
                 f"{type(self).__name__} calls functions of x with {theta.dtype}, in which features {warp.wide} of x "
                 "lose digits. Subtract their offsets from x, here and in the functions."
             )
-        if self.as_it_comes or (warp.plain and x.dtype == theta.dtype):
-            return self.build(theta, x).to(theta)
-        model = self.build(theta, warp(x))
-        model.chart = Warped(model.chart, warp)
+        straight = self.as_it_comes or (warp.plain and x.dtype == theta.dtype)
+        y = x if straight else warp(x)
+        n, frame = self._dims(y), self._frame(y)
+        axes = None if frame.axes is None else frame.axes.shape[1]
+        model = self._assembled(Shape(theta.shape[1], x.shape[1], n, axes), frame, scale_of(theta))
+        model.chart.measure(y)
+        if not straight:
+            model.chart = Warped(model.chart, warp)
         return model.to(theta)
+
+    def outline(self, shape: Shape) -> AbstractModel:
+        """Return a model of a shape that knows no data: means of zero, spreads of one.
+
+        Raises:
+            ValueError: if this spec builds no such models
+        """
+        if not self._fits(shape):
+            raise ValueError(f"{self!r} builds no model of {shape}.")
+        p, d, axes = shape.parameters, shape.features, shape.axes
+        frame = Frame(torch.zeros(d), torch.ones(d), None if axes is None else torch.zeros(d, axes))
+        return self._assembled(shape, frame, (torch.zeros(p), torch.ones(p), Warp(p)))
+
+    def __call__(self, theta: Tensor, x: Tensor) -> ManifoldEstimator:
+        """Return an untrained estimator of p(x|theta) for sbi, with the model of `build`; arguments and errors are its.
+
+        Arguments:
+            theta: shape `(rows, parameter)`
+            x: shape `(rows, data)`
+        """
+        return ManifoldEstimator(self.build(theta, x), spec=self)
 
 
 class ManifoldSpec(Spec):

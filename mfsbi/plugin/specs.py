@@ -22,7 +22,6 @@ Parts may be your own: `MFlow(2, chart=MyChart(), latent=MyFlow())`, see `mfsbi.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ from mfsbi.charts import AbstractChart, Ambient, Autoencoder, ChartConfig, CutFl
 from mfsbi.charts.frames import MANY, Frame, features_of, scales_of
 from mfsbi.checks import require_tensor
 from mfsbi.flows import AffineCouplings, FlowConfig, SplineCouplings
-from mfsbi.models import AmbientModel, Latent, LatentModel, ManifoldModel
+from mfsbi.models import AbstractModel, AmbientModel, Latent, LatentModel
 from mfsbi.plugin.spec import ManifoldSpec, Shape, Spec
 from mfsbi.train.schedules import ambient, density_only
 
@@ -52,7 +51,7 @@ class AF(Spec):
 
     latent: FlowConfig = field(default=SplineCouplings(layers=10))
 
-    training = staticmethod(ambient)
+    schedule = staticmethod(ambient)
 
     def _chart(self) -> ChartConfig:
         return Ambient()
@@ -81,7 +80,7 @@ class FOM(Spec):
     encode: Callable[[Tensor], Tensor]
     latent: FlowConfig = LATENT
 
-    training = staticmethod(density_only)
+    schedule = staticmethod(density_only)
     as_it_comes = True
 
     def _chart(self) -> ChartConfig:
@@ -133,7 +132,7 @@ class PIE(ManifoldSpec):
     latent: FlowConfig = LATENT
     coordinates: tuple[int, ...] = ()
 
-    training = staticmethod(ambient)
+    schedule = staticmethod(ambient)
 
     def _chart(self) -> ChartConfig:
         return CutFlow(self.chart, graph=False)
@@ -201,18 +200,17 @@ class MFlow(ManifoldSpec):
         """Return this spec, or `AF` with the same latent flow where there is no manifold to learn."""
         return self if self.manifold_dim < data_dim else AF(self.latent)
 
-    def build(self, theta: Tensor, x: Tensor) -> ManifoldModel:
-        """Return an untrained model for data like these."""
+    def build(self, theta: Tensor, x: Tensor) -> AbstractModel:
+        """Return an untrained model for data like these: that of `AF`, with a warning, if there is no manifold."""
         features = features_of(x)
-        suited = self.suited(features)
-        if suited is self:
-            return cast(ManifoldModel, super().build(theta, x))
+        if self.manifold_dim < features:
+            return super().build(theta, x)
         warnings.warn(
             f"`manifold_dim` is {self.manifold_dim} and x has {features} features: there is no manifold to learn, "
             "so this is an ordinary conditional flow, the same as `AF`.",
             stacklevel=2,
         )
-        return cast(ManifoldModel, suited.build(theta, x))
+        return self.suited(features).build(theta, x)
 
 
 @dataclass(frozen=True)
