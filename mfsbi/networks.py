@@ -29,9 +29,7 @@ def perceptron(sizes: Sequence[int], activation: Callable[[], nn.Module], sharpn
         sharpness: factor on the first weights
     """
     first, *others = (nn.Linear(*pair) for pair in pairwise(sizes))
-    with torch.no_grad():
-        for weight in first.parameters():
-            weight.mul_(sharpness)
+    _scale(first, sharpness)
     return nn.Sequential(first, *(layer for other in others for layer in (activation(), other)))
 
 
@@ -52,8 +50,7 @@ class ResidualNetwork(nn.Module):
             nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
         )
         self.last = nn.Linear(width, features_out)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        _zero(self.last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output, shape `(*, features_out)`."""
@@ -110,7 +107,7 @@ class Conditioner(nn.Module):
             for layer in self.hidden[:1]:
                 layer.weight.mul_(torch.tensor(sharpness))
                 layer.bias.mul_(max(sharpness))
-            _zero(self.last)
+        _zero(self.last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs, shape `(outputs, rows)`."""
@@ -179,13 +176,10 @@ class MaskedConditioner(nn.Module):
         self.features = nn.ModuleList(Affine(*pair) for pair in pairwise(sizes))
         self.gate = Affine(width, width) if parameters else None
         self.shifts = nn.ModuleList(Affine(width, width) for _ in range(depth if parameters else 0))
-        with torch.no_grad():
-            factors = torch.logspace(0, math.log10(sharpness[1]), width)[:, None]
-            for weight in first.parameters():
-                weight.mul_(sharpness[0])
-            for weight in [weight for layer in self.features[:1] for weight in layer.parameters()]:
-                weight.mul_(factors)
-            _zero(self.last)
+        _scale(first, sharpness[0])
+        for layer in self.features[:1]:
+            _scale(layer, torch.logspace(0, math.log10(sharpness[1]), width)[:, None])
+        _zero(self.last)
 
     def told(self, theta: Tensor) -> Told:
         """Return what the hidden layers are told of theta, shape `(parameters, rows)`."""
@@ -224,6 +218,14 @@ def _silu_with_tangents(x: Tensor, tangents: Tensor, matrix: Tensor) -> tuple[Te
     return x * gate, tangents
 
 
+@torch.no_grad()
+def _scale(layer: nn.Module, factors: Tensor | float) -> None:
+    """Multiply all weights of a layer by a factor, or by one for each unit, shape `(width, 1)`."""
+    for weight in layer.parameters():
+        weight.mul_(factors)
+
+
+@torch.no_grad()
 def _zero(layer: nn.Module) -> None:
     """Set all weights of a layer to zero."""
     for weight in layer.parameters():

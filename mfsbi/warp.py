@@ -277,15 +277,18 @@ def require_digits(name: str, values: Tensor) -> None:
 
 def _is_far(values: Tensor) -> Tensor:
     """Return which features are so far from zero that a type of seven digits would lose some, shape `(features,)`."""
-    if len(values) < 2 or values.numel() == 0:
-        return torch.zeros(values.shape[1], dtype=torch.bool)
     middle, spread = _bulk(values)
     return ((middle.abs() > OFFSET * spread) & (spread > 0)).cpu()
 
 
 def _bulk(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return median and half the central 68 % of some rows, or their spread where that is zero, in float64."""
-    some = values[:: -(-len(values) // ROWS)].double()
+    """Return median and half the central 68 % of some rows, or their spread where that is zero, in float64.
+
+    Both are zero of fewer than two rows.
+    """
+    if len(values) < 2 or values.numel() == 0:
+        return values.new_zeros(2, values.shape[1]).double().unbind()
+    some = _excerpt(values).double()
     low, middle, high = torch.quantile(some, torch.tensor([0.16, 0.5, 0.84]).to(some), dim=0)
     return middle, torch.where(high > low, (high - low) / 2, some.std(0))
 
@@ -294,11 +297,11 @@ def _worth_bending(values: Tensor) -> Tensor:
     """Return which features are skewed or heavy-tailed enough to be looked at, shape `(features,)`."""
     if len(values) < FEWEST or values.numel() == 0:
         return torch.zeros(values.shape[1], dtype=torch.bool)
-    some = values[:: -(-len(values) // ROWS)].double()
+    some = _excerpt(values).double()
     ends = torch.stack([values.amin(0), values.amax(0)]).double()
-    std = some.std(0)
-    z = (some - some.mean(0)) / torch.where(std > 0, std, torch.ones_like(std))
-    rare = (ends - some.median(0).values).abs().amax(0) > 1.5 * (some - some.median(0).values).abs().amax(0)
+    z = (some - some.mean(0)) / spreads(some)
+    nearly_all, farthest = ((each - some.median(0).values).abs().amax(0) for each in (some, ends))
+    rare = farthest > 1.5 * nearly_all
     return ((z.pow(3).mean(0).abs() > SKEWED) | (z.pow(4).mean(0) > HEAVY) | rare).cpu()
 
 
@@ -309,22 +312,25 @@ def lost_digits(values: Tensor, kind: torch.dtype | None = None) -> Iterator[tup
         values: finite, shape `(rows, features)`
         kind: in which type; their own if None
     """
-    if len(values) < 2 or values.numel() == 0:
-        return
     offset, spread = _bulk(values)
     step = torch.finfo(kind or values.dtype).eps * offset.abs()
     for i in ((step > LOST * spread) & (spread > 0)).nonzero().flatten().tolist():
         yield i, float(offset[i]), float(spread[i])
 
 
-def _bend(column: Tensor, gain: float = GAIN) -> tuple[float, float]:
+def _excerpt(values: Tensor) -> Tensor:
+    """Return some 4,000 of the rows, evenly spaced."""
+    return values[:: -(-len(values) // ROWS)]
+
+
+def _bend(column: Tensor, gain: float) -> tuple[float, float]:
     """Return the centre and the knee that suit the values of a feature; zero and infinity if it should stay straight.
 
     Arguments:
         column: in float64, shape `(rows,)`
         gain: nats that a bend has to gain
     """
-    bend, some = (0.0, math.inf), column[:: -(-len(column) // ROWS)]
+    bend, some = (0.0, math.inf), _excerpt(column)
     found, counts = some.unique(return_counts=True)
     atoms = found[counts > ATOM * len(some)]
     if len(atoms):

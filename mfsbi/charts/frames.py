@@ -84,22 +84,18 @@ def frame_of(x: Tensor, manifold_dim: int, coordinates: Sequence[int] = ()) -> F
         ValueError: if a feature is constant; if there is no such feature among x as one of the coordinates, or they
             depend linearly on each other; if there are more than 1,000 features and no more rows than coordinates
     """
-    scales, rows = scales_of(x), len(x)
-    mean, std = x.double().mean(0), x.double().std(0)
-    standardised = (x.double() - mean) / std
-    keep = x.shape[1] if x.shape[1] <= MANY else min(max(KEPT, 2 * manifold_dim), rows - 1)
-    if x.shape[1] > MANY and keep <= manifold_dim:
+    scales, (rows, features) = scales_of(x), x.shape
+    standardised = (x.double() - x.double().mean(0)) / x.double().std(0)
+    keep = features if features <= MANY else min(max(KEPT, 2 * manifold_dim), rows - 1)
+    if features > MANY and keep <= manifold_dim:
         raise ValueError(f"{rows} rows of `x` should be more than `manifold_dim` + 1, {manifold_dim + 1}.")
-    if x.shape[1] > MANY:
-        axes = _leading(standardised, keep, coordinates).contiguous()  # as in a file
+    if not coordinates:
+        axes = principal_axes(standardised, keep)[1]
+    elif features <= MANY:
+        axes = _all(standardised.T @ standardised, coordinates)
     else:
-        covariance = standardised.T @ standardised
-        first = covariance[:, :0]
-        if coordinates:
-            variances, principal = torch.linalg.eigh(covariance)
-            first = _span(variances, principal, coordinates)
-        rest = _complement(first) if coordinates else torch.eye(x.shape[1]).to(covariance)
-        axes = torch.cat([first, rest @ torch.linalg.eigh(rest.T @ covariance @ rest)[1].flip(1)], dim=1)
+        axes = _leading(standardised, keep, coordinates)
+    axes = axes.contiguous()  # as in a file
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return scales._replace(axes=(axes * largest.sign()).to(x.dtype))
 
@@ -128,11 +124,16 @@ def principal_axes(standardised: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     return values[:keep].square(), axes[:, :keep]
 
 
+def _all(covariance: Tensor, coordinates: Sequence[int]) -> Tensor:
+    """Return what the features span within the data, then the principal axes of what is left."""
+    first = _span(*torch.linalg.eigh(covariance), coordinates)
+    rest = torch.linalg.qr(first, mode="complete")[0][:, first.shape[1] :]
+    return torch.cat([first, rest @ torch.linalg.eigh(rest.T @ covariance @ rest)[1].flip(1)], dim=1)
+
+
 def _leading(standardised: Tensor, keep: int, coordinates: Sequence[int]) -> Tensor:
     """Return what the features span within the leading principal axes, then the principal axes of what is left."""
     squares, axes = principal_axes(standardised, keep)
-    if not coordinates:
-        return axes
     first = _span(squares, axes, coordinates)
     rest = principal_axes(standardised - standardised @ first @ first.T, keep - first.shape[1])[1]
     return torch.linalg.qr(torch.cat([first, rest], dim=1))[0]
@@ -152,18 +153,10 @@ def _span(variances: Tensor, axes: Tensor, coordinates: Sequence[int]) -> Tensor
     return basis
 
 
-def _complement(basis: Tensor) -> Tensor:
-    """Return an orthonormal basis of what an orthonormal basis leaves, shape `(data, data - basis)`."""
-    return torch.linalg.qr(basis, mode="complete")[0][:, basis.shape[1] :]
-
-
 def require_coordinates(coordinates: Sequence[int], manifold_dim: int) -> None:
     """Raise ValueError unless coordinates are distinct numbers of features, not more than the manifold's dimensions."""
-    if (
-        not isinstance(coordinates, tuple)
-        or not all(type(number) is int and number >= 0 for number in coordinates)
-        or len(set(coordinates)) < len(coordinates)
-    ):
+    numbers = isinstance(coordinates, tuple) and all(type(number) is int and number >= 0 for number in coordinates)
+    if not numbers or len(set(coordinates)) < len(coordinates):
         raise ValueError(
             f"`coordinates` should be a tuple of different features, counted from 0, such as (0, 2); got {coordinates}."
         )

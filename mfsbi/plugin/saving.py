@@ -157,7 +157,7 @@ def trainer_for(estimator: Estimator, prior: Prior | None, *, seed: int = 0, dev
         model = estimator.model
         trainer = ALICES(cast(Prior, prior), width=model.width, depth=model.depth, seed=seed, device=device)
     else:
-        trainer = ManifoldNLE(prior, estimator.spec, seed=seed, device=device)
+        trainer = ManifoldNLE(prior, cast(Spec, estimator.spec), seed=seed, device=device)
     parameters = describe(estimator)["parameter_dim"]
     if trainer.parameter_dim != parameters:
         raise ValueError(f"The prior has {trainer.parameter_dim} parameters, the estimator {parameters}.")

@@ -59,8 +59,6 @@ class Spec(ABC):
     latent: FlowConfig
     model: ClassVar[type[AbstractModel]] = ManifoldModel
     """Where the density is counted."""
-    schedule: ClassVar[Callable[[int], Schedule]] = staticmethod(sequential)
-    """The default schedule of training, given a number of epochs."""
     as_it_comes: ClassVar[bool] = False
     """Whether x reaches the chart as it comes, neither bent nor shifted nor standardised."""
     conditional_chart = False
@@ -97,6 +95,11 @@ class Spec(ABC):
         chart = self._chart().build(shape.axes or shape.features, shape.manifold_dim, parameters)
         latent = Latent(built(self.latent, shape.manifold_dim, shape.parameters), *scale)
         return self._model(chart if self.as_it_comes else Standardized(chart, *frame), latent)
+
+    @staticmethod
+    def schedule(epochs: int) -> Schedule:
+        """Return the default schedule of training for a number of epochs."""
+        return sequential(epochs)
 
     def suited(self, _data_dim: int) -> "Spec":
         """Return the spec that this one amounts to for data with so many features."""
