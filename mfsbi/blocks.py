@@ -12,18 +12,13 @@ Densities and means do not depend on the size of blocks but for rounding. Random
 gives other numbers with other blocks.
 """
 
-__all__ = ["rows_at_work", "rows_of_block"]
+__all__ = ["rows_at_work"]
 
 NUMBERS = 2**24
 """Of a block at most."""
 
 WORK = 2**11
 """Numbers that a row of few features takes in a network."""
-
-
-def rows_of_block(numbers_per_row: int) -> int:
-    """Return how many rows of so many numbers are held at a time, at least one."""
-    return max(1, NUMBERS // numbers_per_row)
 
 
 def rows_at_work(features: int, tangents: int = 1) -> int:
@@ -33,4 +28,4 @@ def rows_at_work(features: int, tangents: int = 1) -> int:
         features: of a row
         tangents: how many directions are followed through the network at each row
     """
-    return rows_of_block(max(features, WORK) * tangents)
+    return max(1, NUMBERS // (max(features, WORK) * tangents))

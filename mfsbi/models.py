@@ -65,12 +65,25 @@ class Latent(ThetaScale):
         return f"Latent({self.flow!r})"
 
     def log_prob(self, u: Coordinates, theta: Parameters) -> Scalars:
-        """Return log p(u|theta), shape `(*)`."""
+        """Return log p(u|theta), shape `(*)`, in nats and with respect to the measure du.
+
+        Arguments:
+            u: coordinates, not standardised, shape `(*, manifold)`
+            theta: in its own units, shape `(*, parameter)`
+
+        Raises:
+            ValueError: if theta has another number of parameters
+        """
         base, log_det = self.flow.forward_and_log_det(self._scaled(u), self.standardize(theta))
         return log_det + _log_normal(base) - self.u_std.log().sum()
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
-        """Draw one u for each row of theta, shape `(*, manifold)`."""
+        """Draw one u for each row of theta, shape `(*, manifold)`.
+
+        Arguments:
+            theta: in its own units, shape `(*, parameter)`
+            generator: of the weights' device; torch's own if not given
+        """
         standardized = self.standardize(theta)
         base = _normal(standardized, self.flow.features, generator)
         y = self.u_std * self.flow.inverse(base, standardized)
@@ -92,7 +105,13 @@ class Latent(ThetaScale):
             self.set_scaling(*_scaling_of(u.double()))
 
     def set_scaling(self, mean: Tensor, std: Tensor, shear: Tensor) -> None:
-        """Standardise u by these."""
+        """Standardise u by these from now on; they are copied.
+
+        Arguments:
+            mean: of u, shape `(n,)`
+            std: spreads after the shear, shape `(n,)`, positive
+            shear: upper triangular with ones on the diagonal, shape `(n, n)`
+        """
         for old, new in zip(self.scaling, (mean, std, shear), strict=True):
             old.copy_(new)
 
@@ -153,7 +172,15 @@ class AbstractModel(nn.Module, ABC):
         return self.chart.at(self.latent.standardize(theta))
 
     def encode(self, x: Data, theta: Parameters | None = None) -> Coordinates:
-        """Return the coordinates of the point that x is projected to, shape `(*, manifold)`."""
+        """Return the coordinates of the point that x is projected to, shape `(*, manifold)`.
+
+        Arguments:
+            x: shape `(*, data)`
+            theta: needed if the chart depends on it
+
+        Raises:
+            ValueError: if it is needed and did not come, or x has another number of features
+        """
         return self.chart_at(theta).encode(self._here(x))
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
@@ -204,7 +231,11 @@ class DensityModel(AbstractModel):
         """
 
     def log_prob(self, x: Data, theta: Parameters) -> Scalars:
-        """Return log p(x|theta), shape `(*)`, with respect to the measure of the model's space.
+        """Return log p(x|theta), shape `(*)`, in nats and with respect to the measure of the model's space.
+
+        Arguments:
+            x: in its own units, shape `(*, data)`
+            theta: in its own units, shape `(*, parameter)`
 
         Raises:
             ArithmeticError: if the chart is singular at a point

@@ -57,7 +57,15 @@ class RatioModel(ThetaScale):
         return f"RatioModel(data={len(self.x_mean)}, theta={len(self.theta_mean)}, weights={weights:,})"
 
     def log_ratio(self, x: Data, theta: Parameters) -> Scalars:
-        """Return log r(x|theta), shape `(*)`."""
+        """Return log r(x|theta), shape `(*)`, in nats.
+
+        Arguments:
+            x: in its own units and as `as_data` returns it, shape `(*, data)`
+            theta: in its own units, shape `(*, parameter)` or `(parameter,)` for all rows
+
+        Raises:
+            ValueError: if theta has another number of parameters
+        """
         theta = self.standardize(theta).expand(*x.shape[:-1], -1)
         return self.network(torch.cat([(self.x_warp(x) - self.x_mean) / self.x_std, theta], dim=-1)).squeeze(-1)
 

@@ -150,7 +150,11 @@ class Warp(nn.Module):
         return values + self.centre + self.rest
 
     def log_slope(self, values: Tensor) -> Tensor:
-        """Return log dw/dv at v, shape `(*, features)`."""
+        """Return log dw/dv at v, shape `(*, features)`: zero for straight features.
+
+        Arguments:
+            values: v, shape `(*, features)`, in its own units and in any floating type
+        """
         straight, rate = self._rates()
         distance = self._from_centre(values) * rate
         return torch.where(
@@ -219,13 +223,21 @@ class ThetaScale(nn.Module):
 
 
 def spreads(values: Tensor) -> Tensor:
-    """Return the standard deviation of each column, one where a value is always the same."""
+    """Return the standard deviation of each column, shape `(features,)`, one where a value is always the same.
+
+    Arguments:
+        values: at least two rows, shape `(rows, features)`; there may be no features
+    """
     std = values.std(0) if values.shape[1] else values.new_zeros(0)
     return torch.where(std > 0, std, torch.ones_like(std))
 
 
 def scale_of(theta: Tensor) -> tuple[Tensor, Tensor, Warp]:
-    """Return what a `ThetaScale` takes, measured on theta of shape `(rows, parameter)`: w is the map that suits it."""
+    """Return what a `ThetaScale` takes, measured on theta of shape `(rows, parameter)`: w is the map that suits it.
+
+    Returns:
+        mean and standard deviation of w(theta), each of shape `(parameter,)`, and w
+    """
     warp = Warp.of(theta)
     straight = warp(theta)
     return straight.mean(0), spreads(straight), warp
@@ -264,7 +276,12 @@ SHIFTED = {"x": ("feature", ", or let it return float64"), "theta": ("parameter"
 
 
 def require_digits(name: str, values: Tensor) -> None:
-    """Raise ValueError if an offset has cost values digits that tell something."""
+    """Raise ValueError if an offset has cost values digits that tell something.
+
+    Arguments:
+        name: `x` or `theta`, for the message
+        values: finite, shape `(rows, features)`, in the type in which they came
+    """
     word, elsewhere = SHIFTED[name]
     for number, offset, std in lost_digits(values):
         raise ValueError(
@@ -287,7 +304,8 @@ def _bulk(values: Tensor) -> tuple[Tensor, Tensor]:
     Both are zero of fewer than two rows.
     """
     if len(values) < 2 or values.numel() == 0:
-        return values.new_zeros(2, values.shape[1]).double().unbind()
+        nothing = values.new_zeros(values.shape[1]).double()
+        return nothing, nothing
     some = _excerpt(values).double()
     low, middle, high = torch.quantile(some, torch.tensor([0.16, 0.5, 0.84]).to(some), dim=0)
     return middle, torch.where(high > low, (high - low) / 2, some.std(0))

@@ -1,11 +1,11 @@
 import pytest
 
-from mfsbi.blocks import rows_at_work, rows_of_block
+from mfsbi.blocks import rows_at_work
 
 
-@pytest.mark.parametrize(("numbers", "rows"), [(1, 2**24), (41, 409200), (2**24, 1), (2**30, 1)])
+@pytest.mark.parametrize(("numbers", "rows"), [(2048, 8192), (2**16 + 1, 255), (2**24, 1), (2**30, 1)])
 def test_a_block_holds_64_mebibytes_and_at_least_one_row(numbers, rows):
-    assert rows_of_block(numbers) == rows
+    assert rows_at_work(numbers) == rows
     assert rows == 1 or 4 * numbers * rows <= 2**26 < 4 * numbers * (rows + 1)
 
 

@@ -21,6 +21,12 @@ def frame(dims):
     return torch.randn(dims), torch.rand(dims) + 0.5, axes
 
 
+def prescribed():
+    chart = PrescribedChart((polar, angles), 2, 2)
+    chart.mean, chart.std = 0.1 * torch.randn(2), torch.rand(2) + 0.3
+    return chart
+
+
 CHARTS = {
     "ambient": lambda: Standardized(AmbientChart(3), torch.randn(3), torch.rand(3) + 0.5),
     "flow": lambda: FlowChart(SplineCouplings(layers=4).build(3), 2),
@@ -36,7 +42,7 @@ CHARTS = {
     ),
 }
 CHARTS |= {
-    "prescribed": lambda: PrescribedChart((polar, angles), 2, 0.1 * torch.randn(2), torch.rand(2) + 0.3),
+    "prescribed": prescribed,
     "autoencoder": lambda: Standardized(
         AutoencoderChart(ResidualNetwork(2, 4, width=16), ResidualNetwork(4, 2, width=16), 4, 2), *frame(4)
     ),

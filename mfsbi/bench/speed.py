@@ -345,7 +345,7 @@ def _model(sizes: Sizes, manifold_dim: int) -> ManifoldModel:
     """Return an M-flow of the sizes of the LHC process: 40 features, 2 parameters, latent flow of 10 couplings."""
     chart = SplineCouplings(layers=sizes.chart_layers, bins=11, bound=10.0)
     spec = MFlow(manifold_dim, chart=chart, latent=SplineCouplings(layers=sizes.layers, bins=11))
-    return perturbed(spec.build(torch.rand(100, 2), torch.randn(100, 40))).eval()
+    return cast(ManifoldModel, perturbed(spec.build(torch.rand(100, 2), torch.randn(100, 40))).eval())
 
 
 def _theta(x: Tensor) -> Tensor:

@@ -126,7 +126,8 @@ def principal_axes(standardised: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 
 def _all(covariance: Tensor, coordinates: Sequence[int]) -> Tensor:
     """Return what the features span within the data, then the principal axes of what is left."""
-    first = _span(*torch.linalg.eigh(covariance), coordinates)
+    variances, principal = torch.linalg.eigh(covariance)
+    first = _span(variances, principal, coordinates)
     rest = torch.linalg.qr(first, mode="complete")[0][:, first.shape[1] :]
     return torch.cat([first, rest @ torch.linalg.eigh(rest.T @ covariance @ rest)[1].flip(1)], dim=1)
 

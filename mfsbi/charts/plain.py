@@ -69,18 +69,19 @@ class AutoencoderChart(AbstractChart):
 class PrescribedChart(AbstractChart):
     """A chart of two given functions, with coordinates standardised: decode(u) = g(mean + std * u).
 
+    The mean and spread of the coordinates, shape `(manifold,)`, are 0 and 1 until `measure` takes them from data.
+
     Arguments:
         functions: (g, its inverse), each treating rows on their own; g must be differentiable by torch
         data_dim: d
-        mean: of the coordinates, shape `(manifold,)`
-        std: of the coordinates, shape `(manifold,)`, positive
+        manifold_dim: n
     """
 
-    def __init__(self, functions: tuple[Function, Function], data_dim: int, mean: Tensor, std: Tensor) -> None:
-        super().__init__(data_dim, len(mean))
+    def __init__(self, functions: tuple[Function, Function], data_dim: int, manifold_dim: int) -> None:
+        super().__init__(data_dim, manifold_dim)
         self.functions = functions
-        self.mean: Tensor = nn.Buffer(mean)
-        self.std: Tensor = nn.Buffer(std)
+        self.mean: Tensor = nn.Buffer(torch.zeros(manifold_dim))
+        self.std: Tensor = nn.Buffer(torch.ones(manifold_dim))
 
     def decode(self, u: Coordinates) -> Data:
         """Return g(mean + std * u)."""
@@ -139,6 +140,4 @@ class Prescribed(ChartConfig):
 
     def build(self, data_dim: int, manifold_dim: int, _parameters: int = 0) -> PrescribedChart:
         """Return the chart."""
-        return PrescribedChart(
-            (self.decode, self.encode), data_dim, torch.zeros(manifold_dim), torch.ones(manifold_dim)
-        )
+        return PrescribedChart((self.decode, self.encode), data_dim, manifold_dim)

@@ -68,10 +68,9 @@ class AutoregressiveSpline(nn.Module):
         self.order = nn.Buffer(order)
         self.bound = float(settings.bound)
         self.outputs = 3 * settings.bins - 1, len(order)
-        width, sharpness = settings.theta_width if parameters else settings.width, settings.theta_sharpness
-        self.network = MaskedConditioner(
-            order.argsort(), parameters, self.outputs[0], width, settings.depth, (settings.sharpness, sharpness)
-        )
+        width = settings.theta_width if parameters else settings.width
+        sharpness, rank = (settings.sharpness, settings.theta_sharpness), order.argsort()
+        self.network = MaskedConditioner(rank, parameters, self.outputs[0], width, settings.depth, sharpness)
 
     def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return y, shape `(d, rows)`, and log|det dy/dx|, shape `(rows,)`."""

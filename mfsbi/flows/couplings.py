@@ -86,10 +86,15 @@ class _Coupling(nn.Module, ABC):
         """Return x_b."""
 
     @abstractmethod
-    def move_back_with_tangents(
-        self, y: Tensor, tangents: Tensor, hidden: Tensor, dhidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return x_b and its tangents, given those of y_b and of the network's last hidden layer."""
+    def move_back_with_tangents(self, y: Tensor, dy: Tensor, hidden: Tensor, dhidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x_b, shape `(moved, rows)`, and its tangents dx_b, shape `(rows, n, moved)`.
+
+        Arguments:
+            y: y_b, shape `(moved, rows)`
+            dy: its tangents, shape `(rows, n, moved)`
+            hidden: the network's last hidden layer, shape `(width, rows)`
+            dhidden: its tangents, shape `(rows, n, width)`
+        """
 
     def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return y, shape `(d, rows)`, and log|det dy/dx|, shape `(rows,)`."""
@@ -136,9 +141,7 @@ class AffineCoupling(_Coupling):
         """Return exp(-a) (y - b)."""
         return (y - raw[1]) * (-_bounded(raw[0])).exp()
 
-    def move_back_with_tangents(
-        self, y: Tensor, tangents: Tensor, hidden: Tensor, dhidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def move_back_with_tangents(self, y: Tensor, dy: Tensor, hidden: Tensor, dhidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_b and exp(-a) (dy_b - db) - x_b da."""
         raw, shift = self._raw(self.network.last(hidden))
         draw, dshift = functional.linear(dhidden, self.network.last.weight).unflatten(-1, self.outputs).unbind(-2)
@@ -146,7 +149,7 @@ class AffineCoupling(_Coupling):
         shrink = (-log_scale).exp()
         x = (y - shift) * shrink
         dlog_scale = draw * (1 - (log_scale / LARGEST_LOG_SCALE).square()).T.unsqueeze(1)
-        return x, (tangents - dshift) * shrink.T.unsqueeze(1) - x.T.unsqueeze(1) * dlog_scale
+        return x, (dy - dshift) * shrink.T.unsqueeze(1) - x.T.unsqueeze(1) * dlog_scale
 
 
 class SplineCoupling(_Coupling):
@@ -170,14 +173,12 @@ class SplineCoupling(_Coupling):
         """Return x with s(x) = y."""
         return spline_inverse(y, raw, self.bound)[0]
 
-    def move_back_with_tangents(
-        self, y: Tensor, tangents: Tensor, hidden: Tensor, dhidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def move_back_with_tangents(self, y: Tensor, dy: Tensor, hidden: Tensor, dhidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_b and (dy_b - G . dnetwork) / s'(x_b); G meets the last weights before it meets the tangents."""
         x, log_slope, by_raw = spline_inverse_with_gradient(y, self._raw(self.network.last(hidden)), self.bound)
         weights = self.network.last.weight.view(*self.outputs, -1)
         by_hidden = torch.bmm(by_raw.permute(1, 2, 0), weights.transpose(0, 1))  # (moved, rows, hidden)
-        return x, (tangents - dhidden @ by_hidden.permute(1, 2, 0)) * (-log_slope).exp().T.unsqueeze(1)
+        return x, (dy - dhidden @ by_hidden.permute(1, 2, 0)) * (-log_slope).exp().T.unsqueeze(1)
 
 
 def _bounded(raw: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module
 
-from mfsbi.charts import Ambient, Autoencoder, ChartConfig, CutFlow, Warped, WithEncoder
+from mfsbi.charts import Ambient, Autoencoder, ChartConfig, CutFlow, WithEncoder
 from mfsbi.checks import require_kind, require_positive_integer, require_whole
 from mfsbi.flows import AffineCouplings, AutoregressiveSplines, FlowConfig, SplineCouplings
 from mfsbi.plugin.estimator import ManifoldEstimator
@@ -34,7 +34,6 @@ from mfsbi.plugin.ratio import GoldenRatio
 from mfsbi.plugin.spec import Shape, Spec
 from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow
 from mfsbi.ratio import RatioModel
-from mfsbi.warp import Warp
 
 __all__ = ["GROUP", "KINDS", "SPECS", "UNREADABLE", "Estimator", "Part", "Source", "describe", "require_parts"]
 
@@ -134,21 +133,14 @@ def _likelihood_of(source: Source) -> ManifoldEstimator:
         shape = _shape(source.weights, *_dims(description))
     except UNREADABLE as error:
         raise ValueError(f"{path} describes its spec in a way this version does not know: {error}.") from error
-    return _built(source, "an estimator", lambda: _outlined(made, shape, warped=WARP in source.weights))
+    return _built(source, "an estimator", lambda: ManifoldEstimator(made.suited(shape.features).outline(shape), made))
 
 
 def _shape(weights: dict[str, Tensor], parameters: int, features: int) -> Shape:
     """Return the shape of the model whose weights these are."""
-    axes = weights.get("net.chart.chart.axes" if WARP in weights else "net.chart.axes")
-    return Shape(parameters, features, len(weights["net.latent.u_mean"]), None if axes is None else axes.shape[1])
-
-
-def _outlined(spec: Spec, shape: Shape, *, warped: bool) -> ManifoldEstimator:
-    """Return an estimator of a spec that knows no data."""
-    model = spec.suited(shape.features).outline(shape)
-    if warped:
-        model.chart = Warped(model.chart, Warp(shape.features))
-    return ManifoldEstimator(model, spec=spec)
+    warped = WARP in weights
+    axes, n = weights.get("net.chart.chart.axes" if warped else "net.chart.axes"), len(weights["net.latent.u_mean"])
+    return Shape(parameters, features, n, None if axes is None else axes.shape[1], warped)
 
 
 def _ratio_of(source: Source) -> GoldenRatio:
@@ -280,16 +272,13 @@ def _parts_of(value: object) -> Iterator[Config]:
 
 
 def _made(kind: type[PartT], described: Description, parts: dict[str, Part]) -> PartT:
-    """Return a spec or a part of this kind from its description; raise unless it fits the kind's fields."""
+    """Return a spec or a part of this kind from its description; raise TypeError unless it fits the kind's fields."""
     values = {name: _value(value, parts) for name, value in described.items()}
-    wanted = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]  # a dataclass
-    needed = {name for name, each in wanted.items() if each.default is each.default_factory is MISSING}
-    if not needed <= set(values) <= set(wanted):
-        raise ValueError(f"`{kind.__name__}` should have the fields {sorted(wanted)}; it has {sorted(values)}")
-    for name, value in values.items():
-        if wanted[name].type is bool:
-            require_kind(name, value, bool, "true or false")
-    return kind(**values)
+    made = kind(**values)
+    for each in fields(made):  # type: ignore[arg-type]  # a dataclass
+        if each.type is bool:
+            require_kind(each.name, getattr(made, each.name), bool, "true or false")
+    return made
 
 
 def _value(value: object, parts: dict[str, Part]) -> object:

@@ -118,7 +118,16 @@ class ManifoldEstimator(ConditionalDensityEstimator):
     def sample_and_log_prob(
         self, sample_shape: Size | tuple[int, ...], condition: Tensor, **_: object
     ) -> tuple[Tensor, Tensor]:
-        """Draw x, shape `(*sample_shape, batch, data)`, and return log p(x|theta), shape `(*sample_shape, batch)`."""
+        """Draw x, shape `(*sample_shape, batch, data)`, and return log p(x|theta), shape `(*sample_shape, batch)`.
+
+        Arguments:
+            sample_shape: draws for each theta; may be `()`
+            condition: theta, shape `(batch, parameter)`
+
+        Raises:
+            TypeError: if the model has no density of x, as `PAE`
+            ValueError: if condition has another shape
+        """
         x = self.sample(sample_shape, condition)
         rows = x.reshape(math.prod(sample_shape), *x.shape[-2:])
         return x, self.log_prob(rows, condition).view(x.shape[:-1])

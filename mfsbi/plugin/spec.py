@@ -41,12 +41,14 @@ class Shape(NamedTuple):
         features: d
         manifold_dim: n
         axes: of the frame, d or fewer; None if it is along the features
+        warped: whether features are bent or shifted before they reach the chart
     """
 
     parameters: int
     features: int
     manifold_dim: int
-    axes: int | None = None
+    axes: int | None
+    warped: bool
 
 
 class Spec(ABC):
@@ -89,12 +91,22 @@ class Spec(ABC):
         """Return whether this spec builds models of a shape."""
         return shape.manifold_dim <= (shape.axes or shape.features) <= shape.features
 
-    def _assembled(self, shape: Shape, frame: Frame, scale: tuple[Tensor, Tensor, Warp]) -> AbstractModel:
-        """Return the model: chart x latent x where the density is counted, with weights from torch's generator."""
+    def _assembled(self, shape: Shape, frame: Frame, warp: Warp, scale: tuple[Tensor, Tensor, Warp]) -> AbstractModel:
+        """Return the model: chart x latent x where the density is counted, with weights from torch's generator.
+
+        Arguments:
+            shape: of the model; without `warped` the warp is left out
+            frame: of the data after the warp
+            warp: of the data
+            scale: of theta
+        """
         parameters = shape.parameters if self.conditional_chart else 0
         chart = self._chart().build(shape.axes or shape.features, shape.manifold_dim, parameters)
-        latent = Latent(built(self.latent, shape.manifold_dim, shape.parameters), *scale)
-        return self._model(chart if self.as_it_comes else Standardized(chart, *frame), latent)
+        if not self.as_it_comes:
+            chart = Standardized(chart, *frame)
+        if shape.warped:
+            chart = Warped(chart, warp)
+        return self._model(chart, Latent(built(self.latent, shape.manifold_dim, shape.parameters), *scale))
 
     @staticmethod
     def schedule(epochs: int) -> Schedule:
@@ -124,14 +136,12 @@ class Spec(ABC):
                 f"{type(self).__name__} calls functions of x with {theta.dtype}, in which features {warp.wide} of x "
                 "lose digits. Subtract their offsets from x, here and in the functions."
             )
-        straight = self.as_it_comes or (warp.plain and x.dtype == theta.dtype)
-        y = x if straight else warp(x)
+        warped = not (self.as_it_comes or (warp.plain and x.dtype == theta.dtype))
+        y = warp(x) if warped else x
         n, frame = self._dims(y), self._frame(y)
         axes = None if frame.axes is None else frame.axes.shape[1]
-        model = self._assembled(Shape(theta.shape[1], x.shape[1], n, axes), frame, scale_of(theta))
-        model.chart.measure(y)
-        if not straight:
-            model.chart = Warped(model.chart, warp)
+        model = self._assembled(Shape(theta.shape[1], x.shape[1], n, axes, warped), frame, warp, scale_of(theta))
+        model.chart.measure(x)
         return model.to(theta)
 
     def outline(self, shape: Shape) -> AbstractModel:
@@ -144,7 +154,7 @@ class Spec(ABC):
             raise ValueError(f"{self!r} builds no model of {shape}.")
         p, d, axes = shape.parameters, shape.features, shape.axes
         frame = Frame(torch.zeros(d), torch.ones(d), None if axes is None else torch.zeros(d, axes))
-        return self._assembled(shape, frame, (torch.zeros(p), torch.ones(p), Warp(p)))
+        return self._assembled(shape, frame, Warp(d), (torch.zeros(p), torch.ones(p), Warp(p)))
 
     def __call__(self, theta: Tensor, x: Tensor) -> ManifoldEstimator:
         """Return an untrained estimator of p(x|theta) for sbi, with the model of `build`; arguments and errors are its.
