@@ -1,6 +1,7 @@
 """Switched on for every test run: shapes in annotations are executed, doctests find a seeded namespace."""
 
 import functools
+import gc
 import inspect
 import os
 import signal
@@ -17,6 +18,7 @@ torch.set_num_threads(1)  # several workers run at once, and threads of one woul
 os.environ["OMP_NUM_THREADS"] = "1"  # for notebooks and programs that tests start
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in background jobs of scripts, where nobody hears Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+gc.disable()  # until tests are collected: until then nearly all stays, and looking for what does not takes long
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is welcome where a float is
 install_import_hook(["mfsbi", "simulators"], "tests.hooks.checked")
 
@@ -42,10 +44,42 @@ def jaxtyped_once(thing=None, *, typechecker):
 jaxtyping.jaxtyped = jaxtyped_once  # which the hook above looks up
 
 
+SLOWEST = (
+    "tests/test_notebooks.py",
+    "tests/bench/test_lhc_table.py",
+    "tests/plugin/test_scales.py",
+    "tests/train/test_noise.py",
+    "tests/plugin/test_ratio.py",
+)
+"""Files of which one should not be left over for one worker at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Put the slowest files first; workers take whole files in this order."""
+    order = {file: number for number, file in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(SLOWEST)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop():
+    """Look for garbage again, but not among all that was imported."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def _seeded_doctest_namespace(doctest_namespace):
     torch.manual_seed(0)
     doctest_namespace["torch"] = torch
+
+
+@pytest.fixture(scope="module")
+def as_users_have_it():
+    """Switch off the annotations that tests execute, in a whole module: users run without."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

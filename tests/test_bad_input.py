@@ -8,7 +8,6 @@ import warnings
 from hashlib import sha256
 from types import SimpleNamespace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -30,6 +29,7 @@ from tests.bad_input import keeping, learning, using
 from tests.bad_input.commands import COMMANDS
 from tests.problems import SMALL, surface_data, write_mined_surface
 
+pytestmark = pytest.mark.usefixtures("as_users_have_it")
 SHORT = MCMCPosteriorParameters(num_chains=2, warmup_steps=2, init_strategy_parameters={"num_candidate_samples": 20})
 
 CALLS = {
@@ -48,13 +48,6 @@ CALLS = {
     )
     for name, row in table.items()
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_users_have_it():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ A row is a fault, the error or warning that tells it, and a control that differs
 import warnings
 from types import SimpleNamespace
 
-import jaxtyping
 import pytest
 import torch
 from torch.distributions import (
@@ -25,6 +24,7 @@ from mfsbi.plugin.host import MCMCPosteriorParameters
 from simulators.polynomial import PolynomialSurface
 from tests.problems import SMALL
 
+pytestmark = pytest.mark.usefixtures("as_users_have_it")
 ROWS = 400
 PRIOR = Independent(Uniform(-2 * torch.ones(2), 2 * torch.ones(2)), 1)
 SHORT = MCMCPosteriorParameters(num_chains=4, warmup_steps=5, init_strategy_parameters={"num_candidate_samples": 50})
@@ -347,13 +347,6 @@ FAULTS = {
         lambda at: damaged(at, 0),
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_users_have_it():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

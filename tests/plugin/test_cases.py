@@ -2,7 +2,6 @@
 
 import warnings
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -15,15 +14,9 @@ from mfsbi.inference.chains import Chains, Info
 from mfsbi.inference.to_arviz import read, write
 from mfsbi.plugin.host import MCMCPosteriorParameters
 
+pytestmark = pytest.mark.usefixtures("as_users_have_it")
 SMALL = AF(SplineCouplings(layers=2, width=24))
 QUIET = "ignore:There are few", "ignore:Only .* candidates", "ignore:The chains"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_users_have_it():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.filterwarnings(*QUIET)

@@ -2,7 +2,6 @@
 
 import warnings
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -213,13 +212,6 @@ def cases():
     """Return cases by name, each made once."""
     made = {}
     return lambda name: made.get(name) or made.setdefault(name, Case(name))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_users_have_it():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def require_posterior(case, kind, road, draws, settings):
