@@ -48,7 +48,7 @@ def test_members_differ_and_are_the_trainers_with_their_seeds(trainer):
 
 
 def test_any_executor_gives_the_same():
-    with workers(2) as processes, ThreadPoolExecutor(2) as threads:
+    with workers(1) as processes, ThreadPoolExecutor(2) as threads:
         for new in [*TRAINERS.values(), lambdas]:
             trainer = new().append_simulations(*plane())
             expected = train_ensemble(trainer, 2, **QUICK)

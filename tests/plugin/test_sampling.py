@@ -92,10 +92,10 @@ def test_chains_that_have_not_converged_are_a_warning_with_the_numbers(posterior
 
 QUICK = {
     "grid": {"bounds": [(-1.0, 1.0)], "points": 200},
-    "emcee": {"draws": 300, "warmup": 200},
+    "emcee": {"draws": 200, "warmup": 60, "thin": 2},
     "rejection": {},
     "importance": {"oversampling": 16},
-    "nuts": {"draws": 100, "warmup": 60, "chains": 4},
+    "nuts": {"draws": 60, "warmup": 30, "chains": 4},
     "hmc": {"draws": 40, "warmup": 20, "chains": 2, "trajectory_length": 1.0},
     "vi": {"max_num_iters": 200},
 }

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from sbi.inference.posteriors.posterior_parameters import RejectionPosteriorParameters
 from torch import Tensor
 from torch.distributions import Distribution, ExpTransform, Independent, LogNormal, TransformedDistribution, Uniform
 
@@ -154,6 +155,7 @@ def quick(theta, x, kind="AF", **settings):
     return trainer
 
 
+FEW = RejectionPosteriorParameters(num_samples_to_find_max=1000, num_iter_to_find_max=20)
 OBSERVED = torch.tensor([[1e9 - 60], [1e9 + 60]], dtype=torch.float64)
 
 
@@ -172,11 +174,11 @@ def test_every_road_keeps_the_digits_of_observations(kind, dtype):
             ("grid", {"bounds": [(-1.0, 1.0)]}),
             ("importance", {"oversampling": 16}),
             ("vi", {"max_num_iters": 30}),
-            ("emcee", {"warmup": 30}),
+            ("emcee", {"warmup": 30, "thin": 1}),
         ):
             low, high = (sample_chains(posterior, x_o[None], 60, sampler=sampler, **settings).mean for x_o in OBSERVED)
             assert high - low > 0.3, sampler
-        rejection = trainer.build_posterior(sample_with="rejection")
+        rejection = trainer.build_posterior(posterior_parameters=FEW)
         low, high = (rejection.sample((100,), x=x_o[None], show_progress_bars=False).mean() for x_o in OBSERVED)
         assert high - low > 0.3
         fitted = trainer.build_posterior(sample_with="vi").set_default_x(OBSERVED[1:])

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -226,38 +227,52 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("name", ["nothing", *CHANGED])
-def test_objects_of_all_kinds_have_one_fingerprint_in_every_process(name, tmp_path):
-    """With other orders of sets, after other work, and with other options of printing."""
-    changed = LAZY.replace(*CHANGED[name]) if name in CHANGED else LAZY
-    assert (changed == LAZY) == (name == "nothing")
-    code = """
-import sys, logging, torch
+LAZILY = """
+import importlib, json, sys, logging, torch
 from mfsbi.simulating.fingerprint import fingerprint
 if sys.argv[1] == "2":
     logging.basicConfig()
     torch.set_printoptions(precision=2)
-import importlib
-lazy = importlib.import_module("lazily").Lazy()
-before = fingerprint(lazy)
-for seed in range(2):
-    lazy.simulate(torch.ones(3, 1), seed=seed)
-assert fingerprint(lazy) == before
-print(before)
+found = []
+for folder in sys.argv[2:]:
+    sys.path.insert(0, folder)
+    sys.modules.pop("lazily", None)
+    lazy = importlib.import_module("lazily").Lazy()
+    found.append(fingerprint(lazy))
+    for seed in range(2):
+        lazy.simulate(torch.ones(3, 1), seed=seed)
+    assert fingerprint(lazy) == found[-1]
+print(json.dumps(found))
 """
-    told = []
-    for number, module in (("1", LAZY), ("2", changed)):
-        (tmp_path / "lazily.py").write_text(module)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """Return what two processes say: the hash of an object, and those of it and of its changes by name."""
+    folders = {name: tmp_path_factory.mktemp("lazily") for name in ("nothing", *CHANGED)}
+    for name, folder in folders.items():
+        changed = LAZY.replace(*CHANGED[name]) if name in CHANGED else LAZY
+        assert (changed == LAZY) == (name == "nothing")
+        (folder / "lazily.py").write_text(changed)
+    said = []
+    for number, names in (("1", ["nothing"]), ("2", folders)):
         done = subprocess.run(
-            [sys.executable, "-c", code, number],
-            env={**os.environ, "PYTHONHASHSEED": number, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+            [sys.executable, "-c", LAZILY, number, *(folders[name] for name in names)],
+            env={**os.environ, "PYTHONHASHSEED": number, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        told.append(done.stdout)
-    assert (told[0] == told[1]) == (name in {"nothing", "an unrelated variable by the name of an attribute"})
+        said.append(dict(zip(names, json.loads(done.stdout), strict=True)))
+    return said[0]["nothing"], said[1]
+
+
+@pytest.mark.parametrize("name", ["nothing", *CHANGED])
+def test_objects_of_all_kinds_have_one_fingerprint_in_every_process(name, told):
+    """With other orders of sets, after other work, and with other options of printing."""
+    one, others = told
+    assert (one == others[name]) == (name in {"nothing", "an unrelated variable by the name of an attribute"})
 
 
 def test_a_function_says_its_version_or_its_module_does(tmp_path, monkeypatch):
