@@ -30,7 +30,7 @@ TINY = ["demo", "--simulations", "1000", "--quiet"]
 @pytest.fixture
 def short(monkeypatch, short_chains):
     """A demo of a few steps: it cannot learn much, and says so."""
-    settings = {"CHART_STEPS": 60, "CHART_ROWS": 100, "LATENT_STEPS": 20, "LATENT_ROWS": 100}
+    settings = {"CHART_STEPS": 20, "CHART_ROWS": 100, "LATENT_STEPS": 10, "LATENT_ROWS": 100}
     for name, value in settings.items():
         monkeypatch.setattr(demo, name, value)
     monkeypatch.setattr(demo, "sample_chains", partial(demo.sample_chains, draws=40))
@@ -76,7 +76,7 @@ def interrupting_reconstruction():
 
     def reconstruction(model, batch):
         calls.append(1)
-        if len(calls) == 40:
+        if len(calls) == 10:
             raise KeyboardInterrupt
         return losses.reconstruction(model, batch)
 

@@ -303,7 +303,7 @@ def test_a_hierarchical_model_in_pyro_draws_every_level(likelihood):
                 pyro.sample("x", to_pyro_distribution(likelihood, condition=theta), obs=x)
 
     pyro.set_rng_seed(0)
-    chain = MCMC(NUTS(model), num_samples=50, warmup_steps=50, disable_progbar=True)
+    chain = MCMC(NUTS(model, max_tree_depth=5), num_samples=60, warmup_steps=40, disable_progbar=True)
     chain.run()
     draws = chain.get_samples()
     u, weight = off_plane(x).mean(0), 24.0  # 6 trials of variance 1/4 against one prior of variance 1

@@ -107,7 +107,7 @@ SAMPLERS = {
     "slice_np_vectorized": (SliceSamplerVectorized, 10, 10, 200, 60),
     "slice_np": (SliceSamplerSerial, 1, 5, 50, 20),
     "nuts_pyro": (MCMC, 1, 50, 60, 25),
-    "hmc_pyro": (MCMC, 1, 30, 30, 6),
+    "hmc_pyro": (MCMC, 1, 15, 30, 6),
 }
 """The class, chains, warmup, draws, and about how many of them are independent."""
 
@@ -218,7 +218,7 @@ def test_amortised_variation_learns_all_observations_at_once(trained):
     assert ((draws.mean(0) - 0.8 * off_plane(x)).abs() < 0.4).all()  # N(4 u / 5, 1/5)
 
 
-def test_batched_sampling_is_sampling_for_each_observation(posterior):
+def test_batched_sampling_is_sampling_for_each_observation(posterior, short_tuning):
     x = on_plane(torch.tensor([[-1.0, 1.0], [1.0, -0.5], [0.3, 0.3]]))
     together = posterior.sample_batched((40, 2), x=x, **QUIET)
     assert together.shape == (40, 2, 3, 2)
@@ -253,7 +253,7 @@ def test_sampling_goes_on_after_batched_sampling(posterior, short_tuning):
     assert posterior.potential(TRUTH) == before
 
 
-def test_an_ensemble_draws_from_its_members_by_weight(trained):
+def test_an_ensemble_draws_from_its_members_by_weight(trained, short_tuning):
     x = observed(16)
     with pytest.warns(UserWarning, match="Parameters 0, 1 of the posterior's prior reach beyond the simulations"):
         away = trained.build_posterior(prior=BoxUniform(-4 * torch.ones(2), -3 * torch.ones(2)))
@@ -284,7 +284,7 @@ def test_an_ensemble_of_one_likelihood_is_that_posterior(trained):
     assert ((best - off_plane(x).mean(0)).abs() < 0.3 * 0.25).all()
 
 
-def test_a_posterior_can_be_conditioned_on_a_parameter(posterior):
+def test_a_posterior_can_be_conditioned_on_a_parameter(posterior, short_tuning):
     x, condition = observed(4), torch.tensor([[9.0, -0.3]])
     posterior.potential_fn.set_x(x)
     conditioned = ConditionedPotential(posterior.potential_fn, condition, [0])
@@ -302,7 +302,7 @@ def test_a_posterior_can_be_conditioned_on_a_parameter(posterior):
     assert draws.std() == pytest.approx(0.25, rel=0.4)
 
 
-def test_proposals_can_be_truncated_to_the_posterior(posterior, trained):
+def test_proposals_can_be_truncated_to_the_posterior(posterior, trained, short_tuning):
     x = observed(16)
     with pytest.warns(UserWarning, match="normaliz"):
         theta, log_prob = truncated(posterior.set_default_x(x))

@@ -52,9 +52,9 @@ def x():
     return surface_data(20, seed=3)[2]
 
 
-def test_chains_stay_apart_and_carry_their_log_prob(posterior, x):
-    chains = sample_chains(posterior, x, draws=200, seed=1)
-    assert chains.draws.shape == (4, 200, 1)
+def test_chains_stay_apart_and_carry_their_log_prob(posterior, x, short_tuning):
+    chains = sample_chains(posterior, x, draws=160, seed=1)
+    assert chains.draws.shape == (4, 160, 1)
     torch.testing.assert_close(chains.log_prob[2], posterior.potential_fn(chains.draws[2], track_gradients=False))
     moves = (chains.draws[:, 1:] - chains.draws[:, :-1]).abs()
     assert (moves > 0).float().mean() > 0.9
