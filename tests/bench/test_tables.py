@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mfsbi import ManifoldNLE
-from mfsbi.bench.judge import judge_circle, judge_posteriors
+from mfsbi.bench.judge import Candidate, judge_circle, judge_posteriors
 from mfsbi.bench.report import report
 from mfsbi.bench.rows import PRESETS
 from mfsbi.bench.run import experiments, read_results, run_table
@@ -132,28 +132,18 @@ def test_a_run_that_fails_is_kept_and_counted_and_an_interrupted_one_is_not(tmp_
     assert "| FOM | 1 | 0 | 1 |" in report("polynomial", "smoke", tmp_path)
 
 
-class Exact:
-    """The simulator as a candidate."""
-
-    def __init__(self, simulator):
-        self.simulator = simulator
-
-    def sample(self, theta):
-        return self.simulator.simulate(theta, seed=5)
-
-    def potential(self, x):
-        return lambda theta: self.simulator.log_prob(x, theta[:, None]).double().sum(-1)
-
-    def distance(self, x, theta):
-        return self.simulator.distance(x)
-
-    def log_prob(self, x, theta):
-        return None
+def exact(simulator):
+    """Return the simulator as a candidate."""
+    return Candidate(
+        lambda x: lambda theta: simulator.log_prob(x, theta[:, None]).double().sum(-1),
+        lambda theta: simulator.simulate(theta, seed=5),
+        lambda x, _theta: simulator.decode(simulator.encode(x)),
+    )
 
 
 @pytest.mark.usefixtures("few")
 def test_the_judge_finds_nothing_wrong_with_the_truth():
-    result = judge_posteriors(Exact(PolynomialSurface()), PolynomialSurface(), sets=4)
+    result = judge_posteriors(exact(PolynomialSurface()), PolynomialSurface(), sets=4)
     assert result["distance"] < 1e-6
     assert result["reconstruction"] < 1e-6
     assert result["auc"] > 0.999
@@ -162,23 +152,20 @@ def test_the_judge_finds_nothing_wrong_with_the_truth():
 
 @pytest.mark.usefixtures("few")
 def test_the_judge_finds_the_prior_far_from_the_posterior():
-    class Prior(Exact):
-        def potential(self, x):
-            return lambda theta: torch.zeros(len(theta))
-
-    result = judge_posteriors(Prior(PolynomialSurface()), PolynomialSurface(), sets=4)
+    prior = replace(exact(PolynomialSurface()), potential=lambda _x: lambda theta: torch.zeros(len(theta)))
+    result = judge_posteriors(prior, PolynomialSurface(), sets=4)
     assert 0.25 < result["tv"] < 0.55
     assert result["kl"] > 0.2
 
 
 def test_what_cannot_tell_noise_gets_half_of_the_area():
-    """Scores that see where along the circle a point lies, but not how far off it."""
+    """Densities that see where along the circle a point lies, but not how far off it."""
 
-    class Along(Exact):
-        def distance(self, x, theta):
-            return -self.simulator.log_prob(x / x.norm(dim=-1, keepdim=True), theta)
+    def along(x, theta):
+        return Circle().log_prob(x / x.norm(dim=-1, keepdim=True), theta)
 
-    assert judge_circle(Along(Circle()), Circle(), 4)["auc"] == pytest.approx(0.5, abs=0.03)
+    result = judge_circle(replace(exact(Circle()), log_prob=along), Circle(), 4)
+    assert result["auc_likelihood"] == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.usefixtures("few")
