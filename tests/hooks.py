@@ -101,6 +101,12 @@ def short_chains(monkeypatch, short_tuning):
 
 
 @pytest.fixture
+def short_noise(monkeypatch):
+    """Let the noise of joint scores be found by few passes, where it only has to be a number."""
+    monkeypatch.setattr("mfsbi.train.noise.EPOCHS", 3)
+
+
+@pytest.fixture
 def float64():
     """Make float64 the default type within one test."""
     torch.set_default_dtype(torch.float64)

@@ -11,12 +11,12 @@ from mfsbi.bench.tables import LHC_PRESETS, TABLES
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def small(monkeypatch, short_noise):
     """One set of events for each point, and few cells."""
     for name, value in {"POINTS": 100, "EXACT_CELLS": 300, "FINE_CELLS": 30}.items():
         monkeypatch.setattr(judge_lhc, name, value)
     budget = replace(LHC_PRESETS["smoke"], simulations=300, chart_steps=5, density_steps=3, ambient_steps=2, sets=1)
-    monkeypatch.setitem(LHC_PRESETS, "smoke", budget)
+    monkeypatch.setitem(LHC_PRESETS, "smoke", replace(budget, peer_seconds=0.5))
 
 
 def exact(process, shift=0.0):
@@ -46,7 +46,7 @@ def test_the_judge_finds_nothing_wrong_with_the_truth_and_much_with_a_shift():
     "row", ["AF (SCANDAL)", "MFlow (SCANDAL)", "PIE (original)", "PAE (SCANDAL)", "ALICES", "sbi NLE, nsf"]
 )
 def test_a_row_is_run_and_judged(row, tmp_path, monkeypatch):
-    for name, value in {"COARSE_CELLS": 20, "FINE_CELLS": 15}.items():
+    for name, value in {"COARSE_CELLS": 12, "FINE_CELLS": 10}.items():
         monkeypatch.setattr(judge_lhc, name, value)
     run_table("lhc", "smoke", tmp_path, only=row, show_progress_bars=False)
     (found,) = read_results(tmp_path, experiments("lhc", "smoke"))

@@ -123,7 +123,7 @@ SINGLE = {"number": 1, "warmup": 0}
 SBC = {"num_posterior_samples": 12, "show_progress_bar": False}
 
 
-def test_calibration_and_coverage_accept_the_posterior(trained, prior_predictive):
+def test_calibration_and_coverage_accept_the_posterior(trained, prior_predictive, short_tuning):
     made = chains(trained, **SINGLE)
     ranked = [lambda theta, x: theta[:, 0], lambda theta, x: theta[:, 1], made.potential]
     ranks, averaged = run_sbc(*prior_predictive, made, reduce_fns=ranked, **SBC)
@@ -132,7 +132,7 @@ def test_calibration_and_coverage_accept_the_posterior(trained, prior_predictive
     assert (check_prior_vs_dap(PRIOR.sample((100,)), averaged) < 0.75).all()
 
 
-def test_calibration_rejects_the_posterior_for_other_data(trained, prior_predictive):
+def test_calibration_rejects_the_posterior_for_other_data(trained, prior_predictive, short_tuning):
     theta, x = prior_predictive
     ranks, _ = run_sbc(theta, x + on_plane(torch.tensor([0.5, 0.5])), chains(trained, **SINGLE), **SBC)
     assert ranks.shape == (100, 2)
@@ -140,14 +140,14 @@ def test_calibration_rejects_the_posterior_for_other_data(trained, prior_predict
 
 
 @pytest.mark.filterwarnings("ignore:Number of SBC samples")
-def test_the_calibration_exam_runs_one_observation_at_a_time(trained, prior_predictive):
+def test_the_calibration_exam_runs_one_observation_at_a_time(trained, prior_predictive, short_tuning):
     theta, x = (part[:2] for part in prior_predictive)
     with pytest.warns(UserWarning, match="Using non-batched sampling"):
         ranks, _ = run_sbc(theta, x, chains(trained, **SINGLE), use_batched_sampling=False, **SBC)
     assert ranks.shape == (2, 2)
 
 
-def test_tarp_accepts_the_posterior(trained, prior_predictive):
+def test_tarp_accepts_the_posterior(trained, prior_predictive, short_tuning):
     coverage, level = run_tarp(*prior_predictive, chains(trained, **SINGLE), **SBC)
     assert coverage.shape == level.shape
     area, p_value = check_tarp(coverage, level)

@@ -64,7 +64,7 @@ def state(estimator):
 
 @pytest.mark.filterwarnings("ignore:The chart is not clearly better")  # of PIE, where reconstruction trains it
 @pytest.mark.parametrize(("spec", "schedule"), PAIRS)
-def test_every_spec_trains_with_joint_scores_in_every_schedule(spec, schedule):
+def test_every_spec_trains_with_joint_scores_in_every_schedule(spec, schedule, short_noise):
     made = trainer(spec)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -88,7 +88,7 @@ def test_the_score_is_learned_better_with_it():
     errors = []
     for weight in (0, None):
         made = trainer("FOM", rows=600)
-        made.train(max_num_epochs=10, training_batch_size=30, score_weight=weight)
+        made.train(max_num_epochs=16, training_batch_size=60, score_weight=weight)
         theta, brought = noisy_plane(500, seed=9)
         theta.requires_grad_()
         (score,) = torch.autograd.grad(made.estimator.log_prob(brought["x"][None], theta).sum(), theta)

@@ -10,7 +10,7 @@ from mfsbi.train.data import Batch
 from mfsbi.train.noise import ScoreRegression, score_noise
 from mfsbi.train.schedules import Settings
 
-SETTINGS = Settings(training_batch_size=200, show_progress_bars=False)
+SETTINGS = Settings(training_batch_size=500, show_progress_bars=False)
 MIXING = torch.tensor([[1.0, 0.5], [0.0, 2.0]])
 
 
@@ -21,8 +21,8 @@ def walk(rows, noise, seed):
 
 
 @lru_cache
-def measured(noise, training=2000):
-    return score_noise(walk(training, noise, 0), walk(4000, noise, 1), SETTINGS)[0]
+def measured(noise, training=2000, held_out=4000):
+    return score_noise(walk(training, noise, 0), walk(held_out, noise, 1), SETTINGS)[0]
 
 
 @pytest.mark.parametrize("noise", [0.5, 1.0])
@@ -89,7 +89,7 @@ def test_ctrl_c_ends_more_than_the_regression(monkeypatch):
 
 def test_same_seed_same_numbers_and_the_generator_of_torch_is_left_alone():
     before = torch.get_rng_state()
-    assert measured.__wrapped__(1.0, 300) == measured.__wrapped__(1.0, 300)
+    assert measured.__wrapped__(1.0, 300, 300) == measured.__wrapped__(1.0, 300, 300)
     assert (torch.get_rng_state() == before).all()
 
 
@@ -115,9 +115,9 @@ def loud(rows, seed):
 
 
 def test_the_size_of_scores_is_known_at_every_theta():
-    noise, size = score_noise(loud(5000, 0), loud(5000, 1), SETTINGS)
+    noise, size = score_noise(loud(3000, 0), loud(3000, 1), SETTINGS)
     theta = torch.tensor([[-1.5], [-0.5], [0.0], [0.5], [1.5]])
-    found, truth = size(theta).detach(), 9 * 10 ** theta.clamp(-1, 1) * loud(5000, 0).theta.var()
+    found, truth = size(theta).detach(), 9 * 10 ** theta.clamp(-1, 1) * loud(3000, 0).theta.var()
     assert ((found / truth - 1).abs() < 0.25).all()
     assert min(noise.share[0], noise.noise[0]) > 0.9
 
@@ -126,7 +126,7 @@ def test_the_variance_is_a_bound_where_the_largest_scores_are_the_noisiest():
     """Below theta = 1 x tells the score; above it nothing does, and scores are ten times as large."""
 
     def rows(seed):
-        theta, x, hidden = torch.randn(3, 5000, 1, generator=torch.Generator().manual_seed(seed))
+        theta, x, hidden = torch.randn(3, 3000, 1, generator=torch.Generator().manual_seed(seed))
         return Batch(theta, x, joint_score=torch.where(theta > 1, 10 * hidden, x))
 
     noise, _ = score_noise(rows(0), rows(1), SETTINGS)
