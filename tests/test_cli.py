@@ -67,7 +67,7 @@ def test_an_interrupted_demo_saves_the_estimator_and_fails(short, tmp_path, monk
     monkeypatch.setattr(demo, "reconstruction", interrupting_reconstruction())
     with pytest.warns(UserWarning, match="Training was interrupted"):
         result = run(*TINY, "--out", tmp_path)
-    assert result.exit_code != 0
+    assert result.exit_code == 130
     assert [path.name for path in tmp_path.iterdir()] == ["estimator.safetensors"]
 
 

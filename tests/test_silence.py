@@ -6,6 +6,7 @@ A row is a fault, the error or warning that tells it, and a control that differs
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import (
@@ -14,9 +15,11 @@ from torch.distributions import (
     StudentT,
     Uniform,
 )
+from typer.testing import CliRunner
 
 from mfsbi import AF, ALICES, ManifoldNLE, load, sample_chains, save, to_arviz
-from mfsbi.cli.learning import _loaded, trainer_for
+from mfsbi.cli import app
+from mfsbi.cli.learning import trainer_for
 from mfsbi.gold import simulate
 from mfsbi.inference.chains import Chains
 from mfsbi.inference.to_arviz import diagnose
@@ -131,7 +134,12 @@ def interrupted(at, stop):
     record = trainer.estimator.training_record | ({"interrupted": True} if stop else {})
     trainer.estimator.training_record = record
     save(trainer.estimator, at.folder / "stopped")
-    _loaded(at.folder / "stopped")
+    np.save(at.folder / "x_o.npy", x_of(theta_of())[:1].numpy())
+    line = (
+        "sample {0}/stopped {0}/x_o.npy --prior=-2:2 --prior=-2:2 --sampler grid --draws 400 --quiet --out {0}/draws.nc"
+    )
+    result = CliRunner().invoke(app, line.format(at.folder).split(), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
 
 
 def damaged(at, byte):

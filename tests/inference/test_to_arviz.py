@@ -115,7 +115,7 @@ def test_names_that_arviz_has_for_something_else_are_refused(name):
 
 
 def test_a_file_that_lost_draws_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_encoded", lambda name: name)
+    monkeypatch.setattr(module, "quote", lambda name, safe: name)
     with pytest.raises(OSError, match=r"does not hold what was written to it: posterior: a\\b"):
         write(to_arviz(chains(), ["a\\b", "c"]), tmp_path / "draws.zarr")
 

@@ -6,6 +6,7 @@ import stat
 from collections import namedtuple
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,20 @@ class Backwards(Executor):
             for future, make, what in reversed(self.jobs):
                 future.set_result(make(*what))
         return self.jobs[-1][0]
+
+
+class Idle(Executor):
+    """Is interrupted before it has done anything."""
+
+    def submit(self, function, *arguments):
+        raise KeyboardInterrupt
+
+
+def open_store(plan, path):
+    """Make a store of which no shard is written."""
+    with pytest.raises(KeyboardInterrupt):
+        simulate_to_store(plan, path, executor=Idle())
+    return Store(path)
 
 
 def by_threads(plan, path):
@@ -118,7 +133,7 @@ def test_a_writer_that_dies_between_any_two_steps_costs_nothing(stop, whole, tmp
             raise Killed
         force(number)
 
-    running._opened(PLAN, path)
+    open_store(PLAN, path)
     monkeypatch.setattr(writing.os, "fsync", fsync)
     monkeypatch.setattr(writing.Path, "unlink", lambda *_, **__: None)  # the dead do not tidy up
     with pytest.raises(Killed):
@@ -318,8 +333,9 @@ def test_another_shape_in_a_later_shard_is_refused_and_not_written(tmp_path):
     assert not len(Store(tmp_path / "store").finished)
 
 
-def test_shards_are_sixteen_megabytes_or_a_sixty_fourth():
-    small, large = (running._sized(Plan(Noisy(), rows=rows), {"theta": (2,), "x": (40,)}) for rows in (6400, 10**7))
+def test_shards_are_sixteen_megabytes_or_a_sixty_fourth(tmp_path, monkeypatch):
+    monkeypatch.setattr(running.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e12))
+    small, large = (open_store(Plan(Noisy(), rows=rows), tmp_path / str(rows)).layout for rows in (6400, 10**8))
     assert small.shards == 64
     assert 15e6 < large.shard_rows * large.bytes_per_row < 16e6
 

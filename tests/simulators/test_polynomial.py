@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from simulators import polynomial
 from simulators.polynomial import PolynomialSurface
-from tests.laws import jacobian_by_differences
+from tests.laws import gram_log_volume, jacobian_by_differences
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "published.json"
 
@@ -35,13 +36,14 @@ def test_the_constants_are_the_published_ones():
     assert polynomial.ROTATION.tolist() == published["rotation"]
 
 
-def test_the_height_is_the_formula_written_out():
+def test_the_height_is_the_formula_written_out(surface):
     z0, z1 = 0.7, -1.3
     monomials = [z0**i * z1**j for degree in range(6) for i, j in ((degree - k, k) for k in range(degree + 1))]
     expected = 2.718281828459045 ** (-0.1 * (z0**2 + z1**2)) * sum(
         a * m for a, m in zip(polynomial.COEFFICIENTS.tolist(), monomials, strict=True)
     )
-    assert float(polynomial._height(torch.tensor([z0, z1], dtype=torch.float64))) == pytest.approx(expected, rel=1e-12)
+    x = surface.decode(torch.tensor([z0, z1], dtype=torch.float64)) @ polynomial.ROTATION
+    assert x.tolist() == pytest.approx([z0, z1, expected], abs=1e-7)  # to which the rotation is orthogonal
 
 
 def test_decode_then_encode_returns_the_coordinates(surface):
@@ -69,9 +71,12 @@ def test_density_integrates_to_one_over_triangles(surface):
 
 
 def test_density_has_the_area_element(surface):
-    z = torch.randn(20, 2, dtype=torch.float64)
-    slopes = torch.stack([jacobian_by_differences(lambda p: polynomial._height(p)[None], row)[0] for row in z])
-    torch.testing.assert_close(polynomial._slope(z), slopes, rtol=0, atol=1e-7)
+    z, theta = torch.randn(20, 2, dtype=torch.float64), torch.tensor([-0.5], dtype=torch.float64)
+    widths = torch.tensor([2.0, 0.4], dtype=torch.float64)[:, None].expand(2, 2)
+    components = Independent(Normal(polynomial.MEANS, widths), 1)
+    density = MixtureSameFamily(Categorical(polynomial.WEIGHTS), components).log_prob(z)
+    area = torch.stack([gram_log_volume(jacobian_by_differences(surface.decode, row)) for row in z])
+    torch.testing.assert_close(surface.log_prob(surface.decode(z), theta), density - area, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("theta", [-0.9, 0.0, 0.8])
