@@ -124,7 +124,7 @@ def dimension_scan(
 
     Example:
         >>> plane = torch.randn(2000, 2) @ torch.randn(2, 3)
-        >>> dimension_scan(plane, steps=100).suggested
+        >>> dimension_scan(plane, steps=20).suggested
         2
     """
     require_positive("tolerance", tolerance)

@@ -14,7 +14,7 @@ from tests.problems import surface_data
 def test_flat_data_have_their_rank(n):
     generator = torch.Generator().manual_seed(n)
     x = torch.randn(3000, n, generator=generator) @ torch.randn(n, 4, generator=generator)
-    scan = dimension_scan(x + 0.01 * torch.randn(3000, 4, generator=generator), steps=60)
+    scan = dimension_scan(x + 0.01 * torch.randn(3000, 4, generator=generator), steps=20)
     assert scan.suggested == n
     assert scan.dims == (1, 2, 3)
     assert f"suggested n = {n}" in str(scan)
@@ -22,7 +22,7 @@ def test_flat_data_have_their_rank(n):
 
 def test_data_without_a_manifold_have_none_and_a_warning():
     with pytest.warns(UserWarning, match="No number of dimensions reconstructs the data"):
-        scan = dimension_scan(torch.randn(2000, 3, generator=torch.Generator().manual_seed(0)), steps=60)
+        scan = dimension_scan(torch.randn(2000, 3, generator=torch.Generator().manual_seed(0)), steps=20)
     assert scan.suggested is None
 
 
