@@ -47,9 +47,10 @@ jaxtyping.jaxtyped = jaxtyped_once  # which the hook above looks up
 SLOWEST = (
     "tests/test_notebooks.py",
     "tests/bench/test_lhc_table.py",
-    "tests/plugin/test_scales.py",
+    "tests/plugin/test_priors.py",
     "tests/train/test_noise.py",
-    "tests/plugin/test_ratio.py",
+    "tests/plugin/test_scales.py",
+    "tests/test_cli.py",
 )
 """Files of which one should not be left over for one worker at the end."""
 
