@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Simulations"]
+__all__ = ["Simulated", "Simulations"]
 
 SimulationsT = TypeVar("SimulationsT", bound="Simulations")
 
@@ -16,8 +16,7 @@ SimulationsT = TypeVar("SimulationsT", bound="Simulations")
 class Simulations:
     """Parameters, data, and what the simulator knows of each run besides (`mfsbi.gold`).
 
-    Trainers take them whole, `trainer.append_simulations(simulations)`. Unpacking gives what a simulator adds to theta:
-    `x, joint_score, joint_log_ratio = simulate(simulator, theta)`.
+    Trainers take them whole, `trainer.append_simulations(simulations)`.
 
     Arguments:
         theta: shape `(rows, parameter)`
@@ -33,13 +32,6 @@ class Simulations:
     joint_score: Tensor | None = None
     joint_log_ratio: Tensor | None = None
     from_theta: Tensor | None = None
-
-    def __iter__(self) -> Iterator[Tensor | None]:
-        yield from (self.x, self.joint_score, self.joint_log_ratio)
-
-    def _asdict(self) -> dict[str, Tensor | None]:
-        """Return what unpacking gives by name, for `append_simulations(theta, **simulations._asdict())`."""
-        return dict(zip(("x", "joint_score", "joint_log_ratio"), self, strict=True))
 
     def __str__(self) -> str:
         gold = [name.replace("_", " ") for name in ("joint_score", "joint_log_ratio") if name in self.fields]
@@ -82,3 +74,18 @@ class Simulations:
     def without_gold(self: SimulationsT) -> SimulationsT:
         """Return theta, x and labels alone."""
         return replace(self, joint_score=None, joint_log_ratio=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated(Simulations):
+    """Simulations of theta that were given, `x, joint_score, joint_log_ratio = simulate(simulator, theta)`.
+
+    Unpacking gives what the simulator adds to theta. The arguments are those of `Simulations`.
+    """
+
+    def __iter__(self) -> Iterator[Tensor | None]:
+        yield from (self.x, self.joint_score, self.joint_log_ratio)
+
+    def _asdict(self) -> dict[str, Tensor | None]:
+        """Return what unpacking gives by name, for `append_simulations(theta, **simulated._asdict())`."""
+        return dict(zip(("x", "joint_score", "joint_log_ratio"), self, strict=True))

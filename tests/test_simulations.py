@@ -80,3 +80,9 @@ def test_a_selection_keeps_fields_together_and_those_at_theta_have_no_labels():
     assert str(simulations) == (
         "40 simulations, 20 of them drawn at the reference, with joint score and joint log ratio"
     )
+
+
+@pytest.mark.parametrize("source", [of_files, of_a_store])
+def test_what_brings_its_own_theta_cannot_be_unpacked(source, tmp_path):
+    with pytest.raises(TypeError, match="unpack|iterable"):
+        _theta, _x, *_others = source(tmp_path)

@@ -37,7 +37,7 @@ from mfsbi.checks import require_finite, require_kind, require_seed, require_ten
 from mfsbi.gold import runs, slopes
 from mfsbi.gold.plate import lent, run_program
 from mfsbi.seeds import derived
-from mfsbi.simulations import Simulations
+from mfsbi.simulations import Simulated
 from mfsbi.types import ProgramError
 
 __all__ = ["mine"]
@@ -45,7 +45,7 @@ __all__ = ["mine"]
 
 def mine(
     model: Callable[[Tensor], Tensor], theta: Tensor, *, theta_ref: Tensor | None = None, seed: int = 0
-) -> Simulations:
+) -> Simulated:
     """Simulate x ~ p(x|theta) by a Pyro program and return it with its joint score and joint log ratio.
 
     t(x, z|theta) = d/dtheta sum_s log p(z_s|z_<s, theta) at fixed values z of all sites, and log r is the same sum at
@@ -110,7 +110,7 @@ def mine(
             reference = again(theta_ref, held=run, where="at theta_ref")
             runs.require_same_x(run, reference)
             joint_log_ratio = run.log_ratio(reference).detach()
-    return Simulations(theta, run.x.detach(), joint_score, joint_log_ratio)
+    return Simulated(theta, run.x.detach(), joint_score, joint_log_ratio)
 
 
 def _checked(theta: Tensor, theta_ref: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mfsbi.checks import require_finite, require_kind, require_last_axis
 from mfsbi.gold.mining import mine
-from mfsbi.simulations import Simulations
+from mfsbi.simulations import Simulated
 from mfsbi.types import Prior
 
 __all__ = ["PyroSimulator"]
@@ -81,7 +81,7 @@ class PyroSimulator:
 
     def simulate_with_gold(
         self, theta: Tensor, *, theta_ref: Tensor | None = None, seed: int | None = None
-    ) -> Simulations:
+    ) -> Simulated:
         """Draw one x for each row of theta, with the joint score and the joint log ratio to theta_ref.
 
         Arguments:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mfsbi.checks import require_kind, require_matching_rows, require_tensor
-from mfsbi.simulations import Simulations
+from mfsbi.simulations import Simulated
 from mfsbi.types import HasGold, Simulator
 
 __all__ = ["simulate"]
@@ -17,7 +17,7 @@ def simulate(
     theta_ref: Tensor | None = None,
     from_theta: Tensor | None = None,
     seed: int | None = None,
-) -> Simulations:
+) -> Simulated:
     """Draw one x for each row of theta, with the joint score and the joint log ratio if the simulator knows them.
 
     Arguments:
@@ -41,9 +41,9 @@ def simulate(
     require_tensor("theta", theta)
     if from_theta is None:
         if not isinstance(simulator, HasGold):
-            return Simulations(theta, simulator.simulate(theta, seed=seed))
+            return Simulated(theta, simulator.simulate(theta, seed=seed))
         found = simulator.simulate_with_gold(theta, theta_ref=theta_ref, seed=seed)
-        return Simulations(theta, found.x, found.joint_score, found.joint_log_ratio)
+        return Simulated(theta, found.x, found.joint_score, found.joint_log_ratio)
     if theta_ref is None:
         raise ValueError("Rows drawn at the reference need one: pass `theta_ref`.")
     require_tensor("theta_ref", theta_ref)
@@ -59,8 +59,8 @@ def simulate(
     at_theta, reference = from_theta.bool(), theta_ref.expand_as(theta)
     drawn_at = torch.where(at_theta[:, None], theta, reference)
     if not isinstance(simulator, HasGold):
-        return Simulations(theta, simulator.simulate(drawn_at, seed=seed), from_theta=from_theta)
+        return Simulated(theta, simulator.simulate(drawn_at, seed=seed), from_theta=from_theta)
     other = torch.where(at_theta[:, None], reference, theta)
     found = simulator.simulate_with_gold(drawn_at, theta_ref=other, seed=seed)
     ratio = torch.where(at_theta, found.joint_log_ratio, -found.joint_log_ratio)
-    return Simulations(theta, found.x, found.joint_score.where(at_theta[:, None], 0.0), ratio, from_theta)
+    return Simulated(theta, found.x, found.joint_score.where(at_theta[:, None], 0.0), ratio, from_theta)

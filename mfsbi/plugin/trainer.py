@@ -226,7 +226,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             if score_weight is None:
                 noise, size = scores_of(data, settings, None if kept is None else kept.start)
             phases = self._scored(request, phases, noise, size)
-        learned = None if self.estimator is None else self.estimator.model
+        learned = None if self.estimator is None else self.estimator.to(self.device).model
         training = Training(partial(self._built, data), data, phases, settings, kept, learned, noise)
         try:
             training.run(starts, retrain=retrain_from_scratch)
