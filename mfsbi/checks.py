@@ -1,6 +1,7 @@
 """Check arguments. Every message names the argument, what was expected, what came, and what to do."""
 
 import math
+from dataclasses import fields
 from numbers import Integral, Real
 from types import UnionType
 
@@ -19,6 +20,7 @@ __all__ = [
     "require_positive",
     "require_positive_integer",
     "require_seed",
+    "require_sizes",
     "require_tensor",
     "require_whole",
 ]
@@ -71,6 +73,13 @@ def require_seed(seed: int) -> None:
         raise TypeError(f"`seed` should be a non-negative integer; got {_told(seed)}.")
     if not 0 <= seed < 2**63:
         raise ValueError(f"`seed` should be a non-negative integer{' below 2^63' if seed > 0 else ''}; got {seed}.")
+
+
+def require_sizes(settings: object) -> None:
+    """Raise TypeError or ValueError unless a dataclass has positive numbers where its fields are `int` or `float`."""
+    for kind, check in ((int, require_positive_integer), (float, require_positive)):
+        for name in (each.name for each in fields(settings) if each.type is kind):  # type: ignore[arg-type]
+            check(f"{type(settings).__name__}.{name}", getattr(settings, name))
 
 
 def require_tensor(name: str, value: object) -> None:

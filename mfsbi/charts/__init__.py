@@ -27,7 +27,7 @@ A `FlowChart` may depend on theta, as the first pseudo-invertible encoders did; 
 all others it is the chart itself.
 """
 
-from mfsbi.charts.abstract import AbstractChart, ChartConfig, Normals, Split
+from mfsbi.charts.abstract import AbstractChart, ChartConfig, Normals, Split, charted
 from mfsbi.charts.bijective import CutFlow, EncoderChart, FlowChart, WithEncoder
 from mfsbi.charts.plain import Ambient, AmbientChart, Autoencoder, AutoencoderChart, Prescribed, PrescribedChart
 from mfsbi.charts.wrapped import Standardized, Warped, WrappedChart
@@ -50,4 +50,5 @@ __all__ = [
     "Warped",
     "WithEncoder",
     "WrappedChart",
+    "charted",
 ]

@@ -8,9 +8,10 @@ from torch import Generator, Tensor, nn
 
 from mfsbi import density
 from mfsbi.blocks import rows_at_work
+from mfsbi.checks import require_kind
 from mfsbi.types import Coordinates, Data, Directions, Parameters, Scalars, Tangents
 
-__all__ = ["AbstractChart", "ChartConfig", "Normals", "Split"]
+__all__ = ["AbstractChart", "ChartConfig", "Normals", "Split", "charted"]
 
 EXTRA_PASSES = 3
 """How many tangents the passes cost that normals need besides one for each v. Measured with 500 rows: at d = 40, ten
@@ -172,5 +173,22 @@ class ChartConfig(ABC):
         Arguments:
             data_dim: d
             manifold_dim: n
-            parameters: the number of parameters `theta` that the manifold depends on; 0 if it depends on none
+            parameters: the number of parameters `theta` that the manifold depends on, 0 unless the spec has a
+                conditional chart; the chart's `at` then takes them, standardised
         """
+
+
+def charted(config: ChartConfig, data_dim: int, manifold_dim: int, parameters: int = 0) -> AbstractChart:
+    """Return what a config builds.
+
+    Raises:
+        TypeError: if it is no chart of these dimensions
+    """
+    chart = config.build(data_dim, manifold_dim, parameters)
+    require_kind(f"{type(config).__name__}.build(...)", chart, AbstractChart, "a chart, a subclass of `AbstractChart`")
+    if (chart.data_dim, chart.manifold_dim) != (data_dim, manifold_dim):
+        raise TypeError(
+            f"`{type(config).__name__}.build({data_dim}, {manifold_dim})` should return a chart of so many features "
+            f"and coordinates; it has {chart.data_dim} and {chart.manifold_dim}."
+        )
+    return chart

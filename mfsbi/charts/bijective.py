@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mfsbi.charts.abstract import AbstractChart, ChartConfig, Normals, Split
+from mfsbi.charts.abstract import AbstractChart, ChartConfig, Normals, Split, charted
 from mfsbi.charts.wrapped import WrappedChart
+from mfsbi.checks import require_sizes
 from mfsbi.flows import Bijection, FlowConfig, built
 from mfsbi.networks import ResidualNetwork
 from mfsbi.types import Coordinates, Data, Directions, Parameters, Tangents
@@ -111,6 +112,10 @@ class EncoderChart(WrappedChart):
         """Return x_1..n + e(x)."""
         return x[..., : self.manifold_dim] + self.encoder(x)
 
+    def measure(self, x: Data) -> None:
+        """Let the chart inside measure x."""
+        self.chart.measure(x)
+
     def tangents(self, u: Coordinates, directions: Directions | None = None) -> Tangents:
         """Return chart.tangents(u, directions)."""
         return self.chart.tangents(u, directions)
@@ -152,7 +157,10 @@ class WithEncoder(ChartConfig):
     width: int = 100
     blocks: int = 5
 
+    def __post_init__(self) -> None:
+        require_sizes(self)
+
     def build(self, data_dim: int, manifold_dim: int, parameters: int = 0) -> EncoderChart:
         """Return the chart."""
         encoder = ResidualNetwork(data_dim, manifold_dim, self.width, self.blocks)
-        return EncoderChart(self.chart.build(data_dim, manifold_dim, parameters), encoder)
+        return EncoderChart(charted(self.chart, data_dim, manifold_dim, parameters), encoder)

@@ -119,9 +119,9 @@ def principal_axes(standardised: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         axes = torch.linalg.qr(standardised.T @ weights.flip(1)[:, :keep])[0]
         return squares.flip(0)[:keep], axes
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        _, values, axes = torch.svd_lowrank(standardised, min(keep + 10, features), niter=4)
-    return values[:keep].square(), axes[:, :keep]
+        torch.default_generator.manual_seed(0)
+        _, values, axes = torch.svd_lowrank(standardised.cpu(), min(keep + 10, features), niter=4)
+    return values[:keep].square().to(standardised), axes[:, :keep].to(standardised)
 
 
 def _all(covariance: Tensor, coordinates: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mfsbi.charts.abstract import AbstractChart, ChartConfig
-from mfsbi.checks import require_last_axis
+from mfsbi.checks import require_last_axis, require_sizes
 from mfsbi.networks import ResidualNetwork
 from mfsbi.types import Coordinates, Data, Scalars
 
@@ -118,6 +118,9 @@ class Autoencoder(ChartConfig):
 
     width: int = 100
     blocks: int = 5
+
+    def __post_init__(self) -> None:
+        require_sizes(self)
 
     def build(self, data_dim: int, manifold_dim: int, _parameters: int = 0) -> AutoencoderChart:
         """Return the chart."""

@@ -61,6 +61,10 @@ class MappedChart(WrappedChart):
         """Return the coordinates of y."""
         return self.chart.encode(self.inward(x))
 
+    def project(self, x: Data) -> Data:
+        """Return w of the point of the manifold that stands for y, shape `(*, data)`."""
+        return self.outward(self.chart.project(self.inward(x)))
+
     def measure(self, x: Data) -> None:
         """Let the chart inside measure y."""
         self.chart.measure(self.inward(x))

@@ -3,14 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mfsbi.checks import require_kind, require_positive, require_positive_integer
+from mfsbi.checks import require_kind, require_sizes
 from mfsbi.types import Data, Parameters, Scalars, Tangents
 
 __all__ = ["Bijection", "Flow", "FlowConfig", "Layer", "LayerStack", "Linear", "built"]
@@ -64,7 +64,8 @@ def built(config: FlowConfig, features: int, parameters: int = 0, cut: int | Non
         TypeError: if it is no flow of these dimensions
     """
     flow: Any = config.build(features, parameters, cut)
-    require_kind(f"{type(config).__name__}.build(...)", flow, Bijection, "a flow with the methods of `Bijection`")
+    for kind, wanted in ((nn.Module, "a torch module"), (Bijection, "a flow with the methods of `Bijection`")):
+        require_kind(f"{type(config).__name__}.build(...)", flow, kind, wanted)
     if (flow.features, flow.parameter_dim) != (features, parameters):
         raise TypeError(
             f"`{type(config).__name__}.build({features}, {parameters})` should return a flow of so many features and "
@@ -183,9 +184,7 @@ class LayerStack(FlowConfig):
     lu: bool = False
 
     def __post_init__(self) -> None:
-        for kind, check in ((int, require_positive_integer), (float, require_positive)):
-            for name in (each.name for each in fields(self) if each.type is kind):
-                check(f"{type(self).__name__}.{name}", getattr(self, name))
+        require_sizes(self)
 
     @abstractmethod
     def stack(self, features: int, parameters: int, cut: int | None) -> Iterator[nn.Module]:

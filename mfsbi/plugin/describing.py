@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module
 
+from mfsbi import files
 from mfsbi.charts import Ambient, Autoencoder, ChartConfig, CutFlow, WithEncoder
 from mfsbi.checks import require_kind, require_positive_integer, require_whole
 from mfsbi.flows import AffineCouplings, AutoregressiveSplines, FlowConfig, SplineCouplings
@@ -58,7 +59,7 @@ WARP = "net.chart.warp.rate"
 SLACK, FEW = 2, 2**16
 """What a file describes may be so many times what it holds; whole numbers up to the second are never too large."""
 
-UNREADABLE = KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError
+UNREADABLE = LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError
 """What is raised where a description is not as `save` writes it."""
 
 
@@ -102,16 +103,23 @@ def _likelihood(estimator: ManifoldEstimator) -> Description:
         raise TypeError(f"The estimator should be built by one of {sorted(SPECS)}; it was by {type(spec).__name__}.")
     dims = {"data_dim": estimator.input_shape[0], "parameter_dim": estimator.condition_shape[0]}
     described = {"spec": type(spec).__name__, "fields": _fields(spec)} | dims
-    own = {type(part).__name__: type(part) for part in _parts_of(spec)}
-    if not own.items() <= OURS.items():
+    own, weights = _own(spec), estimator.state_dict()
+    if own:
         try:
-            read = json.loads(json.dumps(described))
+            read = json.loads(json.dumps(described, default=files.plain))
             given = spec if isinstance(spec, FOM) else None
-            if _likelihood_of(Source(Path("It"), estimator.state_dict(), read, given, own)).spec != spec:
+            again = _likelihood_of(Source(Path("It"), weights, read, given, require_parts(own)))
+            if again.spec != spec:
                 raise ValueError(f"{read['fields']} reads back otherwise")
+            if _shapes(again.state_dict()) != _shapes(weights):
+                raise ValueError("built again it has other tensors; `build` should fix their number and shapes")
         except UNREADABLE as error:
             raise TypeError(f"{spec!r} has a part that no file can hold (see `FlowConfig`): {error}") from error
     return described
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in weights.items()}
 
 
 def _likelihood_of(source: Source) -> ManifoldEstimator:
@@ -175,7 +183,7 @@ describes nothing that can be built, or if the caller's spec is not the file's."
 def _built(source: Source, what: str, make: Callable[[], ModuleT]) -> ModuleT:
     """Return what is made, or raise ValueError before much is allocated if it is larger than the file."""
     held = len(source.weights), sum(value.numel() for value in source.weights.values())
-    for number in _inside([source.description.get(name) for name in ("data_dim", "parameter_dim", "fields")]):
+    for number in _inside([source.description.get(name) for name in ("data_dim", "parameter_dim", "fields")], OURS):
         if isinstance(number, int) and number > max(held[1], FEW):
             raise ValueError(
                 f"{source.path} describes {what} with a size of {min(number, 10**15):,}; it holds {held[1]:,} numbers. "
@@ -208,12 +216,14 @@ def _at_most(tensors: int, numbers: int) -> Iterator[None]:
         yield
 
 
-def _inside(value: object) -> Iterator[object]:
-    """Yield everything in what JSON holds, however deep."""
+def _inside(value: object, kinds: Iterable[str] | None = None) -> Iterator[object]:
+    """Yield everything in what JSON holds, however deep; if kinds are given, nothing in parts of other kinds."""
     left = [value]
     while left:
         each = left.pop()
-        left.extend(each.values() if isinstance(each, dict) else each if isinstance(each, list) else ())
+        if isinstance(each, dict) and (kinds is None or each.get("kind", None) in (None, *kinds)):
+            left.extend(each.values())
+        left.extend(each if isinstance(each, list) else ())
         yield each
 
 
@@ -233,7 +243,7 @@ def _known(source: Source) -> dict[str, Part]:
     Raises:
         ValueError: if it names others
     """
-    known = OURS | source.parts
+    known = OURS | require_parts(_own(source.spec)) | source.parts
     for each in _inside(source.description.get("fields")):
         name = each.get("kind") if isinstance(each, dict) else None
         if isinstance(name, str) and name not in known:
@@ -243,7 +253,12 @@ def _known(source: Source) -> dict[str, Part]:
                     f"{source.path} names the part {name!r}, which is not known here. If it is yours, pass "
                     f"`parts=[{name}]`; if a package has it, install one that registers it in the group {GROUP!r}."
                 )
-            known |= require_parts([entries[0].load()])
+            try:
+                known |= require_parts([entries[0].load()])
+            except Exception as error:  # the code of another package
+                raise ValueError(
+                    f"{source.path} names the part {name!r}, which {entries[0].value!r} should be; that failed: {error}"
+                ) from error
     return known
 
 
@@ -264,11 +279,13 @@ def require_parts(parts: Iterable[object]) -> dict[str, Part]:
     return named
 
 
-def _parts_of(value: object) -> Iterator[Config]:
-    """Yield the parts of a spec or of a part."""
-    for part in (each for each in vars(value).values() if isinstance(each, Config)):
-        yield part
-        yield from _parts_of(part)
+def _own(value: object) -> set[Part]:
+    """Return the kinds of the parts of a spec, a part or a tuple that are not ours."""
+    inside = value if isinstance(value, tuple) else ()
+    if isinstance(value, Spec | Config):
+        inside = tuple(getattr(value, each.name) for each in fields(value))  # type: ignore[arg-type]  # dataclasses
+    own = {type(value)} if isinstance(value, Config) and type(value) not in OURS.values() else set()
+    return own.union(*map(_own, inside))
 
 
 def _made(kind: type[PartT], described: Description, parts: dict[str, Part]) -> PartT:

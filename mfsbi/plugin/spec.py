@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from mfsbi.charts import AbstractChart, ChartConfig, Standardized, Warped
+from mfsbi.charts import AbstractChart, ChartConfig, Standardized, Warped, charted
 from mfsbi.charts.frames import Frame, features_of, frame_of, require_coordinates, scales_of
 from mfsbi.checks import (
     require_finite,
@@ -49,6 +49,11 @@ class Shape(NamedTuple):
     manifold_dim: int
     axes: int | None
     warped: bool
+
+    @property
+    def inside(self) -> int:
+        """The number of features that the chart in the frame has."""
+        return self.features if self.axes is None else self.axes
 
 
 class Spec(ABC):
@@ -89,7 +94,7 @@ class Spec(ABC):
 
     def _fits(self, shape: Shape) -> bool:
         """Return whether this spec builds models of a shape."""
-        return shape.manifold_dim <= (shape.axes or shape.features) <= shape.features
+        return shape.manifold_dim <= shape.inside <= shape.features
 
     def _assembled(self, shape: Shape, frame: Frame, warp: Warp, scale: tuple[Tensor, Tensor, Warp]) -> AbstractModel:
         """Return the model: chart x latent x where the density is counted, with weights from torch's generator.
@@ -101,7 +106,7 @@ class Spec(ABC):
             scale: of theta
         """
         parameters = shape.parameters if self.conditional_chart else 0
-        chart = self._chart().build(shape.axes or shape.features, shape.manifold_dim, parameters)
+        chart = charted(self._chart(), shape.inside, shape.manifold_dim, parameters)
         if not self.as_it_comes:
             chart = Standardized(chart, *frame)
         if shape.warped:
@@ -140,9 +145,11 @@ class Spec(ABC):
         y = warp(x) if warped else x
         n, frame = self._dims(y), self._frame(y)
         axes = None if frame.axes is None else frame.axes.shape[1]
-        model = self._assembled(Shape(theta.shape[1], x.shape[1], n, axes, warped), frame, warp, scale_of(theta))
-        model.chart.measure(x)
-        return model.to(theta)
+        shape = Shape(theta.shape[1], x.shape[1], n, axes, warped)
+        model = self._assembled(shape, frame, warp, scale_of(theta)).to(theta)
+        with torch.no_grad():
+            model.chart.measure(model.as_data(x))
+        return model
 
     def outline(self, shape: Shape) -> AbstractModel:
         """Return a model of a shape that knows no data: means of zero, spreads of one.
@@ -191,7 +198,12 @@ class ManifoldSpec(Spec):
 
     def _fits(self, shape: Shape) -> bool:
         within = all(number < shape.features for number in self.coordinates)
-        return self.manifold_dim == shape.manifold_dim < shape.features and within and super()._fits(shape)
+        framed = (shape.axes is not None) == self._turns(shape.features)
+        return self.manifold_dim == shape.manifold_dim < shape.features and within and framed and super()._fits(shape)
+
+    def _turns(self, _features: int) -> bool:
+        """Return whether the frame of data of so many features has axes of its own."""
+        return True
 
     def _frame(self, x: Tensor) -> Frame:
         return frame_of(x, self.manifold_dim, self.coordinates)
@@ -213,9 +225,9 @@ def _require_part(kind: type | UnionType, wanted: str) -> Callable[[Spec, str, o
 
 
 CHECKS: dict[object, Callable[[Any, str, Any], None]] = {
-    FlowConfig: _require_part(FlowConfig, "couplings such as SplineCouplings()"),
+    FlowConfig: _require_part(FlowConfig, "a flow (`FlowConfig`) such as SplineCouplings()"),
     FlowConfig | ChartConfig: _require_part(
-        FlowConfig | ChartConfig, "couplings such as AffineCouplings(), or a chart"
+        FlowConfig | ChartConfig, "a flow (`FlowConfig`) such as AffineCouplings(), or a chart (`ChartConfig`)"
     ),
     Callable[[Tensor], Tensor]: lambda _, name, value: require_kind(name, value, Callable, "a function of rows"),  # type: ignore[arg-type]
     int: lambda _, name, value: require_positive_integer(name, value),

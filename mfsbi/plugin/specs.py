@@ -138,13 +138,16 @@ class PIE(ManifoldSpec):
         return CutFlow(self.chart, graph=False)
 
     def _frame(self, x: Tensor) -> Frame:
-        if x.shape[1] <= MANY:
+        if self._turns(x.shape[1]):
             return super()._frame(x)
         if self.coordinates:
             raise ValueError(
                 f"`coordinates` of a `PIE` need all axes of x, which {x.shape[1]} features are too many for."
             )
         return scales_of(x)
+
+    def _turns(self, features: int) -> bool:
+        return features <= MANY
 
     def _model(self, chart: AbstractChart, latent: Latent) -> AmbientModel:
         return AmbientModel(chart, latent, self.epsilon)
