@@ -1,9 +1,11 @@
-"""Check arguments. Every message names the argument, what was expected, what came, and what to do."""
+"""Check arguments, and warn. Every message names the argument, what was expected, what came, and what to do."""
 
 import math
+import sys
+import warnings
 from dataclasses import fields
 from numbers import Integral, Real
-from types import UnionType
+from types import FrameType, UnionType
 
 import torch
 from torch import Tensor
@@ -23,7 +25,11 @@ __all__ = [
     "require_sizes",
     "require_tensor",
     "require_whole",
+    "warn",
 ]
+
+OURS = "mfsbi.", "sbi.", "torch.", "emcee.", "pyro.", "typer.", "click."
+"""How the names of modules begin whose lines are not the user's: this package, and those it calls or is called by."""
 
 
 def require_number(name: str, value: object) -> None:
@@ -142,7 +148,21 @@ def require_device(device: str) -> None:
         ) from error
 
 
+def warn(message: str) -> None:
+    """Warn of something at the line of the user's that led to it, however many calls lie between."""
+    frame = sys._getframe(1)
+    while _is_ours(frame) and frame.f_back is not None:
+        frame = frame.f_back
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    module = frame.f_globals.get("__name__")
+    warnings.warn_explicit(message, UserWarning, frame.f_code.co_filename, frame.f_lineno, module, registry)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return f"{frame.f_globals.get('__name__')}.".startswith(OURS)
+
+
 def _told(value: object) -> str:
     """Return a value with its type, cut short, for a message."""
-    text = " ".join(repr(value).split())
-    return f"{text if len(text) < 40 else text[:37] + '...'}, a {type(value).__name__}"
+    text, kind = " ".join(repr(value).split()), type(value).__name__
+    return f"{text if len(text) < 40 else text[:37] + '...'}, {'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"

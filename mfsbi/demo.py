@@ -124,7 +124,7 @@ def run_demo(
     """
     require_positive("simulations", simulations)
     if len(surface.parameter_names) != 1:
-        raise ValueError(f"the demo draws the posterior of 1 parameter; this simulator has {surface.parameter_names}.")
+        raise ValueError(f"The demo draws the posterior of 1 parameter; this simulator has {surface.parameter_names}.")
     prepare_folder(out)
     start = time.perf_counter()
 
@@ -151,7 +151,7 @@ def run_demo(
 
     tell("Comparing with the exact posterior ...")
     exact = grid_posterior(exact_potential(surface, x_o), [-1], [1])
-    learned = grid_posterior(lambda grid: posterior.potential_fn(grid, track_gradients=False), [-1], [1])
+    learned = grid_posterior(lambda grid: posterior.potential(grid, x_o), [-1], [1])
     samples, points = _samples(surface, estimator.model, derived(seed, 104))
     result = DemoResult(
         reconstruction_error=float(estimator.model.distance(points).detach().mean()),

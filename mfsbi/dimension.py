@@ -16,7 +16,6 @@ more than half of the squared error at the suggested n sits in a hundredth of th
 branched: a circle has one dimension, but one chart leaves a gap in it.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -32,6 +31,7 @@ from mfsbi.checks import (
     require_positive_integer,
     require_seed,
     require_tensor,
+    warn,
 )
 from mfsbi.plugin.specs import MFlow
 from mfsbi.seeds import derived, seeded
@@ -158,7 +158,7 @@ def dimension_scan(
     spread = float(((validation.x.double() - mean) / std).square().sum(-1).mean().sqrt())
     scan = DimensionScan.of(squared, spread, tolerance)
     if scan.doubt:
-        warnings.warn(scan.doubt, stacklevel=2)
+        warn(scan.doubt)
     return scan
 
 

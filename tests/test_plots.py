@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot
 from matplotlib.colors import same_color
 from matplotlib.contour import ContourSet
@@ -223,6 +224,20 @@ def test_a_corner_can_be_drawn_of_any_draws(draws):
         low, high = axes.get_xlim()
         assert low < np.median(column) < high
         assert len(axes.get_lines()) == 3
+
+
+def test_a_corner_takes_tensors():
+    draws = {name: torch.from_numpy(each) for name, each in PAIRS.items()}
+    ours, same = plots.corner(draws, NAMES, torch.tensor([0.1, 0.2, 0.3])), FIGURES["corner"]()
+    for ours_axes, axes in zip(ours.axes, same.axes, strict=True):
+        for line, expected in zip(ours_axes.get_lines(), axes.get_lines(), strict=True):
+            assert np.allclose(line.get_data(), expected.get_data())
+
+
+@pytest.mark.parametrize("names", [["one", "one", "two"], ["one", "two"], ["one", "two", "three", "four"]])
+def test_a_corner_has_one_name_for_each_parameter(names):
+    with pytest.raises(ValueError, match="one for each parameter, no two the same; got .* for draws 'wide'"):
+        plots.corner(PAIRS, names)
 
 
 def test_outliers_are_counted_by_distance_and_p_value():

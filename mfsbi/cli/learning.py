@@ -1,6 +1,5 @@
 """Commands that learn: train, sample, calibrate."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mfsbi.checks import require_features
+from mfsbi.checks import require_features, warn
 from mfsbi.cli.common import (
     MISTAKES,
     PriorOption,
@@ -237,7 +236,7 @@ def _loaded(path: Path) -> Estimator:
     """Return the estimator of a file, with a warning if it did not learn all that it should."""
     estimator = load(path)
     if estimator.training_record.get("interrupted"):
-        warnings.warn(f"The training of {path} was interrupted: what it says may be far off.", stacklevel=2)
+        warn(f"The training of {path} was interrupted: what it says may be far off.")
     return estimator
 
 

@@ -1,4 +1,4 @@
-r"""Whether posteriors mean what they say: over many data sets, the truth must lie anywhere in them equally often.
+r"""Whether posteriors are calibrated: over many data sets, the truth lies at every level of them equally often.
 
 Draw theta from the prior, x given theta, and draws of the posterior given x. If the posterior is right, each of these
 numbers is uniform on (0, 1) over data sets:
@@ -46,7 +46,7 @@ class Calibration:
 
     @property
     def p_values(self) -> dict[str, list[float]]:
-        """Of each test that its numbers are uniform: one for each parameter's ranks, one of levels and closeness."""
+        """The p-value of each test of uniformity: one for each parameter's ranks, one each for levels and closeness."""
         return {
             "ranks": [uniform_p_value(column) for column in self.ranks.unbind(-1)],
             "levels": [uniform_p_value(self.levels)],
@@ -55,7 +55,7 @@ class Calibration:
 
     @property
     def p_value(self) -> float:
-        """Of all tests together: the smallest times their number (Bonferroni), at most 1."""
+        """The p-value of all tests together: the smallest times their number (Bonferroni), at most 1."""
         each = [p for values in self.p_values.values() for p in values]
         return min(1.0, len(each) * min(each))
 

@@ -1,5 +1,6 @@
 """Chains: what a sampler returns, whichever it was."""
 
+from collections.abc import KeysView
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,11 +15,12 @@ __all__ = ["Chains", "Info"]
 class Info(NamedTuple):
     """How chains were made; what does not apply to a sampler is None.
 
-    `info["seconds"]` is the same as `info.seconds`.
+    It can also be read like a dictionary of what applies: `info["seconds"]`, `info.get("acceptance", 1.0)`,
+    `"divergences" in info` and `dict(info)`.
 
     Arguments:
         sampler: the name of the sampler
-        markov: whether each draw depends on the one before; draws that are independent were only dealt into chains
+        markov: whether each draw depends on the one before; otherwise independent draws were split into chains
         warmup_steps: steps of each chain before its draws
         thin: steps for each draw
         seed: of everything random
@@ -39,8 +41,24 @@ class Info(NamedTuple):
     divergences: int | None = None
     evaluations: int | None = None
 
+    @property
+    def told(self) -> dict[str, object]:
+        """What applies to the sampler, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
     def __getitem__(self, key: object) -> object:  # type: ignore[override]
-        return getattr(self, key) if isinstance(key, str) else tuple(self)[key]  # type: ignore[call-overload]
+        return self.told[key] if isinstance(key, str) else tuple(self)[key]  # type: ignore[call-overload]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.told
+
+    def get(self, key: str, default: object = None) -> object:
+        """Return the value of that name, or the default if it does not apply."""
+        return self.told.get(key, default)
+
+    def keys(self) -> KeysView[str]:
+        """Return the names of what applies."""
+        return self.told.keys()
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,7 @@ class Chains:
     def __post_init__(self) -> None:
         require_tensor("draws", self.draws)
         require_tensor("log_prob", self.log_prob)
-        require_kind("info", self.info, Info, "an `mfsbi.inference.chains.Info`")
+        require_kind("info", self.info, Info, "of `mfsbi.inference.chains.Info`, such as Info(**info)")
         if self.draws.ndim != 3 or self.log_prob.shape != self.draws.shape[:2]:
             raise ValueError(
                 "`draws` should have shape (chain, draw, parameter) and `log_prob` (chain, draw); "

@@ -5,12 +5,13 @@ On a regular grid of cells of volume V, the normalised posterior is
     p(theta_i) = exp(l_i) / (V sum_k exp(l_k)),    l = log likelihood + log prior up to a constant.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mfsbi.checks import warn
 
 __all__ = ["GridPosterior", "grid_posterior", "warn_of_grid"]
 
@@ -67,11 +68,10 @@ def warn_of_grid(
     for i, ends in enumerate(zip(low, high, strict=True)):
         marginal = table.sum([axis for axis in range(len(low)) if axis != i]) if len(low) > 1 else table
         if 1 / float(marginal.square().sum()) < min(FEWEST_CELLS, points / 2):
-            warnings.warn(
+            warn(
                 f"The grid is too coarse: the posterior of parameter {i} fills about "
                 f"{1 / float(marginal.square().sum()):.1f} of its {points} cells, so that draws are wider than it. "
                 "Narrow `bounds`, or raise `points`.",
-                stacklevel=4,
             )
         width = (ends[1] - ends[0]) / points
         for end, cell, step in ((ends[0], 0, -width), (ends[1], points - 1, width)):
@@ -79,10 +79,9 @@ def warn_of_grid(
             beyond = grid.theta.view(*table.shape, -1).select(i, cell).reshape(len(face), -1)[face.argmax()].clone()
             beyond[i] += step
             if marginal[cell] > CUT * marginal.max() and bool(possible(beyond[None].to(torch.get_default_dtype()))):
-                warnings.warn(
+                warn(
                     f"`bounds` cut off a part of the posterior: that of parameter {i} is still "
                     f"{float(marginal[cell] / marginal.max()):.2g} of its maximum at {end:.4g}. Move that bound out.",
-                    stacklevel=4,
                 )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mfsbi.blocks import rows_at_work
 from mfsbi.checks import require_features
 from mfsbi.models import AbstractModel, DensityModel
 from mfsbi.types import HasQuickLikelihood, KnownLikelihood
@@ -24,10 +25,7 @@ from mfsbi.types import HasQuickLikelihood, KnownLikelihood
 __all__ = ["EncodedLikelihood", "exact_potential"]
 
 MAX_ROWS = 2**15
-"""Rows (theta times observations) at work at a time: bounds the memory of a call with many theta."""
-
-MAX_PLACED = 8192
-"""Observations at work at a time when they are placed, which takes tangents."""
+"""Rows (theta times observations) that a simulator is given at a time: bounds the memory of a call with many theta."""
 
 
 class EncodedLikelihood:
@@ -58,7 +56,7 @@ class EncodedLikelihood:
             elif model.chart.conditional:
                 points, self._log_prob = rows, model.log_prob
             else:
-                parts = [model.place(chunk) for chunk in rows.split(MAX_PLACED)]
+                parts = [model.place(chunk) for chunk in rows.split(rows_at_work(rows.shape[-1]))]
                 points, factor = (torch.cat(part) for part in zip(*parts, strict=True))
         self.points = points.view(*x.shape[:-1], -1)
         self._constant = factor.view(len(x), -1).sum(-1)
@@ -69,7 +67,7 @@ class EncodedLikelihood:
         All observations share one theta, also those of several sets.
         """
         points = self.points.flatten(0, -2)
-        per_chunk = max(1, MAX_ROWS // len(points))
+        per_chunk = max(1, rows_at_work(points.shape[-1]) // len(points))
         sums = torch.cat([self._sums(points.expand(len(rows), -1, -1), rows) for rows in theta.split(per_chunk)])
         return sums + self._constant.sum()
 
@@ -82,7 +80,7 @@ class EncodedLikelihood:
             theta: shape `(observations, parameter)`, or `(sets, parameter)`
         """
         points = self.points if self.points.ndim == 3 else self.points[:, None]
-        per_chunk = max(1, MAX_ROWS // points.shape[1])
+        per_chunk = max(1, rows_at_work(points.shape[-1]) // points.shape[1])
         chunks = zip(points.split(per_chunk), theta.split(per_chunk), strict=True)
         return torch.cat([self._sums(part, rows) for part, rows in chunks]) + self._constant
 

@@ -9,8 +9,7 @@ kernel density of the others (`KDEMove`), which gave the most effective draws (`
 """
 
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,9 +20,9 @@ from emcee.moves import DEMove, KDEMove
 from torch import Tensor
 from torch.distributions import Transform, identity_transform
 
-from mfsbi.checks import require_positive_integer, require_whole
+from mfsbi.checks import require_positive_integer, require_whole, warn
 from mfsbi.inference.chains import Chains, Info
-from mfsbi.inference.samplers import Problem
+from mfsbi.inference.samplers import Problem, leave_out
 from mfsbi.seeds import derived
 
 __all__ = ["Emcee", "run_emcee"]
@@ -87,7 +86,7 @@ def run_emcee(
         log_prob: theta of shape `(rows, parameter)` -> log posterior up to a constant, -inf outside the prior
         starts: where the walkers begin, shape `(walkers, parameter)`, at least twice as many walkers as parameters
         draws: of each walker
-        sampler: settings as a value
+        sampler: settings as a value, whose `walkers` are not used: there is one for each start
         transform: theta -> unconstrained coordinates, in which the walkers move
         seed: of the moves
         show_progress_bars: show emcee's progress bar
@@ -98,11 +97,11 @@ def run_emcee(
 
     Raises:
         ValueError: if there are too few walkers, log_prob is NaN, or -inf at a start
+        TypeError: if there is no such setting, or settings come beside a sampler, or walkers beside starts
         KeyboardInterrupt: if interrupted before the first draw
     """
     require_positive_integer("draws", draws)
-    how = cast(Callable[..., Emcee], Emcee)(**settings) if sampler is None else sampler
-    kind = starts.dtype
+    how, kind = _settings_of(sampler, settings), starts.dtype
 
     def back(y: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return theta, and log |det dy/dtheta| in float64, of rows y."""
@@ -138,7 +137,7 @@ def run_emcee(
         done = ensemble.iteration - before - how.warmup
         if done < 1:
             raise
-        warnings.warn(f"Sampling was interrupted; {done} of {draws} draws of each walker are kept.", stacklevel=2)
+        warn(f"Sampling was interrupted; {done} of {draws} draws of each walker are kept.")
     discard = before + how.warmup
     chain = ensemble.get_chain(discard=discard).swapaxes(0, 1)
     theta, volume = back(chain.reshape(-1, parameters))
@@ -152,3 +151,12 @@ def run_emcee(
         acceptance=float(ensemble.acceptance_fraction.mean()),
     )
     return Chains(theta.to(kind).view(*chain.shape[:2], -1), log_posterior.to(kind), info)
+
+
+def _settings_of(sampler: Emcee | None, settings: Mapping[str, object]) -> Emcee:
+    """Return the sampler, or the one that has these settings; raise TypeError if something is given twice."""
+    leave_out({"walkers"} & settings.keys(), "`starts` has a row for each walker")
+    if sampler is None:
+        return cast(Callable[..., Emcee], Emcee)(**settings)
+    leave_out(settings, f"`sampler` has its own settings, {sampler}")
+    return sampler

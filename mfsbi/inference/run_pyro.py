@@ -13,7 +13,6 @@ the one before. Pyro's default of 2 pi is a full period, which leads back to the
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -23,9 +22,9 @@ from torch import Tensor
 from torch.distributions import Transform, identity_transform
 from tqdm.auto import tqdm
 
-from mfsbi.checks import require_positive_integer, require_whole
+from mfsbi.checks import require_positive_integer, require_whole, warn
 from mfsbi.inference.chains import Chains, Info
-from mfsbi.inference.samplers import Problem
+from mfsbi.inference.samplers import Problem, leave_out
 from mfsbi.seeds import derived, seeded, undisturbed
 
 with undisturbed():  # pyro switches torch's validation of distributions on
@@ -127,7 +126,10 @@ class HMC(Hamiltonian):
     Arguments, besides those of `Hamiltonian`:
         trajectory_length: in units of the posterior's spread; pi / 2 if neither it nor num_steps is given
         num_steps: steps of the first size in a trajectory, which say its length
-        max_num_steps: at most so many steps: a density that jumps adapts their size to nothing
+        max_num_steps: at most so many steps, since the warm-up shrinks them towards zero where a density jumps
+
+    Raises:
+        TypeError: if both trajectory_length and num_steps are given
     """
 
     trajectory_length: float | None = None
@@ -135,6 +137,11 @@ class HMC(Hamiltonian):
     max_num_steps: int = 1024
 
     _kind = _BoundedHMC
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trajectory_length is not None:
+            leave_out([] if self.num_steps is None else ["num_steps"], "`trajectory_length` says it too")
 
 
 KERNELS: dict[str, Callable[..., Hamiltonian]] = {"nuts": NUTS, "hmc": HMC}
@@ -157,7 +164,7 @@ def run_pyro(
         log_prob: theta of shape `(rows, parameter)` -> log posterior up to a constant, differentiable
         starts: where the chains begin, shape `(chains, parameter)`
         draws: of each chain, after the warm-up
-        kernel: "nuts", "hmc", or a value with its settings
+        kernel: "nuts", "hmc", or a value with its settings, whose `chains` are not used: there is one for each start
         transform: theta -> unconstrained coordinates
         seed: of the momenta
         show_progress_bars: show a bar over the chains
@@ -168,9 +175,12 @@ def run_pyro(
 
     Raises:
         ValueError: if the kernel is unknown or log_prob is not finite at a start
+        TypeError: if there is no such setting, or settings come beside a value, or chains beside starts
         KeyboardInterrupt: if interrupted before the first chain is finished
     """
     require_positive_integer("draws", draws)
+    leave_out({"chains"} & settings.keys(), "`starts` has a row for each chain")
+    leave_out(() if isinstance(kernel, str) else settings, f"`kernel` has its own settings, {kernel}")
     if isinstance(kernel, str) and kernel not in KERNELS:
         raise ValueError(f"`kernel` should be one of {sorted(KERNELS)}; got {kernel!r}.")
     how = KERNELS[kernel](**settings) if isinstance(kernel, str) else kernel
@@ -206,7 +216,7 @@ def run_pyro(
     except KeyboardInterrupt:
         if not chains:
             raise
-        warnings.warn(f"Sampling was interrupted; {len(chains)} of {len(starts)} chains are kept.", stacklevel=2)
+        warn(f"Sampling was interrupted; {len(chains)} of {len(starts)} chains are kept.")
     theta = torch.stack(chains)
     with torch.no_grad():
         values = log_prob(theta.flatten(0, 1)).view(theta.shape[:2])

@@ -1,4 +1,4 @@
-"""What a sampler is given and what it returns: all that one's own needs to know.
+"""What a sampler is given and what it returns: all you need to know to write your own.
 
     class FromPrior:
         def draw(self, problem, draws, seed):
@@ -12,7 +12,7 @@ Markov chains take `problem.starts` for where they begin, and walk in the coordi
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -22,13 +22,13 @@ from torch.distributions import Distribution, Transform
 from mfsbi.inference.chains import Chains, Info
 from mfsbi.seeds import seeded
 
-__all__ = ["FEW_VALUES", "Problem", "Sampler", "bars_shown"]
+__all__ = ["FEW_VALUES", "Problem", "Sampler", "bars_shown", "leave_out"]
 
 FEW_VALUES = (
     "the prior has parameters that take few values, such as whole numbers: its draws would not be those of the "
     'posterior. Use `sample_with="rejection"`, or `sample_chains(..., sampler="importance")`.'
 )
-"""Why a sampler that moves continuously is of no use, and what is."""
+"""Why samplers that move continuously are refused, and which to use."""
 
 
 @runtime_checkable
@@ -43,6 +43,18 @@ class Sampler(Protocol):
             draws: of each chain, after its warm-up
             seed: of everything random, see `mfsbi.seeds.seeded`; the global generators stay as they are
         """
+
+
+def leave_out(settings: Iterable[str], reason: str) -> None:
+    """Raise TypeError if there are settings that something else decides already.
+
+    Arguments:
+        settings: their names
+        reason: what decides them, for the message
+    """
+    names = ", ".join(f"`{name}`" for name in sorted(settings))
+    if names:
+        raise TypeError(f"{reason}: leave out {names}.")
 
 
 def bars_shown(*, wanted: bool | None) -> bool:
@@ -116,7 +128,7 @@ class Problem(NamedTuple):
         """Return draws of shape `(chain, draw, parameter)` with their log posterior.
 
         Arguments:
-            theta: the draws, of chains that may be independent draws dealt into some
+            theta: the draws; chains may be independent draws split into some
             info: how they were made; `sample_chains` adds seed, seconds and evaluations
         """
         with torch.no_grad():

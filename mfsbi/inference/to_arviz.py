@@ -92,7 +92,7 @@ def diagnose(chains: Chains) -> Diagnostics:
     """Return R-hat and effective sample sizes of each parameter.
 
     Arguments:
-        chains: at least two, of at least four draws; independent draws dealt into chains will do, too
+        chains: at least two, of at least four draws; they may be independent draws split into chains
 
     Raises:
         ValueError: if there are fewer
@@ -146,8 +146,7 @@ def to_arviz(
                     f"chains and draws or fewer of the latter; {name!r} has shape {tuple(value.shape)}."
                 )
         groups["posterior_predictive"] = {name: np.asarray(x.cpu()) for name, x in new.items()}
-    told = {name: value for name, value in chains.info._asdict().items() if value is not None}
-    attributes = told | {"markov": int(chains.info.markov)}  # files hold no truth values
+    attributes = chains.info.told | {"markov": int(chains.info.markov)}  # files hold no truth values
     if MODERN:
         return arviz.from_dict(groups, attrs={"/": attributes})
     return arviz.from_dict(**groups, attrs=attributes)
@@ -248,8 +247,8 @@ def require_names(given: Sequence[str] | None, count: int) -> list[str]:
     for name in names:
         if not isinstance(name, str) or not name.strip(" .") or PurePosixPath(name).name != name or name in RESERVED:
             raise ValueError(
-                f"`parameter_names` should be words other than {' and '.join(RESERVED)}, which ArviZ has for the axes "
-                f"of draws, neither dots alone nor with a slash, which parts groups; got {name!r}. Choose another name."
+                f"`parameter_names` should be words other than {' and '.join(RESERVED)}, ArviZ's names for the axes "
+                f"of draws, neither dots alone nor with a slash, which separates groups; got {name!r}. Choose another."
             )
     return names
 

@@ -6,6 +6,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from mfsbi.plots.figure import MODEL, OFF, TRUTH, Array, Figure
@@ -98,22 +99,32 @@ def roads(draws: Mapping[str, Array], theta: Array, density: Array, name: str = 
     return figure
 
 
-def corner(posteriors: Mapping[str, Array], names: Sequence[str], truth: Array | None = None) -> Figure:
+def corner(posteriors: Mapping[str, ArrayLike], names: Sequence[str], truth: ArrayLike | None = None) -> Figure:
     """Return densities of each parameter, and of each pair the regions that hold 50 % (full) and 90 % (dashed).
 
     Arguments:
-        posteriors: draws of each posterior, shape `(rows, parameter)`, more rows than parameters
+        posteriors: draws of each posterior, shape `(rows, parameter)`, more rows than parameters; arrays or tensors
         names: of the parameters
         truth: where a line is drawn, shape `(parameter,)`
+
+    Raises:
+        ValueError: if draws do not have a column for each name, or two names are the same
     """
+    tables = {title: np.asarray(draws) for title, draws in posteriors.items()}
+    for title, table in tables.items():
+        if len(set(names)) < len(names) or table.shape[1:] != (len(names),):
+            raise ValueError(
+                f"`names` should be one for each parameter, no two the same; got {list(names)} for draws {title!r} of "
+                f"shape {table.shape}."
+            )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # ArviZ announces its next version
         import corner as library  # noqa: PLC0415 - it imports ArviZ, which takes seconds
 
-    every = np.concatenate(list(posteriors.values()))
+    every = np.concatenate(list(tables.values()))
     limits = [_ends(column) for column in every.T]
     figure = Figure(figsize=(2.1 * len(names) + 1.3,) * 2)  # panels of two inches and the library's margins
-    for (title, draws), color in zip(posteriors.items(), cycle((MODEL, OFF, "C2", "C4")), strict=False):
+    for (title, draws), color in zip(tables.items(), cycle((MODEL, OFF, "C2", "C4")), strict=False):
         library.corner(
             draws,
             bins=60,
@@ -138,9 +149,9 @@ def corner(posteriors: Mapping[str, Array], names: Sequence[str], truth: Array |
         if row == column:
             axes.set_ylim(0, 1.1 * max(np.max(line.get_ydata()) for line in axes.get_lines()))
         if truth is not None:
-            axes.axvline(truth[column], color=TRUTH, linewidth=0.8)
+            axes.axvline(np.asarray(truth)[column], color=TRUTH, linewidth=0.8)
         if truth is not None and row != column:
-            axes.axhline(truth[row], color=TRUTH, linewidth=0.8)
+            axes.axhline(np.asarray(truth)[row], color=TRUTH, linewidth=0.8)
     panels[0, 0].set_ylabel("density")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="upper right", frameon=False)
     return figure

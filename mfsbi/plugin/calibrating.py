@@ -50,7 +50,7 @@ def calibrate(
 
     Arguments:
         posterior: any of sbi's, as `build_posterior()` returns them
-        theta: draws of the prior, shape `(sets, parameter)`; more sets show smaller faults
+        theta: draws of the prior, shape `(sets, parameter)`; more sets reveal smaller errors
         x: simulated from them, shape `(sets, data)`, or `(sets, events, data)` where events share one theta
         draws: of each posterior
         sampler: by which to take each data set, one after the other, as in `sample_chains`
@@ -65,7 +65,7 @@ def calibrate(
 
     Raises:
         ValueError: if shapes do not fit, or theta, x or a draw is not finite
-        TypeError: if posterior is not one, theta or x is not a tensor, or there is no such setting
+        TypeError: if posterior is not a posterior, theta or x is not a tensor, or there is no such setting
     """
     require_positive_integer("draws", draws)
     require_seed(seed)

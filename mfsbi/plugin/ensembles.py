@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from mfsbi.checks import require_positive_integer
+from mfsbi.checks import require_positive_integer, warn
 from mfsbi.plugin.host import EnsemblePosterior
 from mfsbi.plugin.saving import Estimator, Trainer
 from mfsbi.plugin.trainer import AbstractTrainer
@@ -78,7 +78,7 @@ def train_ensemble(
         made = _collected({each.seed: executor.submit(train, each) for each in trainers})
     for message in dict.fromkeys(message for member in made.values() for message in member.warnings):
         who = [str(seed) for seed, member in made.items() if message in member.warnings]
-        warnings.warn(f"The member{'s' if len(who) > 1 else ''} with seed {', '.join(who)}: {message}", stacklevel=2)
+        warn(f"The member{'s' if len(who) > 1 else ''} with seed {', '.join(who)}: {message}")
     errors = {seed: member.error for seed, member in made.items() if member.error is not None}
     if len(errors) == len(made):
         raise next(iter(errors.values()), KeyboardInterrupt())
@@ -87,8 +87,7 @@ def train_ensemble(
         failed = ", ".join(f"{seed} ({type(error).__name__}: {error})" for seed, error in errors.items()) or "none"
         left = ", ".join(str(seed) for seed in seeds if seed not in made)
         late = f"; interrupted before {left}" if left else ""
-        told = f"{good} of {len(seeds)} members were trained. Failed seeds: {failed}{late}."
-        warnings.warn(told, stacklevel=2)
+        warn(f"{good} of {len(seeds)} members were trained. Failed seeds: {failed}{late}.")
     return [member.estimator.to(trainer.device) for member in made.values() if member.error is None]
 
 

@@ -25,7 +25,7 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.simulating.fingerprint import fingerprint
 from mfsbi.simulations import Simulations
 from mfsbi.train.data import Split
-from mfsbi.train.noise import ScoreSize
+from mfsbi.train.losses import Kind, as_loss
 from mfsbi.train.record import ScoreNoise
 from mfsbi.train.schedules import Schedule, Settings, require_schedule, with_score
 from mfsbi.train.training import Model
@@ -83,6 +83,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         """Return the rows that were drawn at theta."""
         if simulations.from_theta is None:
             return simulations
+        require_tensor("from_theta", simulations.from_theta)
         for name, value in simulations.fields.items():
             require_tensor(name, value)
             require_matching_rows("from_theta", simulations.from_theta, name, value)
@@ -94,16 +95,13 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         if schedule is None:
             schedule = self.spec.suited(request.data[0].excerpt.x.shape[1]).schedule(epochs)
         require_schedule(schedule)
-        if not request.weight_decay:
-            return schedule
-        schedule = schedule if given else self._decaying(request, schedule)
-        if not any(phase.decay for phase in schedule):
-            raise ValueError(
-                "`weight_decay` should be zero or None, since no phase of this schedule has weight decay; got "
-                f"{request.weight_decay}. Pass a schedule that has, e.g. `[phase._replace(decay=1.0) for phase in "
-                "schedule]`, or leave `weight_decay` out."
-            )
-        return schedule
+        for loss in (as_loss(phase.loss) for phase in schedule):
+            if loss.kind is Kind.RATIO:
+                raise TypeError(
+                    f"`Phase.loss` should be a loss of a likelihood, such as `latent_nll`; got `{loss.__name__}`, by "
+                    "which the trainer `ALICES` learns a ratio."
+                )
+        return self._decaying(request, schedule) if request.weight_decay and not given else schedule
 
     def _decaying(self, request: Request, schedule: Schedule) -> Schedule:
         """Return the schedule with weight decay in phases that train the density and move no chart that is learned."""
@@ -121,11 +119,11 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         functions = map(fingerprint, filter(callable, foreign))
         return {"spec": [re.sub(r" at 0x[0-9a-f]+", "", repr(self.spec)), *functions], "restarts": restarts}
 
-    def _scored(
-        self, request: Request, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None
-    ) -> Schedule:
-        limit = None if noise is None else request.data[1].theta.new_tensor(noise.noise)
-        return with_score(schedule, request.score_weight, limit, size)
+    def _scored(self, request: Request, schedule: Schedule) -> Schedule:
+        return with_score(schedule, request.score_weight)
+
+    def _limit(self, noise: ScoreNoise) -> list[float]:
+        return noise.noise
 
     def _built(self, data: Split, number: int) -> AbstractModel:
         excerpt = data[0].excerpt.to("cpu")

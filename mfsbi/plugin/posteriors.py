@@ -1,6 +1,5 @@
 """sbi's posteriors for a potential of ours: which class, and with which settings."""
 
-import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
@@ -8,6 +7,7 @@ from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
+from mfsbi.checks import warn
 from mfsbi.inference.samplers import FEW_VALUES
 from mfsbi.plugin import host
 from mfsbi.plugin.host import BasePotential, NeuralPosterior
@@ -44,13 +44,13 @@ def posterior_of(
     Arguments:
         potential_with: returns the potential with a prior, which is its own copy
         prior: the prior, as `parameter_prior` returns it
-        sample_with: "mcmc", "rejection", "vi" or "importance"; what parameters say if they are given
+        sample_with: "mcmc", "rejection", "vi" or "importance"; the kind of parameters decides if they are given
         parameters: settings of the sampler
         device: where to evaluate
 
     Raises:
         ValueError: if sample_with is unknown, or there is no prior
-        TypeError: if parameters are no settings of a sampler
+        TypeError: if parameters are not the settings of a sampler
     """
     if sample_with not in DEFAULTS:
         raise ValueError(f"`sample_with` should be one of {sorted(DEFAULTS)}; got {sample_with!r}.")
@@ -65,7 +65,7 @@ def posterior_of(
             f"got {type(parameters).__name__}."
         )
     if kind in (MCMCPosterior, VIPosterior) and own.discrete:
-        warnings.warn(f"{kind.__name__} moves through theta continuously, and {FEW_VALUES}", stacklevel=4)
+        warn(f"{kind.__name__} moves through theta continuously, and {FEW_VALUES}")
     settings = asdict(parameters) | {"prior" if kind is VIPosterior else "proposal": own, "device": device}
     settings["theta_transform"] = settings.get("theta_transform") or own.unconstrained
     return cast(NeuralPosterior, cast(Any, kind)(potential_with(own), **settings))
@@ -78,7 +78,7 @@ class _WithAllDigits:
         """Set the observations to draw for where none are given: a tensor, or what makes one."""
         posterior = cast(Any, super()).set_default_x(x)
         posterior._x = with_all_digits(x).to(posterior._device)
-        posterior.potential_fn.set_x(posterior._x)  # which knows them again, whatever sbi makes of them
+        posterior.potential_fn.set_x(posterior._x)  # so that it recognises their float32 version
         return cast(NeuralPosterior, posterior)
 
     def _x_else_default_x(self, x: object) -> Tensor:

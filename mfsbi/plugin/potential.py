@@ -30,10 +30,10 @@ class OwnPotential(BasePotential):
     """
 
     evaluations = 0
-    """At how many theta it was evaluated."""
+    """The number of theta it was evaluated at."""
 
     keeps_digits = False
-    """Whether observations that equal those before, but for digits, are taken for the same: sbi fits densities so."""
+    """Whether the last observations count as the same in another type: sbi fits a density to their float32 version."""
 
     _given: Tensor | None = None
 
@@ -78,7 +78,7 @@ class OwnPotential(BasePotential):
         """Warn of observations out of reach of the simulations."""
 
     def _place(self, x: Tensor | None) -> None:
-        """Do with the observations what does not depend on theta."""
+        """Compute once what depends on the observations alone."""
 
 
 class ManifoldPotential(OwnPotential, LikelihoodBasedPotential):

@@ -37,7 +37,6 @@ from mfsbi.seeds import derived, seeded
 from mfsbi.simulations import Simulations
 from mfsbi.train.data import Batch, Split, joined
 from mfsbi.train.losses import Alices
-from mfsbi.train.noise import ScoreSize
 from mfsbi.train.record import ScoreNoise
 from mfsbi.train.schedules import Phase, Schedule, Settings, require_schedule
 from mfsbi.train.training import Model
@@ -159,8 +158,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         rows = min(phase.rows or request.settings.training_batch_size for phase in schedule)
         if validation.from_theta is None and min(rows, training.rows, validation.rows) < 2:
             raise ValueError(
-                "Pairs are made of two rows: `training_batch_size` should be at least 2, and so should the rows held "
-                f"out; got {rows} and {validation.rows}."
+                "Pairs are made of two rows: `training_batch_size` should be at least 2, or `Phase.rows` where a phase "
+                f"has that, and so should the rows held out; got {rows} and {validation.rows}."
             )
         odds = 0.0
         if isinstance(training, Batch) and training.from_theta is not None:
@@ -168,20 +167,17 @@ class ALICES(AbstractTrainer[GoldenRatio]):
             labels = cast(Tensor, whole.from_theta)
             require_constant_odds(whole.theta, labels)
             odds = log_odds(labels)
-        losses = [replace(cast(Alices, phase.loss), log_odds=odds) for phase in schedule]
-        losses = [loss if loss.weight is not None else replace(loss, weight=request.score_weight) for loss in losses]
-        return [phase._replace(loss=loss) for phase, loss in zip(schedule, losses, strict=True)]
+        ours = {"log_odds": odds, "weight": request.score_weight}
+        return [phase._replace(loss=_completed(cast(Alices, phase.loss), ours)) for phase in schedule]
 
     def _described(self, _restarts: int) -> dict[str, object]:
         return {"network": self.size}
 
-    def _scored(
-        self, request: Request, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None
-    ) -> Schedule:
-        if noise is None:
-            return schedule
-        limit = request.data[1].theta.new_tensor(noise.variance)
-        return [phase._replace(loss=replace(cast(Alices, phase.loss), limit=limit, size=size)) for phase in schedule]
+    def _scored(self, _request: Request, schedule: Schedule) -> Schedule:
+        return schedule
+
+    def _limit(self, noise: ScoreNoise) -> list[float]:
+        return noise.variance
 
     def _built(self, data: Split, _number: int) -> RatioModel:
         training = data[0].excerpt
@@ -198,3 +194,8 @@ class ALICES(AbstractTrainer[GoldenRatio]):
     def _potential(self, estimator: GoldenRatio, prior: ParameterPrior) -> RatioPotential:
         frozen = deepcopy(estimator).requires_grad_(requires_grad=False).eval().to(self.device)
         return RatioPotential(frozen, prior, device=self.device)
+
+
+def _completed(loss: Alices, settings: dict[str, Any]) -> Alices:
+    """Return a loss with these settings where it has none of its own."""
+    return replace(loss, **{name: value for name, value in settings.items() if getattr(loss, name) is None})

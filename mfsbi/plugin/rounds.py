@@ -1,6 +1,5 @@
 """What trainers learn from: simulations in rounds, checked as they come, with their gold."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -11,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
-from mfsbi.checks import require_features, require_finite, require_matching_rows, require_tensor, require_whole
+from mfsbi.checks import require_features, require_finite, require_matching_rows, require_tensor, require_whole, warn
 from mfsbi.gold.checks import require_centred_labels, require_centred_score, require_matching_score
 from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.simulations import Simulations
@@ -103,7 +102,7 @@ class Rounds:
         batch = replace(batch, **{name: _as_default_type(name, value) for name, value in fields.items()})
         given_x = fields["x"].detach().cpu()
         if _finer(given_x) and (len(given_x) < FEW_ROWS or any(_finer(part.x) for part in self.rounds)):
-            batch = replace(batch, x=given_x)  # which digits are needed is told by all rows, in `split`
+            batch = replace(batch, x=given_x)  # `split` asks all rows which digits they need
         self._require_inside_prior(batch.theta, given)
         if exclude_invalid_x:
             batch = _without_invalid_x(batch)
@@ -126,10 +125,9 @@ class Rounds:
                 other simulations
         """
         if store.failed:
-            warnings.warn(
+            warn(
                 f"{store.failed:,} simulations of {store.path} failed and are left out. The likelihood will be that of "
-                "valid data only; if failing depends on theta, the posterior is biased.",
-                stacklevel=3,
+                "valid data only; if failing depends on theta, the posterior is biased."
             )
         if store.bytes <= IN_MEMORY:
             self.append(replace(store.read(), joint_log_ratio=None), number, exclude_invalid_x=False)
@@ -190,7 +188,7 @@ class Rounds:
         for name, value in batch.fields.items():
             require_matching_rows("theta", theta, name, value)
         earlier = self.rounds[0].batch.fields if self.rounds else batch.fields
-        for name in batch.fields.keys() ^ earlier.keys():
+        for name in sorted(batch.fields.keys() ^ earlier.keys()):
             there = "brought it" if name in earlier else "came without it"
             raise ValueError(f"`{name}` should come with every round or with none; earlier simulations {there}.")
         if batch.joint_score is not None:
@@ -303,9 +301,8 @@ def _without_invalid_x(batch: Batch) -> Batch:
     if not valid.any():
         raise ValueError(f"`x` should have valid rows; all {len(valid)} hold NaN or infinity.")
     if not valid.all():
-        warnings.warn(
+        warn(
             f"Dropped {int((~valid).sum())} of {len(valid)} simulations with NaN or infinity in x. The likelihood will "
-            "be that of valid data only; if validity depends on theta, the posterior is biased.",
-            stacklevel=4,
+            "be that of valid data only; if validity depends on theta, the posterior is biased."
         )
     return batch.select(valid)

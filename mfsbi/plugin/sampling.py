@@ -1,34 +1,33 @@
 """`sample_chains`: draws of theta by any sampler, kept apart by chain and examined."""
 
 import time
-import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 
 from torch import Tensor
 
-from mfsbi.checks import require_finite, require_positive_integer, require_seed, require_tensor
+from mfsbi.checks import require_finite, require_positive_integer, require_seed, require_tensor, warn
 from mfsbi.inference.chains import Chains
-from mfsbi.inference.samplers import Problem, Sampler, bars_shown
+from mfsbi.inference.samplers import Problem, Sampler, bars_shown, leave_out
 from mfsbi.inference.to_arviz import diagnose
-from mfsbi.plugin.host import BasePotential, NeuralPosterior, RatioBasedPotential
+from mfsbi.plugin.host import BasePotential, EnsemblePosterior, NeuralPosterior, RatioBasedPotential
 from mfsbi.plugin.potential import OwnPotential
 from mfsbi.plugin.samplers import Slice, sampler_of
 
 __all__ = ["sample_chains"]
 
 LEAST_SHARE = 0.01
-"""Of steps accepted by a Markov chain; with fewer it stands still."""
+"""Share of accepted steps below which a Markov chain hardly moves."""
 
 
 def sample_chains(
     posterior: NeuralPosterior,
     x: Tensor,
-    how: int | Sampler = 250,
+    how: int | str | Sampler | None = None,
     *,
     draws: int | None = None,
-    sampler: str | Sampler = "slice",
+    sampler: str | Sampler | None = None,
     seed: int = 0,
     show_progress_bars: bool | None = None,
     **settings: object,
@@ -37,20 +36,21 @@ def sample_chains(
 
         sample_chains(posterior, x)
         sample_chains(posterior, x, NUTS(chains=8), draws=1000)
+        sample_chains(posterior, x, "nuts", draws=1000, chains=8)
         sample_chains(posterior, x, 1000, sampler="nuts", chains=8)
 
     `posterior.sample` pools its chains and says nothing about them; here they stay apart, and chains that have not
     converged by R-hat and effective sample sizes, or too few independent draws, are a warning with these numbers.
 
-    The sampler works on a copy of the posterior: observations that the caller has set stay as they are. Where none
-    were set, `posterior.potential_fn` has those of x afterwards, as after sbi's `posterior.sample(x=x)`.
+    The sampler works on a copy of the posterior, which stays as it is: give `posterior.potential(theta, x)` the
+    observations as well, or set them by `posterior.potential_fn.set_x(x)`.
 
     Arguments:
         posterior: as `build_posterior()` returns it
         x: iid observations, shape `(observations, data)`
-        how: draws of each chain after warm-up, or the sampler as a value
-        draws: the former by name; 250 if they are not given
-        sampler: the latter by name, or a word of `mfsbi.plugin.samplers.SAMPLERS`
+        how: the draws or the sampler, without their name
+        draws: of each chain after its warm-up; 250 if not given
+        sampler: as a value, or a word of `mfsbi.plugin.samplers.SAMPLERS`; `Slice()` if not given
         seed: of everything random
         show_progress_bars: the sampler's, True, False, or None for "only on a terminal"
         settings: those of the sampler, if it is given by word
@@ -62,20 +62,20 @@ def sample_chains(
         ValueError: if there is no such sampler, no observation, one that is not finite, draws is no positive integer,
             theta takes few values and the sampler moves continuously, or the sampler refuses its settings
         TypeError: if x is not a tensor, or the posterior not one of a `ManifoldNLE` or of `ALICES`, or for `Slice` not
-            sampled by MCMC, or the sampler has no such setting
+            sampled by MCMC, or the sampler has no such setting, or something is given twice
     """
-    chosen = sampler_of(how if isinstance(how, Sampler) else sampler, **settings)
-    if draws is None:
-        draws = 250 if isinstance(how, Sampler) else how
+    if isinstance(how, str | Sampler):
+        leave_out([] if sampler is None else ["sampler"], f"The sampler came after `x`, {how!r}")
+        sampler = how
+    elif how is not None:
+        leave_out([] if draws is None else ["draws"], f"The draws came after `x`, {how!r}")
+        draws = how
+    chosen = sampler_of("slice" if sampler is None else sampler, **settings)
+    draws = 250 if draws is None else draws
     require_positive_integer("draws", draws)
     require_seed(seed)
     _require_observations(x)
-    potential = getattr(posterior, "potential_fn", None)
-    if not isinstance(potential, BasePotential if isinstance(chosen, Slice) else OwnPotential | RatioBasedPotential):
-        raise TypeError(
-            "`posterior` should come from build_posterior() of a ManifoldNLE or of ALICES; got a "
-            f"{type(posterior).__name__}, its potential being a {type(potential).__name__}."
-        )
+    _require_posterior(posterior, chosen)
     own = deepcopy(posterior)
     own.potential_fn.set_x(x, x_is_iid=True)
     own.potential_fn.evaluations = 0
@@ -87,12 +87,23 @@ def sample_chains(
         sampler=chains.info.sampler or type(chosen).__name__,
         seed=seed,
         seconds=time.perf_counter() - start,
-        evaluations=own.potential_fn.evaluations if isinstance(potential, OwnPotential) else None,
+        evaluations=own.potential_fn.evaluations if isinstance(own.potential_fn, OwnPotential) else None,
     )
-    if potential.return_x_o() is None:
-        with warnings.catch_warnings(action="ignore"):  # said before
-            potential.set_x(x)
     return _checked(replace(chains, draws=chains.draws.cpu(), log_prob=chains.log_prob.cpu(), info=info))
+
+
+def _require_posterior(posterior: NeuralPosterior, sampler: Sampler) -> None:
+    """Raise TypeError unless the posterior has a potential that the sampler can use."""
+    potential = getattr(posterior, "potential_fn", None)
+    if isinstance(posterior, EnsemblePosterior):
+        raise TypeError(
+            "`posterior` should be one posterior; got an ensemble. Take each of its `posteriors`, or call its `sample`."
+        )
+    if not isinstance(potential, BasePotential if isinstance(sampler, Slice) else OwnPotential | RatioBasedPotential):
+        raise TypeError(
+            "`posterior` should come from build_posterior() of a ManifoldNLE or of ALICES; got "
+            f"{type(posterior).__name__} with the potential {type(potential).__name__}."
+        )
 
 
 def _require_observations(x: Tensor) -> None:
@@ -104,21 +115,21 @@ def _require_observations(x: Tensor) -> None:
 
 
 def _checked(chains: Chains) -> Chains:
-    """Return the chains, with a warning of each thing that speaks against them."""
+    """Return the chains, with a warning for each reason to doubt them."""
     for complaint in filter(None, _complaints(chains)):
-        warnings.warn(complaint, stacklevel=3)
+        warn(complaint)
     return chains
 
 
 def _complaints(chains: Chains) -> Iterator[str]:
-    """Yield what speaks against chains, by their convergence, acceptance and divergences; an empty text is nothing."""
+    """Yield reasons to doubt chains: no convergence, low acceptance, divergences; an empty text is no reason."""
     info, (count, draws, _) = chains.info, chains.draws.shape
     if count > 1 and draws >= 4:
         found = diagnose(chains)
         if info.markov:
             yield found.complaint
         elif not found.enough:
-            yield f"There are few independent draws: {found.sizes}. Take more, or another sampler, as slice."
+            yield f"There are few independent draws: {found.sizes}. Take more, or another sampler, such as slice."
     if info.markov and info.acceptance is not None and info.acceptance < LEAST_SHARE:
         yield (
             f"Only {info.acceptance:.2%} of the steps of {info.sampler!r} were accepted. Take another sampler, such as "

@@ -19,7 +19,6 @@ Parts may be your own: `MFlow(2, chart=MyChart(), latent=MyFlow())`, see `mfsbi.
 `mfsbi.flows.FlowConfig`.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from mfsbi.charts import AbstractChart, Ambient, Autoencoder, ChartConfig, CutFlow, Prescribed, WithEncoder
 from mfsbi.charts.frames import MANY, Frame, features_of, scales_of
-from mfsbi.checks import require_tensor
+from mfsbi.checks import require_tensor, warn
 from mfsbi.flows import AffineCouplings, FlowConfig, SplineCouplings
 from mfsbi.models import AbstractModel, AmbientModel, Latent, LatentModel
 from mfsbi.plugin.spec import ManifoldSpec, Shape, Spec
@@ -208,10 +207,9 @@ class MFlow(ManifoldSpec):
         features = features_of(x)
         if self.manifold_dim < features:
             return super().build(theta, x)
-        warnings.warn(
+        warn(
             f"`manifold_dim` is {self.manifold_dim} and x has {features} features: there is no manifold to learn, "
             "so this is an ordinary conditional flow, the same as `AF`.",
-            stacklevel=2,
         )
         return self.suited(features).build(theta, x)
 

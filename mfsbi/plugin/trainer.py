@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,17 +18,17 @@ from mfsbi.plugin.parameter_prior import ParameterPrior, parameter_prior
 from mfsbi.plugin.posteriors import PosteriorParameters, posterior_of
 from mfsbi.plugin.rounds import Rounds
 from mfsbi.seeds import derived, seeded
-from mfsbi.simulating.fingerprint import fingerprint
+from mfsbi.simulating.fingerprint import agree, fingerprint
 from mfsbi.simulations import Simulations
 from mfsbi.store import Store
 from mfsbi.train.checkpoint import opened
 from mfsbi.train.data import Split
+from mfsbi.train.loop import require_phases
 from mfsbi.train.losses import Loss, as_loss
-from mfsbi.train.noise import ScoreSize
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.reach import Reach, warn_of_outliers, warn_of_prior, warn_of_simulations
 from mfsbi.train.record import History, ScoreNoise
-from mfsbi.train.schedules import Schedule, Settings
+from mfsbi.train.schedules import Schedule, Settings, needs_noise, require_decay, with_noise
 from mfsbi.train.training import Model, Training, scores_of
 from mfsbi.types import Prior
 from mfsbi.warp import require_digits
@@ -186,8 +186,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
                 phases that train a density and move no chart that is learned, an ambient flow's too; a schedule of your
                 own says by `Phase.decay` which phases have it
             score_weight: where simulations have joint scores, nats per squared standardised score (alpha is 1 in the
-                paper of ALICES); measured from the noise of the scores if None, and zero to leave them out. A `Scandal`
-                or `Alices` with a weight in the schedule keeps its own
+                paper of ALICES); measured from the noise of the scores if None, and zero to leave them out. What a
+                `Scandal` or `Alices` in the schedule says, of weight, limit, size or log odds, it keeps
             restarts: how often to start again if the chart collapsed, unless there is nothing but noise that it could
                 have learned (see `mfsbi.train.guard`); 2 if None. A ratio has no chart
             retrain_from_scratch: start from new weights although the trainer has trained before
@@ -219,22 +219,26 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         data = self._split(validation_fraction, discard_prior_samples=discard_prior_samples)
         request = Request(data, settings, weight_decay, score_weight)
         phases = self._schedule(request, schedule, max_num_epochs)
-        about = partial(self._about, request, phases, starts)
-        kept = opened(checkpoint, about, minutes=checkpoint_minutes, resume=resume_training)
-        noise = size = None
-        if data[0].excerpt.joint_score is not None and score_weight != 0:
-            if score_weight is None:
-                noise, size = scores_of(data, settings, None if kept is None else kept.start)
-            phases = self._scored(request, phases, noise, size)
+        require_decay(phases, weight_decay)
+        build = cache(partial(self._built, data))
         learned = None if self.estimator is None else self.estimator.to(self.device).model
-        training = Training(partial(self._built, data), data, phases, settings, kept, learned, noise)
+        require_phases(phases, build(0) if learned is None else learned)
+        about = partial(self._about, request, phases, starts)
+        kept = opened(checkpoint, about, minutes=checkpoint_minutes, resume=resume_training, agree=agree)
+        noise = None
+        if data[0].excerpt.joint_score is not None and score_weight != 0:
+            phases = self._scored(request, phases)
+            if score_weight is None and needs_noise(phases):
+                noise, size = scores_of(data, settings, None if kept is None else kept.start)
+                phases = with_noise(phases, data[1].theta.new_tensor(self._limit(noise)), size)
+        training = Training(build, data, phases, settings, kept, learned, noise)
         try:
             training.run(starts, retrain=retrain_from_scratch)
         finally:
             self._take(training)
         if show_train_summary and Ranks.current().first:
             tqdm.write(str(self.history))
-        return self._wrapped(training.model) if self.estimator is None else self.estimator
+        return (self._wrapped(training.model) if self.estimator is None else self.estimator).eval()
 
     def build_posterior(
         self,
@@ -366,10 +370,12 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """Return what is trained, as JSON can hold it."""
 
     @abstractmethod
-    def _scored(
-        self, request: Request, schedule: Schedule, noise: ScoreNoise | None, size: ScoreSize | None
-    ) -> Schedule:
-        """Return the schedule with joint scores in its losses, and what was measured of them."""
+    def _scored(self, request: Request, schedule: Schedule) -> Schedule:
+        """Return the schedule with joint scores in its losses."""
+
+    @abstractmethod
+    def _limit(self, noise: ScoreNoise) -> list[float]:
+        """Return the limit of the noise of joint scores, parameter by parameter, as its losses have it."""
 
     @abstractmethod
     def _built(self, data: Split, number: int) -> Model:

@@ -2,7 +2,6 @@
 
 import platform
 import sys
-import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mfsbi.checks import require_kind, require_positive_integer, require_seed
+from mfsbi.checks import require_kind, require_positive_integer, require_seed, warn
 from mfsbi.priors import record_of
 from mfsbi.seeds import alone, seeded
 from mfsbi.simulating.fingerprint import comparable, fingerprint
@@ -111,10 +110,9 @@ def require_same(path: Path, stored: dict[str, Any], plan: Plan, ours: dict[str,
     here = {**ours, "rows": plan.rows, "shard_rows": shard_rows}
     if not comparable(stored["simulator_hash"], here["simulator_hash"]):
         here["simulator_hash"] = stored["simulator_hash"]
-        warnings.warn(
+        warn(
             f"The store {path} notes the code of {stored['simulator']} as another version of mfsbi does. Whether the "
-            "simulator is still the one that made it cannot be told: see to it yourself.",
-            stacklevel=4,
+            "simulator is still the one that made it cannot be told from that: make sure that it is."
         )
     for name, why in MEANT.items():
         if not _agree(stored[name], here[name]):

@@ -37,7 +37,7 @@ ENDS_ITS_WORK = {"loky"}
 """Libraries whose executors end what they were given when they are shut down, and trip over cancelled futures."""
 
 SAFE = (
-    "Finished shards are safe, and the same again goes on. If a worker was killed for want of memory, take fewer "
+    "Finished shards are safe, and the same again goes on. If a worker ran out of memory, take fewer "
     "workers or smaller shards."
 )
 
@@ -203,11 +203,11 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except BrokenExecutor as error:
-        raise RuntimeError(f"The workers broke down: {error} {SAFE}") from error
+        raise RuntimeError(f"The workers broke down: {str(error).rstrip('.')}. {SAFE}") from error
     except (ValueError, TypeError, OSError, RuntimeError):
         raise  # told by whoever raised it
     except Exception as error:  # such as dask's KilledWorker
-        raise RuntimeError(f"A worker failed by {type(error).__name__}: {error} {SAFE}") from error
+        raise RuntimeError(f"A worker failed by {type(error).__name__}: {str(error).rstrip('.')}. {SAFE}") from error
 
 
 def _follow(made: Iterator[Made], before: int, rows: int, max_failures: float, *, show: bool | None) -> None:
@@ -222,7 +222,7 @@ def _follow(made: Iterator[Made], before: int, rows: int, max_failures: float, *
             if failed > allowed_failures(max_failures, total):
                 raise RuntimeError(
                     f"{failed} of {total} simulations of this run failed, more than `max_failures` = {max_failures} "
-                    f"allows. The latest: {shard.reason}. Finished shards are kept, with all reasons in "
+                    f"allows. The latest: {shard.reason.rstrip('.')}. Finished shards are kept, with all reasons in "
                     "failed/*.jsonl of the store."
                 )
 

@@ -181,7 +181,7 @@ def _theta(plan: Plan, rows: int, seed: int) -> Tensor:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether an error is for want of memory; torch's, on a processor, is told by its words alone."""
+    """Return whether there was too little memory; torch raises a `RuntimeError` for that on a processor."""
     no_room = isinstance(error, OSError) and error.errno == errno.ENOMEM
     return no_room or isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 

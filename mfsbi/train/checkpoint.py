@@ -4,7 +4,8 @@ A checkpoint is one file in the format of `mfsbi.files`, without pickle; `mfsbi.
 written aside, flushed to the disk and renamed into place, and the one before it stays until the next is there. A
 checksum detects a file that is torn or was changed, and `about` one of other data, schedule, settings, seed or version.
 Such a file is not used: the one before it is, with a warning. Where there is none, a checkpoint of another training is
-an error, since going on would train something else than was asked for.
+an error, since going on would train something else than was asked for. Where it cannot be told whether functions of the
+user's are still the same, the training goes on with a warning.
 
 A training that goes on repeats no step and skips none, so on the same machine, with as many threads and the same
 versions, its weights are those of a training that was never stopped.
@@ -20,25 +21,28 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
+from operator import eq
 from pathlib import Path
 from types import FrameType
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from mfsbi import files
-from mfsbi.checks import require_positive
+from mfsbi.checks import require_positive, warn
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.state import Snapshot
 
 __all__ = ["Checkpoints", "Keeper", "opened"]
 
 KEPT = 2
+
+Agreement: TypeAlias = Callable[[object, object], bool | None]
 
 
 class Checkpoints:
@@ -49,6 +53,7 @@ class Checkpoints:
         about: what tells this training from others, as JSON can hold it
         minutes: between two checkpoints
         resume: go on from the newest checkpoint; begin anew if there is none
+        agree: returns whether two values of `about` are the same, or None if that cannot be told
 
     Attributes:
         start: where to go on, or None to begin anew; `taken` gives it away
@@ -58,8 +63,10 @@ class Checkpoints:
         OSError: if nothing can be written there
     """
 
-    def __init__(self, folder: str | Path, about: dict[str, object], *, minutes: float, resume: bool) -> None:
-        self.folder, self.minutes = Path(folder), minutes
+    def __init__(
+        self, folder: str | Path, about: dict[str, object], *, minutes: float, resume: bool, agree: Agreement = eq
+    ) -> None:
+        self.folder, self.minutes, self.agree = Path(folder), minutes, agree
         self.about = json.loads(json.dumps(about, default=files.plain))
         self.start = Ranks.current().from_first(lambda: self._opened(resume=resume))
         self.written = time.monotonic()
@@ -96,7 +103,7 @@ class Checkpoints:
             for old in there[KEPT - 1 :]:
                 old.unlink()
         except OSError as error:
-            warnings.warn(f"A checkpoint could not be written, and training goes on without it: {error}", stacklevel=2)
+            warn(f"A checkpoint could not be written, and training goes on without it: {error}")
         self.written = time.monotonic()
 
     def _opened(self, *, resume: bool) -> Snapshot | None:
@@ -125,7 +132,7 @@ class Checkpoints:
                 refused.append(str(error))
                 continue
             if refused:
-                warnings.warn(f"{' '.join(refused)} The one before it, {path.name}, is used.", stacklevel=7)
+                warn(f"{' '.join(refused)} The one before it, {path.name}, is used.")
             return found
         if refused:
             raise ValueError(f"{' '.join(refused)} Choose another folder, or begin anew without resuming.")
@@ -141,15 +148,27 @@ class Checkpoints:
         if description.get("sha256") != _digest(tensors, description.get("numbers")):
             raise ValueError(f"{path} is torn: its contents do not fit its checksum.")
         theirs = description["about"]
-        differing = sorted(key for key in theirs.keys() | self.about.keys() if theirs.get(key) != self.about.get(key))
+        keys = sorted(theirs.keys() | self.about.keys())
+        same = {key: self.agree(theirs.get(key), self.about.get(key)) for key in keys}
+        differing = [key for key in keys if same[key] is False]
         if differing:
             said = "; ".join(f"{key} {theirs.get(key)} there, {self.about.get(key)} here" for key in differing)
             raise ValueError(f"{path} is of another training: {said}.")
+        if None in same.values():
+            warn(
+                f"{path} notes the code of functions as another version of mfsbi does. Whether yours are still those "
+                "that the training began with cannot be told from that: make sure that they are."
+            )
         return Snapshot(tensors, description["numbers"])
 
 
 def opened(
-    folder: str | Path | None, about: Callable[[], dict[str, object]], *, minutes: float, resume: bool
+    folder: str | Path | None,
+    about: Callable[[], dict[str, object]],
+    *,
+    minutes: float,
+    resume: bool,
+    agree: Agreement = eq,
 ) -> Checkpoints | None:
     """Return the checkpoints in a folder as `Checkpoints` has them, or None if none are wanted.
 
@@ -158,13 +177,14 @@ def opened(
         about: returns what tells this training from others; it is asked only if there is a folder, since it takes time
         minutes: between two checkpoints
         resume: go on from the newest checkpoint
+        agree: returns whether two values of what `about` returns are the same, or None if that cannot be told
 
     Raises:
         ValueError: if minutes is not positive, or there is no folder to resume from
     """
     require_positive("checkpoint_minutes", minutes)
     if folder is not None:
-        return Checkpoints(folder, about(), minutes=minutes, resume=resume)
+        return Checkpoints(folder, about(), minutes=minutes, resume=resume, agree=agree)
     if resume:
         raise ValueError("`resume_training` needs `checkpoint`, the folder where an earlier training was kept.")
     return None
@@ -190,7 +210,11 @@ class Keeper:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and Ctrl-C inside the block as wishes; the second Ctrl-C does not wait."""
+        """Take SIGTERM and Ctrl-C inside the block as wishes; the second Ctrl-C does not wait.
+
+        Raises:
+            SystemExit: with code 143 at the end of the block, if SIGTERM came when there was no step left
+        """
 
         def terminate() -> None:
             self.terminated = True
@@ -208,6 +232,8 @@ class Keeper:
             on_signal(signal.SIGINT, interrupt) if kept or self.ranks.size > 1 else nullcontext(),
         ):
             yield
+        if self.terminated:
+            raise SystemExit(128 + signal.SIGTERM)
 
     def keep(self, snapshot: Callable[[], Snapshot], *, ended: bool) -> None:
         """Write a checkpoint if it is time to, or the phase has ended; leave if any process was told to.
@@ -233,13 +259,16 @@ class Keeper:
 
 @contextmanager
 def on_signal(number: signal.Signals, note: Callable[[], None]) -> Iterator[None]:
-    """Call `note` inside the block instead of what a signal does, unless it is ignored; only the main thread hears.
+    """Call `note` inside the block instead of what a signal does; only the main thread hears.
+
+    A signal that is ignored stays so, as does one that is handled outside of Python, which could not be put back.
 
     Arguments:
         number: of the signal; what it did before comes back after the block
         note: is called between two instructions of Python, whatever runs then
     """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is signal.SIG_IGN:
+    kept = signal.getsignal(number) in (signal.SIG_IGN, None)
+    if kept or threading.current_thread() is not threading.main_thread():
         yield
         return
 

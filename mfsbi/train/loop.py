@@ -21,7 +21,6 @@ spreads.
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from mfsbi.checks import warn
 from mfsbi.models import AbstractModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Checkpoints, Keeper
@@ -92,7 +92,7 @@ def fit(
             _Run(state, settings, bar, keeper).phases(data, steps, keep_going or (lambda _: True))
         except KeyboardInterrupt:
             history.interrupted = True
-            warnings.warn(_interruption(state), stacklevel=2)
+            warn(_interruption(state))
     return history
 
 
@@ -112,20 +112,20 @@ class _Run:
             state.restore(start)
             first = state.number
         self.ranks.hand_out(state.model)
-        if not all(keep_going(number) for number in range(first)):
-            return
-        for number in range(first, len(state.schedule)):
+        begun, goes_on = start is not None, all(keep_going(number) for number in range(first))
+        for number in range(first, len(state.schedule)) if goes_on else ():
             trainable = state.optimizers[state.schedule[number].trains] is not None
             if trainable and (start is None or number > first):
                 state.begin(number)
+            begun = begun or trainable
             self.bar.update(sum(steps[:number]) - self.bar.n)
             if trainable:
                 self._epochs(data)
             self.bar.update(sum(steps[: number + 1]) - self.bar.n)
             if not keep_going(number):
                 break
-        if trainable:
-            self.keeper.keep(state.snapshot, ended=False)  # what was wished for after the last step
+        if begun:
+            self.keeper.keep(state.snapshot, ended=False)  # a signal may have come after the last step
 
     def _epochs(self, data: Split) -> None:
         """Run the phase; its records are in the history and the best weights in place however it ends."""
@@ -202,11 +202,10 @@ class _Run:
         state.best.restore()
         state.optimizer.halt()
         self._held_out(validation)
-        warnings.warn(
+        warn(
             f"Training broke down in phase {state.number + 1} ({state.loss.__name__}), epoch {state.epoch}: the "
-            f"validation loss went from {state.best.loss:.4g} to {record.validation_loss:.4g}. The weights of epoch "
-            f"{state.best.epoch} are taken up again; if this is said once more, take a lower `learning_rate`.",
-            stacklevel=2,
+            f"validation loss went from {state.best.loss:.4g} to {record.validation_loss:.4g}. It goes on from the "
+            f"weights of epoch {state.best.epoch}. Should that happen again, take a lower `learning_rate`."
         )
 
     def _keep_if_better(self, validation: Batch) -> None:

@@ -19,7 +19,6 @@ is below one in a hundred. Features are compared as charts see them, bent if the
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.special import ndtri
 
+from mfsbi.checks import warn
 from mfsbi.seeds import seeded
 from mfsbi.train.data import Batch
 from mfsbi.warp import Warp
@@ -111,7 +111,7 @@ def warn_of_simulations(batch: Batch, prior: Distribution | None, *, all_from_pr
         constant = (batch.theta.amin(0) == batch.theta.amax(0)).nonzero().flatten().tolist()
         if constant:
             always = ", ".join(f"{value:.4g}" for value in batch.theta[0, constant[:5]].tolist())
-            _warn(
+            warn(
                 f"{_told('Parameter', constant)} never varied in the simulations (always "
                 f"{always}), so that nothing can be learned there: the posterior will be "
                 "the prior whatever the data. Vary theta in all parameters, or leave these out of it."
@@ -142,7 +142,7 @@ def warn_of_prior(prior: Distribution, reach: Reach, name: str, theta: Tensor | 
     beyond = (outside > BEYOND + DOUBT / reach.rows).nonzero().flatten().tolist()
     if beyond:
         i = max(beyond, key=lambda i: float(outside[i]))
-        _warn(
+        warn(
             f"{_told('Parameter', beyond)} of {name} reach{'es' if len(beyond) == 1 else ''} beyond the simulations: "
             f"{100 * float(outside[i]):.0f} % of the prior of parameter {i} lies outside {float(low[i]):.4g} to "
             f"{float(high[i]):.4g}, where theta was. The likelihood is extrapolated there, and the posterior may be "
@@ -151,7 +151,7 @@ def warn_of_prior(prior: Distribution, reach: Reach, name: str, theta: Tensor | 
     elif theta is not None and len(theta) >= 20 * theta.shape[1] and (low < high).all():
         spread = _thinnest(draws.double(), theta.cpu().double())
         if spread < THIN:
-            _warn(
+            warn(
                 f"Theta of the simulations cover a small part of {name}: along one direction their spread is "
                 f"{spread:.2g} of the prior's. The likelihood is extrapolated elsewhere, and the posterior may be "
                 "wrong: draw theta from the prior, or make the prior what they were drawn from."
@@ -179,7 +179,7 @@ def warn_of_observations(x: Tensor, reach: Reach | None, straightened: Callable[
     count = counts[BEYOND_RANGE[0]]
     row, feature = divmod(int(beyond.argmax()), rows.shape[1])
     others = f", and {count - 1} more of {len(rows)}" if count > 1 else ""
-    _warn(
+    warn(
         f"Observation {row} lies outside all simulations{others}: feature {feature} is {float(rows[row, feature]):.6g} "
         f"and simulations had {reach.x[0][feature]:.6g} to {reach.x[1][feature]:.6g}. The likelihood is extrapolated "
         "there, and the posterior may be wrong: check units and the order of the features, or simulate where the data "
@@ -198,7 +198,7 @@ def _warn_of_ties(x: Tensor) -> None:
     told = ((tied > TIED) & (x.amin(0) < x.amax(0)) & ~coarse).nonzero().flatten().tolist()
     discrete = [i for i in told if values[i] < FEW_VALUES]
     if discrete:
-        _warn(
+        warn(
             f"{_told('Feature', discrete)} of x {'takes' if len(discrete) == 1 else 'take'} few values (feature "
             f"{discrete[0]} {values[discrete[0]]} in {len(x)} rows): a density of continuous x can become arbitrarily "
             "high there, and the posterior too narrow. Add uniform noise as wide as a step to simulations and "
@@ -208,7 +208,7 @@ def _warn_of_ties(x: Tensor) -> None:
     shares = (x == common).double().mean(0)
     spiked = [i for i in told if i not in discrete and shares[i] > SPIKE]
     if spiked:
-        _warn(
+        warn(
             f"{_told('Feature', spiked)} of x {'has' if len(spiked) == 1 else 'have'} one and the same value in many "
             f"rows (feature {spiked[0]} {float(common[spiked[0]]):.4g} in {100 * float(shares[spiked[0]]):.0f} "
             "%): a density of continuous x can become arbitrarily high there, and the posterior too narrow. Use "
@@ -234,7 +234,7 @@ def warn_of_outliers(x: Tensor) -> None:
     found = ((share > 0) & (share < RARE)).nonzero().flatten().tolist()
     if found:
         feature, rows = warp.bent[found[0]], huge[:, found[0]].nonzero().flatten().tolist()
-        _warn(
+        warn(
             f"{_told('Feature', [warp.bent[i] for i in found])} of x hold{'s' if len(found) == 1 else ''} rare huge "
             f"values: feature {feature} has {len(rows)} in {len(x)} rows, up to "
             f"{float(x[rows, feature].abs().max()):.3g} beside a median of {float(x[:, feature].median()):.3g}, rows "
@@ -273,7 +273,3 @@ def _some(numbers: list[int]) -> str:
     """Return some of the numbers, and how many there are more."""
     more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
     return ", ".join(map(str, numbers[:5])) + more
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=5)

@@ -31,9 +31,12 @@ __all__ = [
     "alternating",
     "ambient",
     "density_only",
+    "needs_noise",
+    "require_decay",
     "require_schedule",
     "sequential",
     "simultaneous",
+    "with_noise",
     "with_score",
 ]
 
@@ -174,7 +177,7 @@ def with_score(
     """Return the schedule with the joint score as a second label wherever the density is trained by likelihood.
 
     Arguments:
-        schedule: any; where it has `Scandal` already, that keeps its own weight, and limit and size if it has any
+        schedule: any; where it has `Scandal` already, that keeps its own weight, limit and size
         weight: of the score, as `Scandal` has it; by the noise of the scores if None
         limit: of that noise, as `Scandal` has it
         size: of the scores, as `Scandal` has it
@@ -186,12 +189,33 @@ def with_score(
     def scored(phase: Phase) -> Phase:
         if not phase.moves("latent") or as_loss(phase.loss).kind is Kind.DISTANCE:
             return phase
-        loss = phase.loss if isinstance(phase.loss, ScoreLoss) else Scandal(weight, base=phase.loss)
-        if loss.limit is None and loss.size is None:
-            loss = replace(loss, limit=limit, size=size)
-        return phase._replace(loss=loss)
+        if isinstance(phase.loss, ScoreLoss):
+            return phase
+        return phase._replace(loss=Scandal(weight, base=phase.loss))
 
-    return [scored(phase) for phase in schedule]
+    return with_noise([scored(phase) for phase in schedule], limit, size)
+
+
+def with_noise(schedule: Schedule, limit: Tensor | None, size: nn.Module | None) -> Schedule:
+    """Return the schedule with what was measured of joint scores, in the losses that need it.
+
+    Arguments:
+        schedule: any; losses with a weight, a limit or a size of their own stay as they are
+        limit: of the noise, as `Scandal` has it
+        size: of the scores, as `Scandal` has it
+    """
+
+    def measured(phase: Phase) -> Phase:
+        if isinstance(phase.loss, ScoreLoss) and phase.loss.unmeasured:
+            return phase._replace(loss=replace(phase.loss, limit=limit, size=size))
+        return phase
+
+    return [measured(phase) for phase in schedule]
+
+
+def needs_noise(schedule: Schedule) -> bool:
+    """Return whether a loss needs what `with_noise` gives it."""
+    return any(isinstance(phase.loss, ScoreLoss) and phase.loss.unmeasured for phase in schedule)
 
 
 def require_schedule(schedule: Schedule) -> None:
@@ -208,6 +232,21 @@ def require_schedule(schedule: Schedule) -> None:
         require_positive_integer("Phase.epochs", phase.epochs)
         if phase.rows is not None:
             require_positive_integer("Phase.rows", phase.rows)
+
+
+def require_decay(schedule: Schedule, weight_decay: float | None) -> None:
+    """Raise ValueError if a weight decay was given, and no phase of the schedule has any.
+
+    Arguments:
+        schedule: of which phases have factors on the weight decay
+        weight_decay: what was given; None if nothing was
+    """
+    if weight_decay and not any(phase.decay for phase in schedule):
+        raise ValueError(
+            "`weight_decay` should be zero or None, since no phase of this schedule has weight decay; got "
+            f"{weight_decay}. Pass a schedule that has, e.g. `[phase._replace(decay=1.0) for phase in schedule]`, or "
+            "leave `weight_decay` out."
+        )
 
 
 def _passes_for_each_part(epochs: int) -> int:

@@ -1,18 +1,19 @@
 """A whole training: where it starts, new starts while the chart collapses, and what of it is kept.
 
     training = Training(build, (training_rows, held_out), sequential(50), Settings())
-    training.run()
+    training.run(restarts=2, retrain=False)
+    training.learned, training.record
 
 Models are what `build` returns, modules with named parts that a schedule moves; who uses them is of no concern here.
 A training begins from new weights, from those of an earlier one, or where one that was stopped left off. It keeps a
 model if that learned anything, also where an error or a signal ends it, and the record of it.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, cast
 
+from mfsbi.checks import warn
 from mfsbi.models import AbstractModel
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import seeded
@@ -106,20 +107,16 @@ class Training:
             if verdict is None or not verdict.collapsed:
                 return
             if verdict.noise:
-                warnings.warn(_noise_told(verdict, cast(AbstractModel, self.model).chart.manifold_dim), stacklevel=3)
+                warn(_noise_told(verdict, cast(AbstractModel, self.model).chart.manifold_dim))
                 return
             collapses = [*collapses, str(verdict)]
-            if self.history is not None:
-                self.history.collapses = collapses
+            assert self.history is not None  # of the training that has just ended
+            self.history.collapses = collapses
             if left:
-                warnings.warn(
-                    f"The chart is not clearly better than a hyperplane: {verdict}. Starting again; {left} left.",
-                    stacklevel=3,
-                )
-        warnings.warn(
+                warn(f"The chart is not clearly better than a hyperplane: {verdict}. Starting again; {left} left.")
+        warn(
             f"The chart is not clearly better than a hyperplane after {restarts + 1} starts: {collapses[-1]}. "
-            "Train longer, or take a larger `manifold_dim`: the data may have more dimensions than that.",
-            stacklevel=3,
+            "Train longer, or take a larger `manifold_dim`: the data may have more dimensions than that."
         )
 
     def _fit(
@@ -157,7 +154,7 @@ class Training:
             if self.history.epochs or (self.history.interrupted and self.learned is None):
                 self.learned = model
             elif self.history.interrupted:
-                warnings.warn("Nothing was learned anew: the earlier estimator is kept.", stacklevel=4)
+                warn("Nothing was learned anew: the earlier estimator is kept.")
             if self.learned is model:
                 self.record = self.history
         return None if guard is None else guard.verdict

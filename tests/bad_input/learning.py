@@ -20,7 +20,7 @@ from mfsbi import (
     alternating,
     sequential,
 )
-from mfsbi.train.losses import latent_nll
+from mfsbi.train.losses import Alices, latent_nll
 
 NAN, INF = float("nan"), float("inf")
 WIDE = Independent(Uniform(torch.zeros(2), torch.ones(2)), 1)
@@ -62,8 +62,8 @@ SPECS = {
         lambda at: MeFlow(3)(at.theta, at.x),
         "`manifold_dim` should be below the number of features of x, 3.*got 3",
     ),
-    "a flow by its name": (lambda at: AF("spline"), TypeError, r"`AF.latent` should be couplings such as .*'spline'"),
-    "a class for couplings": (lambda at: MFlow(2, SplineCouplings), TypeError, "`MFlow.chart` should be couplings"),
+    "a flow by its name": (lambda at: AF("spline"), TypeError, r"`AF.latent` should be a flow .* such as .*'spline'"),
+    "a class for couplings": (lambda at: MFlow(2, SplineCouplings), TypeError, "`MFlow.chart` should be a flow"),
     "no thickness": (lambda at: PIE(2, epsilon=0), "`epsilon` should be positive; got 0"),
     "infinite thickness": (lambda at: PIE(2, epsilon=INF), "`epsilon` should be positive and finite"),
     "no function": (lambda at: FOM(None, torch.sin), TypeError, "`decode` should be a function of rows; got None"),
@@ -168,6 +168,12 @@ SIMULATIONS = {
         "`joint_score` should come with every round or with none",
     ),
     "gold in a list": (append(joint_score=[1.0]), TypeError, r"`joint_score` should be a torch tensor; got \[1.0\]"),
+    "labels in a list": (append(from_theta=[True, False] * 30), TypeError, r"`from_theta` should be a torch tensor"),
+    "labels in a list for a ratio": (
+        lambda at: ALICES(at.surface.prior).append_simulations(at.theta, at.x, from_theta=[True, False] * 30),
+        TypeError,
+        "`from_theta` should be a torch tensor",
+    ),
     "a store and x": (
         lambda at: at.trainer.append_simulations(at.store, at.x),
         "A store brings x and its gold: pass it alone, without x",
@@ -214,6 +220,19 @@ TRAINING = {
         ),
         TypeError,
         r"`Phase.loss` should be `Alices\(\)`, which a ratio is trained by; got latent_nll",
+    ),
+    "a ratio's loss for a density": (
+        train(schedule=[Phase(Alices(), ("latent",), 1)]),
+        TypeError,
+        "`Phase.loss` should be a loss of a likelihood, such as `latent_nll`; got `alices`",
+    ),
+    "a decay that no phase of a ratio has": (
+        lambda at: (
+            ALICES(at.surface.prior)
+            .append_simulations(at.theta, at.x)
+            .train([Phase(Alices(), ("network",), 1, decay=0.0)], weight_decay=0.1)
+        ),
+        "`weight_decay` should be zero or None, since no phase of this schedule has weight decay; got 0.1",
     ),
     "a negative weight": (train(score_weight=-1), "`score_weight` should not be negative; got -1"),
     "a schedule by its name": (

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mfsbi.inference import potential
+from mfsbi import blocks
 from mfsbi.inference.potential import EncodedLikelihood
 from tests.laws import perturbed
 from tests.problems import DENSITIES, SPECS, plane
@@ -42,8 +42,7 @@ def test_sets_have_a_theta_each(model):
 def test_chunks_change_nothing(model, x, monkeypatch):
     theta, likelihood = torch.randn(7, 2), EncodedLikelihood(model, x)
     whole = likelihood.iid(theta)
-    monkeypatch.setattr(potential, "MAX_ROWS", 9)
-    monkeypatch.setattr(potential, "MAX_PLACED", 3)
+    monkeypatch.setattr(blocks, "NUMBERS", 3 * 2**11)  # three rows at a time
     likelihood = EncodedLikelihood(model, x)
     torch.testing.assert_close(likelihood.iid(theta), whole)
 

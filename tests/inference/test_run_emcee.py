@@ -48,6 +48,20 @@ def test_settings_may_be_a_value(starts):
     assert (run_emcee(log_prob, starts, 10, sampler=Emcee(warmup=5, thin=2), seed=1).draws == by_name.draws).all()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": Emcee(), "warmup": 5}, r"`sampler` has its own settings, Emcee\(.*: leave out `warmup`"),
+        ({"sampler": Emcee(), "thin": 1, "walkers": 8}, "`starts` has a row for each walker: leave out `walkers`"),
+        ({"walkers": 8}, "leave out `walkers`"),
+        ({"pool": None}, "unexpected keyword argument 'pool'"),
+    ],
+)
+def test_settings_that_come_twice_or_do_not_exist_are_refused(settings, message, starts):
+    with pytest.raises(TypeError, match=message):
+        run_emcee(log_prob, starts, 10, **settings)
+
+
 def test_what_cannot_be_sampled_is_refused(starts):
     with pytest.raises(ValueError, match="at least 4 walkers, twice the parameters; got 3"):
         run_emcee(log_prob, starts[:3])

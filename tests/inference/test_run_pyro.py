@@ -46,6 +46,20 @@ def test_settings_may_be_a_value(starts):
     ).all()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kernel": HMC(), "warmup": 5}, r"`kernel` has its own settings, HMC\(.*: leave out `warmup`"),
+        ({"kernel": "hmc", "chains": 8}, "`starts` has a row for each chain: leave out `chains`"),
+        ({"kernel": "hmc", "num_steps": 2, "trajectory_length": 1.0}, "leave out `num_steps`"),
+        ({"jit_compile": True}, "unexpected keyword argument 'jit_compile'"),
+    ],
+)
+def test_settings_that_come_twice_or_do_not_exist_are_refused(settings, message, starts):
+    with pytest.raises(TypeError, match=message):
+        run_pyro(log_prob, starts, 5, transform=TO_REAL, **settings)
+
+
 def test_what_cannot_be_sampled_is_refused(starts):
     with pytest.raises(ValueError, match=r"one of \['hmc', 'nuts'\]; got 'walk'"):
         run_pyro(log_prob, starts, kernel="walk")

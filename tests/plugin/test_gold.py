@@ -18,7 +18,8 @@ from mfsbi import (
     simultaneous,
 )
 from mfsbi.gold import simulate
-from mfsbi.train.losses import Scandal, reconstruction
+from mfsbi.train.losses import Alices, Scandal, latent_nll, reconstruction
+from mfsbi.train.schedules import Phase
 from simulators.polynomial import PolynomialSurface
 from tests.problems import SPECS, off_plane, on_plane
 
@@ -210,6 +211,42 @@ def test_a_schedule_of_ones_own_may_say_where_the_score_counts():
     own = [phase if phase.loss is reconstruction else phase._replace(loss=Scandal(3.0)) for phase in sequential(2)]
     made.train(own, **FEW)
     assert made.history.losses == ["reconstruction", "scandal(latent_nll)"]
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Let the noise of joint scores not be measured."""
+    monkeypatch.setattr("mfsbi.plugin.trainer.scores_of", lambda *_: pytest.fail("the noise is measured"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "losses"),
+    [
+        ([Phase(Scandal(3.0), ("latent",), 1)], ["scandal(latent_nll)"]),
+        ([Phase(Scandal(limit=torch.ones(2)), ("latent",), 1)], ["scandal(latent_nll)"]),
+        ([Phase(reconstruction, ("chart",), 1)], ["reconstruction"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The chart is not clearly better")
+def test_noise_that_no_loss_needs_is_not_measured(schedule, losses, unmeasured):
+    made = trainer("MFlow")
+    made.train(schedule, **FEW)
+    assert made.history.losses == losses
+    assert made.history.score_noise is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "error"),
+    [(Phase(latent_nll, ("network",), 1), ValueError), (Phase(Alices(), ("latent",), 1), TypeError)],
+)
+def test_a_schedule_that_does_not_fit_is_refused_before_noise_is_measured_or_checkpoints_go(
+    phase, error, unmeasured, tmp_path
+):
+    kept = tmp_path / "checkpoint-00000001.safetensors"
+    kept.touch()
+    with pytest.raises(error, match="parts out of|a loss of a likelihood"):
+        trainer().train([phase], checkpoint=tmp_path)
+    assert kept.exists()
 
 
 def test_the_gold_of_a_simulator_goes_in_as_it_comes():

@@ -1,10 +1,13 @@
-"""Gold that ALICES refuses before anything is trained on it."""
+"""Gold on its way through `ALICES`: what is refused before training, and what a loss in the schedule says of it."""
 
 import pytest
 import torch
 
 from mfsbi import ALICES
-from tests.plugin.test_ratio import PRIOR
+from mfsbi.gold.checks import log_odds
+from mfsbi.train.losses import Alices
+from mfsbi.train.schedules import Phase
+from tests.plugin.test_ratio import FEW, PRIOR, trainer
 from tests.problems import scattered
 
 
@@ -63,3 +66,19 @@ def test_gold_that_cannot_be_right_is_refused(name):
     with pytest.raises(ValueError, match=message):
         made.append_simulations(theta, **spoil(gold))
     assert made.simulations.rows == 0
+
+
+@pytest.mark.parametrize("own", [{}, {"log_odds": 0.7}, {"limit": torch.full((2,), 0.01)}, {"weight": 0.3}])
+def test_what_a_loss_in_the_schedule_says_is_kept_and_the_rest_is_the_trainers(own, short_noise):
+    used = {}
+
+    class Watched(Alices):
+        def __call__(self, model, batch):
+            used.update(vars(self))
+            return super().__call__(model, batch)
+
+    made = trainer()
+    made.train([Phase(Watched(**own), ("network",), 1)], **FEW)
+    expected = {"log_odds": log_odds(made.simulations[0].batch.from_theta), "weight": None} | own
+    assert {name: used[name] for name in expected} == expected
+    assert (used["size"] is None) == bool(own.keys() & {"limit", "weight"})

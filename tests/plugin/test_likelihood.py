@@ -150,6 +150,12 @@ def test_training_goes_on_from_where_it_was_unless_told(trained):
     assert trained.estimator is not first
 
 
+def test_an_estimator_is_handed_back_in_evaluation_mode_each_time(problem):
+    made = trainer(problem, AF(SMALL))
+    made.train(**FEW).train()
+    assert not any(module.training for module in made.train(**FEW).modules())
+
+
 def test_the_summary_has_the_losses_of_each_epoch(trained):
     assert trained.summary["epochs_trained"] == [len(trained.summary["training_loss"])]
     assert len(trained.summary["validation_loss"]) == len(trained.history.epochs) > 0

@@ -362,11 +362,14 @@ def test_a_trainer_says_what_it_is(trained):
     assert repr(trained.estimator).startswith("GoldenRatio(RatioModel(data=2, theta=2, weights=")
 
 
-@pytest.mark.parametrize("settings", [{"training_batch_size": 1}, {"validation_fraction": 0.01}])
+ONE_ROW = [Phase(Alices(), ("network",), 1, rows=1)]
+
+
+@pytest.mark.parametrize("settings", [{"training_batch_size": 1}, {"validation_fraction": 0.01}, {"schedule": ONE_ROW}])
 def test_a_row_alone_makes_no_pair(settings):
     theta, gold = scattered(60)
     made = ALICES(PRIOR, **SMALL).append_simulations(theta, gold["x"])
-    with pytest.raises(ValueError, match="Pairs are made of two rows: `training_batch_size` should be at least 2"):
+    with pytest.raises(ValueError, match="Pairs are made of two rows: `training_batch_size` .* or `Phase.rows`"):
         made.train(**(FEW | settings))
 
 

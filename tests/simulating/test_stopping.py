@@ -49,7 +49,7 @@ def test_an_executors_own_errors_are_explained_and_nothing_goes_on(tmp_path):
             return self.futures[-1]
 
     pool = Losing()
-    with pytest.raises(RuntimeError, match="A worker failed by Lost: 3 tries Finished shards are safe"):
+    with pytest.raises(RuntimeError, match="A worker failed by Lost: 3 tries. Finished shards are safe"):
         simulate_to_store(PLAN, tmp_path / "store", executor=pool)
     assert [future.cancelled() for future in pool.futures] == [False, *[True] * 4]
 

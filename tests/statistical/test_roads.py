@@ -60,6 +60,7 @@ def roads(request):
             settings |= {"bounds": bounds, "points": points}
         chains = sample_chains(posterior, x, sampler=road, seed=1, **settings)
         draws[road] = chains.draws.transpose(0, 1).flatten(0, 1)  # neighbours come from different chains
+    posterior.potential_fn.set_x(x)
     return draws | known, posterior.potential_fn, bounds
 
 

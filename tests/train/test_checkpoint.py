@@ -293,6 +293,37 @@ def test_sigterm_after_the_last_step_is_obeyed_too(data, tmp_path):
     assert len(history.epochs) == 2
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_sigterm_is_obeyed_where_no_step_is_left(trainable, data, tmp_path):
+    """In a training that goes on only to be told to end, and after a phase that has nothing to train."""
+    signalled = {
+        True: lambda phase: phase == 0 and os.kill(os.getpid(), signal.SIGTERM),
+        False: ends_after_the_last,
+    }
+    fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    model = built(data)
+    model.latent.requires_grad_(requires_grad=trainable)
+    checkpoints = Checkpoints(tmp_path, {"seed": 0}, minutes=1e9, resume=trainable)
+    with pytest.raises(SystemExit) as left:
+        fit(model, data, sequential(2), SETTINGS, keep_going=signalled[trainable], checkpoints=checkpoints)
+    assert left.value.code == 143
+    assert checkpoints.paths
+
+
+def test_sigterm_where_there_is_nothing_to_train_is_obeyed_too(data, tmp_path):
+    model = built(data).requires_grad_(requires_grad=False)
+    checkpoints = Checkpoints(tmp_path, {}, minutes=1e9, resume=False)
+    with pytest.raises(SystemExit):
+        fit(model, data, sequential(2), SETTINGS, keep_going=ends_after_the_last, checkpoints=checkpoints)
+    assert checkpoints.paths == []
+
+
+def test_a_signal_that_is_handled_outside_of_python_is_left_alone(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("mfsbi.train.checkpoint.signal.getsignal", lambda _: None)
+    monkeypatch.setattr("mfsbi.train.checkpoint.signal.signal", lambda *_: pytest.fail("which could not be put back"))
+    fit(built(data), data, sequential(2), SETTINGS, checkpoints=Checkpoints(tmp_path, {}, minutes=1e9, resume=False))
+
+
 def ends_after_the_last(phase):
     if phase == 1:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,6 +1,9 @@
 import copy
+import inspect
 import pickle
+import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from mfsbi.train.losses import (
     reconstruction,
     robust_reconstruction,
 )
+from mfsbi.train.losses.plain import FunctionLoss
 from tests.laws import perturbed
 from tests.problems import SPECS, plane
 
@@ -131,6 +135,22 @@ def own(model, batch):
     return 2 * reconstruction(model, batch)
 
 
+@partial(FunctionLoss, kind=Kind.DISTANCE)
+def decorated(model, batch):
+    """Twice the reconstruction."""
+    return 2 * reconstruction(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("loss", "module", "begins"),
+    [(decorated, __name__, "Twice"), (reconstruction, "mfsbi.train.losses.plain", "Return [|]x - project")],
+)
+def test_a_function_that_has_become_a_loss_is_documented_as_it_was(loss, module, begins):
+    assert re.match(begins, inspect.getdoc(loss))
+    assert loss.__module__ == module
+    assert loss.__wrapped__ is loss.function
+
+
 @pytest.mark.parametrize(
     ("loss", "kind", "name"),
     [
@@ -144,6 +164,8 @@ def own(model, batch):
         (Scandal(base=own), Kind.UNKNOWN, "scandal(own)"),
         (Alices(), Kind.RATIO, "alices"),
         (own, Kind.UNKNOWN, "own"),
+        (FunctionLoss(own, Kind.DISTANCE), Kind.DISTANCE, "own"),
+        (decorated, Kind.DISTANCE, "decorated"),
     ],
 )
 def test_a_loss_knows_what_it_measures_and_its_name_and_can_be_copied(loss, kind, name):

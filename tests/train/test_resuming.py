@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mfsbi import ALICES, FOM, ManifoldNLE, MFlow, load_trainer, save, sequential
-from mfsbi.train.losses import Scandal, reconstruction
+from mfsbi.train.losses import Scandal, latent_nll, reconstruction
 from mfsbi.train.schedules import Phase
 from simulators.polynomial import PolynomialSurface
 from tests.train.killing import ALWAYS, SMALL, killed_after, surface_rows, weights
@@ -56,6 +56,31 @@ def test_a_training_of_another_given_chart_is_not_resumed(data, tmp_path):
     assert (weights(begun(2, resume=True)) == weights(first)).all()
     with pytest.raises(ValueError, match="another training: spec"):
         begun(3, resume=True)
+
+
+@pytest.mark.parametrize("scheme", ["", "source-1:"])
+def test_functions_noted_by_another_version_are_a_warning_and_other_differences_are_refused(
+    scheme, data, tmp_path, monkeypatch
+):
+    def begun(*, resume, epochs=1):
+        spec = FOM(lambda u: torch.cat([u, u**2], -1), lambda x: x[:, :1], latent=SMALL)
+        trainer = ManifoldNLE(PolynomialSurface().prior, spec, show_progress_bars=False)
+        trainer.append_simulations(data[0].theta, data[0].x[:, :2])
+        return trainer.train([Phase(doubled, ("latent",), epochs)], checkpoint=tmp_path, resume_training=resume)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mfsbi.simulating.fingerprint.SCHEME", scheme)
+        first = begun(resume=False)
+    with pytest.warns(UserWarning, match="Whether yours are still those") as caught:
+        again = begun(resume=True)
+    assert len(caught) == 1
+    assert (weights(again) == weights(first)).all()
+    with pytest.raises(ValueError, match="another training: schedule"):
+        begun(resume=True, epochs=2)
+
+
+def doubled(model, batch):
+    return 2 * latent_nll(model, batch)
 
 
 @pytest.mark.filterwarnings("ignore:The chart")

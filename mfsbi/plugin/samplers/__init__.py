@@ -10,7 +10,7 @@
 | `Variational()` | `vi` | sbi, by a density fitted and then resampled | a posterior much narrower than the prior |
 | `Grid()` | `grid` | `mfsbi.inference.grid` | one to three parameters: exact but for the spacing |
 
-One's own is any object with that method: see `mfsbi.inference.samplers`. Independent draws come as four chains, so that
+Your own is any object with that method: see `mfsbi.inference.samplers`. Independent draws come as four chains, so that
 one report serves all samplers; Markov chains begin at draws of the prior.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from mfsbi.inference.run_emcee import Emcee
 from mfsbi.inference.run_pyro import HMC, NUTS
-from mfsbi.inference.samplers import Sampler
+from mfsbi.inference.samplers import Sampler, leave_out
 from mfsbi.plugin.samplers.grid import Grid
 from mfsbi.plugin.samplers.of_sbi import Importance, Rejection, Slice, Variational
 
@@ -46,7 +46,7 @@ def sampler_of(sampler: str | Sampler, **settings: object) -> Sampler:
 
     Raises:
         ValueError: if there is no sampler of that word, or a setting is out of range
-        TypeError: if the sampler has no such setting, is a value, which has its own, or has no method `draw`
+        TypeError: if the sampler has no such setting, settings come beside a value, or it has no method `draw`
     """
     if isinstance(sampler, str):
         if sampler not in SAMPLERS:
@@ -54,6 +54,5 @@ def sampler_of(sampler: str | Sampler, **settings: object) -> Sampler:
         return SAMPLERS[sampler](**settings)
     if isinstance(sampler, type) or not isinstance(sampler, Sampler):
         raise TypeError(f"`sampler` should be a word, or a value such as NUTS(chains=8); got {sampler!r}.")
-    if settings:
-        raise TypeError(f"Settings belong to a sampler's word or into its value; got {sampler!r} and {settings}.")
+    leave_out(settings, f"`sampler` has its own settings, {sampler}")
     return sampler

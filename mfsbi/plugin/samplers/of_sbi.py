@@ -9,13 +9,12 @@ up to a constant: the prior covers what q misses, so that weights are bounded by
 Hesterberg 1995). The effective share of n candidates is (sum w)^2 / (n sum w^2) (Kong 1992).
 """
 
-import warnings
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from mfsbi.checks import require_positive_integer
+from mfsbi.checks import require_positive_integer, warn
 from mfsbi.inference.chains import Chains, Info
 from mfsbi.inference.samplers import Problem
 from mfsbi.plugin.host import MCMCPosterior, importance_sample, rejection_sample
@@ -25,7 +24,7 @@ from mfsbi.seeds import seeded
 __all__ = ["CHAINS", "Importance", "Rejection", "Slice", "Variational"]
 
 CHAINS = 4
-"""Into which independent draws are dealt."""
+"""Into how many chains independent draws are split."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Slice:
     """The MCMC of the posterior itself, with its own number of chains and warm-up."""
 
     def draw(self, problem: Problem, draws: int, seed: int) -> Chains:
-        """Return the chains, which sbi pools one after the other.
+        """Return the chains, cut from sbi's pool, which holds one after the other.
 
         Raises:
             TypeError: if the posterior is not sampled by MCMC
@@ -169,13 +168,12 @@ class Variational:
 
 
 def _resampled(candidates: Tensor, log_weight: Tensor, draws: int) -> tuple[Tensor, float]:
-    """Return draws of candidates by their weights and the effective share, with a warning if it makes too few."""
+    """Return candidates drawn by their weights, and the effective share, with a warning if that is too small."""
     weight = log_weight.double().softmax(0)
     share = float(1 / (len(weight) * weight.square().sum()))
     if share * len(weight) < draws:
-        warnings.warn(
+        warn(
             f"Only {share * len(weight):.0f} of {len(weight)} candidates make {draws} draws of the posterior. Raise "
             "`oversampling`, or take another sampler, such as slice or nuts.",
-            stacklevel=4,
         )
     return candidates[torch.multinomial(weight, draws, replacement=True)], share

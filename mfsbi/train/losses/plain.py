@@ -16,6 +16,7 @@ its weight matters only to what looks at the sum: early stopping, and the clippi
 not, and likelihood pulls the chart towards places where the data are dense.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ class AbstractLoss(ABC):
 
 @dataclass(frozen=True)
 class FunctionLoss(AbstractLoss):
-    """A function of a model and a batch as a loss.
+    """A function of a model and a batch as a loss, with the docstring of the function.
 
     Arguments:
         function: (model, batch) -> (rows,)
@@ -121,13 +122,17 @@ class FunctionLoss(AbstractLoss):
     function: Loss
     kind: Kind = Kind.UNKNOWN
 
+    def __post_init__(self) -> None:
+        given = {name: getattr(self.function, name, None) for name in ("__module__", "__doc__")}
+        vars(self).update(given, __wrapped__=self.function)
+
     def __repr__(self) -> str:
         return self.__name__
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Let pickle find losses of this module by name, where their functions are not to be found."""
-        known = self.kind is not Kind.UNKNOWN
-        return self.__name__ if known else (FunctionLoss, (self.function,))
+        """Let pickle find by name what has the name of its function, which pickle would look for there."""
+        named = getattr(sys.modules.get(self.__module__), self.__name__, None)
+        return self.__name__ if named is self else (FunctionLoss, (self.function, self.kind))
 
     @property
     def __name__(self) -> str:

@@ -41,13 +41,14 @@ class Alices(ScoreLoss):
         limit: of the noise, shape `(parameter,)`: it is known to be no larger
         size: whose `theta_unit(theta)` is the unit of the limit's scores, and of all unless the weight is fixed; the
             model's if None
-        log_odds: log w, of how many rows were drawn at theta for each one drawn at the reference
+        log_odds: log w, of how many rows were drawn at theta for each one drawn at the reference; 0, as many, if None,
+            for which `ALICES` puts that of its simulations
 
     Raises:
         ValueError: if the weight is negative
     """
 
-    log_odds: float = 0.0
+    log_odds: float | None = None
     kind = Kind.RATIO
     __name__ = "alices"
 
@@ -57,11 +58,10 @@ class Alices(ScoreLoss):
         if batch.from_theta is None:
             other = batch.theta.detach().roll(1, 0) if batch.other_theta is None else batch.other_theta
             return functional.softplus(-log_ratio) + functional.softplus(ratio.log_ratio(batch.x, other)), log_ratio
-        label = batch.from_theta
+        label, odds = batch.from_theta, self.log_odds or 0.0
         if batch.joint_log_ratio is not None:
-            label = soft_labels(batch.joint_log_ratio, self.log_odds)
-        logit = log_ratio + self.log_odds
-        return functional.binary_cross_entropy_with_logits(logit, label, reduction="none"), log_ratio
+            label = soft_labels(batch.joint_log_ratio, odds)
+        return functional.binary_cross_entropy_with_logits(log_ratio + odds, label, reduction="none"), log_ratio
 
     def _unit_of(self, model: nn.Module, theta: Tensor) -> Tensor:
         return cast(RatioModel, model).theta_unit(theta)

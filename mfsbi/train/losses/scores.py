@@ -112,6 +112,11 @@ class ScoreLoss(AbstractLoss):
         """How many times the score counts."""
         return 1.0
 
+    @property
+    def unmeasured(self) -> bool:
+        """Whether it goes by the noise of the scores, and has neither a limit of that nor their size."""
+        return self.weight is None and self.limit is None and self.size is None
+
     def adapted(self, model: nn.Module, held_out: Batch) -> "ScoreLoss":
         """Return the loss with the noise as it is on rows the model has not seen.
 
