@@ -43,7 +43,15 @@ def test_the_judge_finds_nothing_wrong_with_the_truth_and_much_with_a_shift():
 
 @pytest.mark.filterwarnings("ignore:The chart", "ignore:torch.triangular_solve")
 @pytest.mark.parametrize(
-    "row", ["AF (SCANDAL)", "MFlow (SCANDAL)", "PIE (original)", "PAE (SCANDAL)", "ALICES", "sbi NLE, nsf"]
+    "row",
+    [
+        "AF (SCANDAL)",
+        "MFlow (SCANDAL)",
+        "PIE (original)",
+        "PAE (SCANDAL)",
+        "ALICES",
+        pytest.param("sbi NLE, nsf", marks=pytest.mark.slow),
+    ],
 )
 def test_a_row_is_run_and_judged(row, tmp_path, monkeypatch):
     for name, value in {"COARSE_CELLS": 12, "FINE_CELLS": 10}.items():

@@ -46,7 +46,7 @@ def test_one_call_examines_all_data_sets(posterior, sets, short_tuning):
 
 def test_each_data_set_has_its_own_posterior(trainer, sets, short_tuning):
     """Chains that walk together have, set by set, the moments of the exact grid."""
-    theta, x = (part[:6] for part in sets)
+    theta, x = (part[:4] for part in sets)
     model = perturbed(trainer.spec(*surface_data(400)[1:]), 0.3)  # far from flat, unlike two epochs of training
     posterior = trainer.build_posterior(model)
     draws = calibrate(posterior, theta, x, draws=240).draws[..., 0]

@@ -153,7 +153,7 @@ def test_the_size_of_few_scores_is_not_learned_by_heart():
 def test_no_score_counts_more_than_a_thousand_usual_ones():
     rows, held_out = (
         replace(batch, joint_score=torch.where(batch.theta > 0, batch.joint_score, 0.0))
-        for batch in (walk(3000, 0.5, 0), walk(3000, 0.5, 1))
+        for batch in (walk(1500, 0.5, 0), walk(1500, 0.5, 1))
     )
     size = score_noise(rows, held_out, SETTINGS)[1](held_out.theta)
     assert (size > 0.9e-3 * rows.joint_score.square().mean(0)).all()
