@@ -25,7 +25,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from mfsbi.charts import AbstractChart, Warped
-from mfsbi.flows import Bijection
+from mfsbi.flows import Bijection, Density
+from mfsbi.flows.densities import log_normal, log_prob_of, sample_of
 from mfsbi.types import Coordinates, Data, Parameters, Scalars
 from mfsbi.warp import ThetaScale, Warp, as_data
 
@@ -50,11 +51,13 @@ class Latent(ThetaScale):
     coordinates that are simple by themselves as they are (`notebooks/measurements.md`).
 
     Arguments:
-        flow: the bijection u -> ũ given theta, to the standard normal
+        flow: the bijection u -> ũ given theta, to the standard normal, or a density of u given theta
         theta_mean, theta_std, theta_warp: theta is standardised before it reaches the flow; see `ThetaScale`
     """
 
-    def __init__(self, flow: Bijection, theta_mean: Tensor, theta_std: Tensor, theta_warp: Warp | None = None) -> None:
+    def __init__(
+        self, flow: Bijection | Density, theta_mean: Tensor, theta_std: Tensor, theta_warp: Warp | None = None
+    ) -> None:
         super().__init__(theta_mean, theta_std, theta_warp)
         self.flow = flow
         self.u_mean = nn.Buffer(torch.zeros(flow.features, dtype=theta_mean.dtype))
@@ -74,8 +77,7 @@ class Latent(ThetaScale):
         Raises:
             ValueError: if theta has another number of parameters
         """
-        base, log_det = self.flow.forward_and_log_det(self._scaled(u), self.standardize(theta))
-        return log_det + _log_normal(base) - self.u_std.log().sum()
+        return log_prob_of(self.flow, self._scaled(u), self.standardize(theta)) - self.u_std.log().sum()
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, manifold)`.
@@ -84,9 +86,7 @@ class Latent(ThetaScale):
             theta: in its own units, shape `(*, parameter)`
             generator: of the weights' device; torch's own if not given
         """
-        standardized = self.standardize(theta)
-        base = _normal(standardized, self.flow.features, generator)
-        y = self.u_std * self.flow.inverse(base, standardized)
+        y = self.u_std * sample_of(self.flow, self.standardize(theta), generator)
         rows = y.reshape(-1, self.flow.features)
         u = torch.linalg.solve_triangular(self.u_shear, rows, upper=True, left=False, unitriangular=True)
         return self.u_mean + u.view_as(y)
@@ -96,13 +96,28 @@ class Latent(ThetaScale):
         """What u is standardised by: mean, spreads after the shear, shape `(n,)`, and the shear, `(n, n)`."""
         return self.u_mean, self.u_std, self.u_shear
 
-    def measure(self, u: Tensor) -> None:
-        """Standardise by the mean and spreads of u, shape `(rows, n)`, unless the present ones do within a tenth."""
-        y = self._scaled(u).double()
+    def measure(self, u: Tensor, theta: Tensor) -> None:
+        """Standardise by the mean and spreads of u, unless the present ones do within a tenth.
+
+        A `Density` is not given sheared coordinates: what is left of a regression is mostly noise where coordinates
+        follow each other closely, and its networks learn more from the coordinates themselves.
+
+        Arguments:
+            u: shape `(rows, n)`
+            theta: in its own units, shape `(rows, parameter)`
+        """
+        y, sheared = self._scaled(u).double(), not isinstance(self.flow, Density)
         std = y.std(0)
         fits = (y.mean(0) / std).abs().max() <= CLOSE and std.log().abs().max() <= CLOSE
-        if (std > 0).all() and std.isfinite().all() and (not fits or _is_narrow(y)):
-            self.set_scaling(*_scaling_of(u.double()))
+        if (std > 0).all() and std.isfinite().all() and (not fits or (sheared and _is_narrow(y))):
+            self.set_scaling(*_scaling_of(u.double(), sheared=sheared))
+        if hasattr(self.flow, "measure"):
+            self.flow.measure(self._scaled(u), self.standardize(theta))
+
+    def settle(self, u: Tensor, theta: Tensor) -> None:
+        """Let a density take from held-out rows what it ends with; arguments are those of `measure`."""
+        if hasattr(self.flow, "settle"):
+            self.flow.settle(self._scaled(u), self.standardize(theta))
 
     def set_scaling(self, mean: Tensor, std: Tensor, shear: Tensor) -> None:
         """Standardise u by these from now on; they are copied.
@@ -126,11 +141,11 @@ def _is_narrow(u: Tensor) -> bool:
     return NARROW[0] < least < NARROW[1]
 
 
-def _scaling_of(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _scaling_of(u: Tensor, *, sheared: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, spreads and shear of u, shape `(rows, n)`; the shear is the identity unless u is narrow."""
     mean, identity = u.mean(0), torch.eye(u.shape[1]).to(u)
     shear = identity
-    if _is_narrow(u):
+    if sheared and _is_narrow(u):
         root = torch.linalg.cholesky(torch.cov(u.T))  # u = root z has independent z, and so has y = u shear
         shear = torch.linalg.solve_triangular(root / root.diagonal(), identity, upper=False, unitriangular=True).T
     return mean, ((u - mean) @ shear).std(0), shear
@@ -270,7 +285,7 @@ class AmbientModel(DensityModel):
     def place(self, x: Data, theta: Parameters | None = None) -> Placed:
         """Return u, and log N(v; 0, eps^2 I) + log|det d(u, v)/dx|."""
         u, v, log_det = self.chart_at(theta).split(x)
-        return Placed(u, log_det + _log_normal(v / self.epsilon) - v.shape[-1] * math.log(self.epsilon))
+        return Placed(u, log_det + log_normal(v / self.epsilon) - v.shape[-1] * math.log(self.epsilon))
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one x for each row of theta, shape `(*, data)`, off the manifold by eps."""
@@ -286,8 +301,3 @@ class LatentModel(AbstractModel):
 def _normal(like: Tensor, features: int, generator: Generator | None) -> Tensor:
     """Draw standard normal numbers, `features` for each row of a tensor, where it is and in its type."""
     return torch.randn(*like.shape[:-1], features, generator=generator, dtype=like.dtype, device=like.device)
-
-
-def _log_normal(base: Tensor) -> Tensor:
-    """Return log N(base; 0, I), shape `(*)`."""
-    return -0.5 * base.square().sum(-1) - 0.5 * base.shape[-1] * math.log(2 * math.pi)

@@ -44,14 +44,19 @@ meets the tangents: that layer is the largest, and n tangents do not go through 
 
 from mfsbi.flows.autoregressive import AutoregressiveSpline, AutoregressiveSplines
 from mfsbi.flows.couplings import AffineCoupling, AffineCouplings, SplineCoupling, SplineCouplings
-from mfsbi.flows.flow import Bijection, Flow, FlowConfig, Layer, LayerStack, Linear, built
+from mfsbi.flows.flow import Bijection, Density, Flow, FlowConfig, Layer, LayerStack, Linear, built, density_of
+from mfsbi.flows.mixtures import AutoregressiveMixture, AutoregressiveMixtures
+from mfsbi.flows.stacking import Stacked, StackedDensity
 
 __all__ = [
     "AffineCoupling",
     "AffineCouplings",
+    "AutoregressiveMixture",
+    "AutoregressiveMixtures",
     "AutoregressiveSpline",
     "AutoregressiveSplines",
     "Bijection",
+    "Density",
     "Flow",
     "FlowConfig",
     "Layer",
@@ -59,5 +64,8 @@ __all__ = [
     "Linear",
     "SplineCoupling",
     "SplineCouplings",
+    "Stacked",
+    "StackedDensity",
     "built",
+    "density_of",
 ]

@@ -4,16 +4,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from mfsbi.checks import require_kind, require_sizes
 from mfsbi.types import Data, Parameters, Scalars, Tangents
 
-__all__ = ["Bijection", "Flow", "FlowConfig", "Layer", "LayerStack", "Linear", "built"]
+__all__ = ["Bijection", "Density", "Flow", "FlowConfig", "Layer", "LayerStack", "Linear", "built", "density_of"]
 
 
 @runtime_checkable
@@ -38,6 +39,28 @@ class Bijection(Protocol):
         """Return x with f(x; theta) = y, shape `(*, d)`."""
 
 
+@runtime_checkable
+class Density(Protocol):
+    """What a latent density may be besides a bijection to the standard normal: any `nn.Module` with these methods.
+
+    Charts cannot use it. It may have `measure(u, theta)`, which takes from standardised rows what it begins with, and
+    `settle(u, theta)`, which takes from held-out rows what it ends with.
+
+    Arguments:
+        features: d
+        parameter_dim: the number of parameters `theta` that condition it, 0 for none
+    """
+
+    features: int
+    parameter_dim: int
+
+    def log_prob(self, u: Data, theta: Parameters | None = None) -> Scalars:
+        """Return log p(u|theta), shape `(*)`."""
+
+    def sample(self, theta: Parameters, generator: Generator | None = None) -> Data:
+        """Draw one u for each row of theta, shape `(*, d)`."""
+
+
 class FlowConfig(ABC):
     """A kind of flow with its settings, to be built once the dimensions are known.
 
@@ -50,6 +73,8 @@ class FlowConfig(ABC):
     def build(self, features: int, parameters: int = 0, cut: int | None = None) -> nn.Module:
         """Return a `Bijection` of R^features, at best the identity, with weights from torch's generator.
 
+        For latent densities alone it may be a `Density`.
+
         Arguments:
             features: d
             parameters: the number of parameters `theta` that condition it
@@ -57,21 +82,40 @@ class FlowConfig(ABC):
         """
 
 
+def density_of(config: FlowConfig, features: int, parameters: int = 0) -> Bijection | Density:
+    """Return what a config builds for a latent density.
+
+    Raises:
+        TypeError: if it is no flow and no density of these dimensions
+    """
+    flow: Any = config.build(features, parameters)
+    _require_flow(config, flow, (features, parameters), Bijection | Density)
+    return cast(Bijection | Density, flow)
+
+
 def built(config: FlowConfig, features: int, parameters: int = 0, cut: int | None = None) -> Bijection:
-    """Return what a config builds.
+    """Return what a config builds for a chart.
 
     Raises:
         TypeError: if it is no flow of these dimensions
     """
     flow: Any = config.build(features, parameters, cut)
-    for kind, wanted in ((nn.Module, "a torch module"), (Bijection, "a flow with the methods of `Bijection`")):
-        require_kind(f"{type(config).__name__}.build(...)", flow, kind, wanted)
-    if (flow.features, flow.parameter_dim) != (features, parameters):
+    _require_flow(config, flow, (features, parameters), Bijection)
+    return cast(Bijection, flow)
+
+
+def _require_flow(config: FlowConfig, flow: object, dims: tuple[int, int], kind: type | UnionType) -> None:
+    """Raise TypeError unless a flow is a module of a kind with so many features and parameters."""
+    made = f"{type(config).__name__}.build(...)"
+    methods = "`Bijection`, which a chart needs" if kind is Bijection else "`Bijection` or of `Density`"
+    for each, wanted in ((nn.Module, "a torch module"), (kind, f"a flow with the methods of {methods}")):
+        require_kind(made, flow, each, wanted)
+    found: Any = flow
+    if (found.features, found.parameter_dim) != dims:
         raise TypeError(
-            f"`{type(config).__name__}.build({features}, {parameters})` should return a flow of so many features and "
-            f"parameters; it has {flow.features} and {flow.parameter_dim}."
+            f"`{type(config).__name__}.build({dims[0]}, {dims[1]})` should return a flow of so many features and "
+            f"parameters; it has {found.features} and {found.parameter_dim}."
         )
-    return flow
 
 
 class Layer(Protocol):

@@ -29,7 +29,14 @@ from torch.nn.modules import module
 from mfsbi import files
 from mfsbi.charts import Ambient, Autoencoder, ChartConfig, CutFlow, WithEncoder
 from mfsbi.checks import require_kind, require_positive_integer, require_whole
-from mfsbi.flows import AffineCouplings, AutoregressiveSplines, FlowConfig, SplineCouplings
+from mfsbi.flows import (
+    AffineCouplings,
+    AutoregressiveMixtures,
+    AutoregressiveSplines,
+    FlowConfig,
+    SplineCouplings,
+    Stacked,
+)
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.ratio import GoldenRatio
 from mfsbi.plugin.spec import Shape, Spec
@@ -46,10 +53,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 PartT = TypeVar("PartT")
 
 SPECS: dict[str, type[Spec]] = {spec.__name__: spec for spec in (AF, FOM, PIE, MFlow, MeFlow, PAE)}
-OURS: dict[str, Part] = {
-    part.__name__: part
-    for part in (AffineCouplings, AutoregressiveSplines, SplineCouplings, CutFlow, WithEncoder, Autoencoder, Ambient)
-}
+FLOWS = AffineCouplings, AutoregressiveMixtures, AutoregressiveSplines, SplineCouplings, Stacked
+OURS: dict[str, Part] = {part.__name__: part for part in (*FLOWS, CutFlow, WithEncoder, Autoencoder, Ambient)}
 GROUP = "mfsbi.parts"
 """Entry points of this group are parts of other packages, by the names of their classes."""
 

@@ -24,7 +24,7 @@ from mfsbi.checks import (
     require_positive_integer,
     require_tensor,
 )
-from mfsbi.flows import FlowConfig, built
+from mfsbi.flows import FlowConfig, density_of
 from mfsbi.models import AbstractModel, Latent, ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.train.schedules import Schedule, sequential
@@ -111,7 +111,7 @@ class Spec(ABC):
             chart = Standardized(chart, *frame)
         if shape.warped:
             chart = Warped(chart, warp)
-        return self._model(chart, Latent(built(self.latent, shape.manifold_dim, shape.parameters), *scale))
+        return self._model(chart, Latent(density_of(self.latent, shape.manifold_dim, shape.parameters), *scale))
 
     @staticmethod
     def schedule(epochs: int) -> Schedule:

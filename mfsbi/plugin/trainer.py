@@ -28,7 +28,7 @@ from mfsbi.train.losses import Loss, as_loss
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.reach import Reach, warn_of_outliers, warn_of_prior, warn_of_simulations
 from mfsbi.train.record import History, ScoreNoise
-from mfsbi.train.schedules import Schedule, Settings, needs_noise, require_decay, with_noise
+from mfsbi.train.schedules import Schedule, Settings, needs_noise, require_decay, unfolded, with_noise
 from mfsbi.train.training import Model, Training, scores_of
 from mfsbi.types import Prior
 from mfsbi.warp import require_digits
@@ -222,7 +222,8 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         require_decay(phases, weight_decay)
         build = cache(partial(self._built, data))
         learned = None if self.estimator is None else self.estimator.to(self.device).model
-        require_phases(phases, build(0) if learned is None else learned)
+        require_phases(phases, learned or build(0))
+        phases = unfolded(phases, learned or build(0))
         about = partial(self._about, request, phases, starts)
         kept = opened(checkpoint, about, minutes=checkpoint_minutes, resume=resume_training, agree=agree)
         noise = None

@@ -157,11 +157,12 @@ class _Run:
             raise
         finally:
             state.best.restore()
+            self._settle(validation)
 
     def _epoch(self, training: TrainingData, validation: Batch) -> EpochRecord:
         """Pass over the training rows once, then judge by the validation rows."""
         state, phase, bar, began = self.state, self.state.phase, self.bar, time.perf_counter()
-        bar.set_description(f"{'+'.join(phase.trains)} {state.epoch}/{phase.epochs}", refresh=False)
+        bar.set_description(f"{phase.label} {state.epoch}/{phase.epochs}", refresh=False)
         state.generator.set_state(state.order)
         self.ranks.hand_out(state.model)
         size, taken = _rows_of_step(phase, self.settings), len(state.losses)
@@ -244,10 +245,16 @@ class _Run:
         """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
         if self.state.phase.moves("latent") and isinstance(self.state.model, AbstractModel):
             latent, before = self.state.model.latent, self._held_out(validation)
-            old = [value.clone() for value in latent.scaling]
-            latent.measure(self._encode(training.excerpt) if training.u is None else training.u)
+            old = {name: value.clone() for name, value in latent.state_dict().items()}
+            latent.measure(self._encode(training.excerpt) if training.u is None else training.u, training.excerpt.theta)
             if not self._held_out(validation) <= before:  # it had learned better than that already
-                latent.set_scaling(*old)
+                latent.load_state_dict(old)
+
+    def _settle(self, validation: Batch) -> None:
+        """Let the latent density take from held-out rows what it ends with, if the phase trained it."""
+        if self.state.phase.moves("latent") and isinstance(self.state.model, AbstractModel):
+            u = self._encode(validation) if validation.u is None else validation.u
+            self.state.model.latent.settle(u, validation.theta)
 
     def _encode(self, data: Batch) -> Tensor:
         model = cast(AbstractModel, self.state.model)
@@ -258,7 +265,7 @@ def _optimizer(
     model: nn.Module, trains: tuple[str, ...], schedule: Schedule, steps: Sequence[int], settings: Settings
 ) -> PartsOptimizer | None:
     """Return what moves some parts through the whole schedule, or None if they have nothing to train."""
-    parts = nn.ModuleList([getattr(model, name) for name in trains])
+    parts = nn.ModuleList([model.get_submodule(name) for name in trains])
     if not any(weight.requires_grad for weight in parts.parameters()):
         return None
     own = [(phase, count) for phase, count in zip(schedule, steps, strict=True) if phase.trains == trains]
@@ -276,7 +283,8 @@ def require_phases(schedule: Schedule, model: nn.Module) -> None:
     require_schedule(schedule)
     parts = tuple(name for name, _ in model.named_children())
     for phase in schedule:
-        if not isinstance(phase.trains, tuple) or not set(phase.trains) <= set(parts):
+        inside = dict(model.named_modules()).keys() - {""}
+        if not isinstance(phase.trains, tuple) or not set(phase.trains) <= inside:
             raise ValueError(f"A phase should train a tuple of parts out of {parts}; got {phase.trains!r}.")
 
 

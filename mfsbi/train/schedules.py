@@ -16,12 +16,14 @@ Charts of affine couplings whose masks are the cut between u and v reach a given
 splines, which affine couplings cannot replace (`notebooks/measurements.md`).
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from mfsbi.checks import require_kind, require_not_negative, require_positive, require_positive_integer, require_whole
+from mfsbi.flows import StackedDensity
 from mfsbi.train.losses import Kind, Loss, Scandal, ScoreLoss, as_loss, joint_nll, latent_nll, nll, reconstruction
 
 __all__ = [
@@ -36,9 +38,13 @@ __all__ = [
     "require_schedule",
     "sequential",
     "simultaneous",
+    "unfolded",
     "with_noise",
     "with_score",
 ]
+
+
+MEMBER = re.compile(r"\.flow\.members\.(\d+)")
 
 
 class Phase(NamedTuple):
@@ -46,7 +52,7 @@ class Phase(NamedTuple):
 
     Arguments:
         loss: what is minimised, (model, batch) -> (rows,)
-        trains: the parts it moves, of "chart" and "latent"
+        trains: the parts it moves, of "chart" and "latent", or parts of these by their names in the model
         epochs: passes over the data
         rate: factor on the learning rate; phases that train the same parts share that of the first
         decay: factor on the weight decay, likewise
@@ -61,8 +67,13 @@ class Phase(NamedTuple):
     rows: int | None = None
 
     def moves(self, part: str) -> bool:
-        """Return whether it moves that part."""
-        return part in self.trains
+        """Return whether it moves that part, or a part of it."""
+        return any(name == part or name.startswith(f"{part}.") for name in self.trains)
+
+    @property
+    def label(self) -> str:
+        """What it moves, in few letters: `latent 2` is the second member of a stacked density."""
+        return "+".join(MEMBER.sub(lambda found: f" {int(found[1]) + 1}", name) for name in self.trains)
 
 
 Schedule = list[Phase]
@@ -216,6 +227,30 @@ def with_noise(schedule: Schedule, limit: Tensor | None, size: nn.Module | None)
 def needs_noise(schedule: Schedule) -> bool:
     """Return whether a loss needs what `with_noise` gives it."""
     return any(isinstance(phase.loss, ScoreLoss) and phase.loss.unmeasured for phase in schedule)
+
+
+def unfolded(schedule: Schedule, model: nn.Module) -> Schedule:
+    """Return the schedule with each phase that trains a stacked latent density once for every member of it.
+
+    A phase that moves a learned chart as well stays one, in which the members learn by their mean likelihood.
+
+    Arguments:
+        schedule: that fits the model
+        model: whose modules are looked for a `StackedDensity`
+    """
+    stacked = {name: len(each.members) for name, each in model.named_modules() if isinstance(each, StackedDensity)}
+    if not stacked:
+        return schedule
+    chart = any(weight.requires_grad for weight in model.get_submodule("chart").parameters())
+    members = [f"{name}.members.{number}" for name, count in stacked.items() for number in range(count)]
+
+    def of(phase: Phase) -> Schedule:
+        if "latent" not in phase.trains or (chart and phase.moves("chart")):
+            return [phase]
+        others = tuple(name for name in phase.trains if name != "latent")
+        return [phase._replace(trains=(*others, member)) for member in members]
+
+    return [each for phase in schedule for each in of(phase)]
 
 
 def require_schedule(schedule: Schedule) -> None:

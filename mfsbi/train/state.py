@@ -159,6 +159,9 @@ class State:
         """Take up a phase from its beginning."""
         self.number, self.loss = number, as_loss(self.schedule[number].loss)
         self.best, self.patience = Best(self.optimizer.parts), Patience(self.stop_after)
+        self.model.eval()
+        for name in self.phase.trains:
+            self.model.get_submodule(name).train()
         self.epoch, self.began = 0, math.inf
         self.next_epoch(0)
 
