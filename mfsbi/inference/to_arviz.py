@@ -3,6 +3,7 @@
 Everything that differs between the two is in this module; both write netCDF files that `arviz.from_netcdf` opens.
 """
 
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,6 +27,9 @@ with warnings.catch_warnings():
 __all__ = ["Diagnostics", "diagnose", "plot_rank", "plot_trace", "read", "require_names", "to_arviz", "write"]
 
 RESERVED = "chain", "draw"
+
+ORDER = "variables"
+"""The attribute of a group that notes their order."""
 
 APART = 1.05
 """R-hat, about the spread of all draws over that within chains, above which chains do not describe one posterior.
@@ -166,7 +170,7 @@ def write(data: Groups, path: Path) -> None:
         OSError: if the file cannot be written, or holds something else than what was to be written
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tree = _renamed(_tree(data), _encoded)
+    tree = _noted(_renamed(_tree(data), _encoded))
     zarr = {".zarr": partial(tree.to_zarr, mode="w", consolidated=False)}
     zarr.get(path.suffix, partial(tree.to_netcdf, engine="h5netcdf"))(str(path))
     wanted, found = _contents(_tree(data)), _contents(_tree(read(path)))
@@ -183,7 +187,7 @@ def read(path: Path) -> Groups:
     """
     zarr: dict[str, dict[str, Any]] = {".zarr": {"engine": "zarr", "consolidated": False}}
     with xarray.open_datatree(str(path), **zarr.get(path.suffix, {"engine": "h5netcdf"})) as stored:
-        tree = _renamed(stored.load(), unquote)
+        tree = _renamed(_ordered(stored.load()), unquote)
     if MODERN:
         return tree
     groups = {name: node.to_dataset() for name, node in tree.children.items()}
@@ -196,6 +200,23 @@ def _tree(data: Groups) -> xarray.DataTree:
         return data
     groups = {name: data[name] for name in data.groups()}
     return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=data.attrs), **groups})
+
+
+def _noted(tree: xarray.DataTree) -> xarray.DataTree:
+    """Return the groups with a note of the order of their variables, which a Zarr store does not keep."""
+    groups = {name: node.to_dataset() for name, node in tree.children.items()}
+    noted = {name: each.assign_attrs({ORDER: json.dumps(list(map(str, each)))}) for name, each in groups.items()}
+    return xarray.DataTree.from_dict({"/": tree.to_dataset(), **noted})
+
+
+def _ordered(tree: xarray.DataTree) -> xarray.DataTree:
+    """Return the groups with variables in the order that `_noted` noted, without the notes."""
+    groups = {name: node.to_dataset() for name, node in tree.children.items()}
+    orders = {name: json.loads(each.attrs.pop(ORDER, "[]")) for name, each in groups.items()}
+    ordered = {
+        name: each[[known for known in orders[name] if known in each] or list(each)] for name, each in groups.items()
+    }
+    return xarray.DataTree.from_dict({"/": tree.to_dataset(), **ordered})
 
 
 def _encoded(name: str) -> str:

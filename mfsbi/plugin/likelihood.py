@@ -90,7 +90,7 @@ class ManifoldNLE(AbstractTrainer[ManifoldEstimator]):
         require_labels(simulations.from_theta)
         return simulations.at_theta()
 
-    def _schedule(self, request: Request, schedule: Schedule | None, epochs: int) -> Schedule:
+    def _schedule(self, request: Request, schedule: Schedule | None, epochs: int | None) -> Schedule:
         given = schedule is not None
         if schedule is None:
             schedule = self.spec.suited(request.data[0].excerpt.x.shape[1]).schedule(epochs)

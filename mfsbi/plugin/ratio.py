@@ -149,7 +149,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         order = torch.randperm(validation.rows, generator=torch.Generator().manual_seed(derived(self.seed, 4)))
         return training, validation.select(order.to(validation.theta.device))
 
-    def _schedule(self, request: Request, schedule: Schedule | None, epochs: int) -> Schedule:
+    def _schedule(self, request: Request, schedule: Schedule | None, epochs: int | None) -> Schedule:
         schedule = [Phase(Alices(), ("network",), epochs)] if schedule is None else schedule
         require_schedule(schedule)
         for phase in schedule:

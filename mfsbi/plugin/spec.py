@@ -114,7 +114,7 @@ class Spec(ABC):
         return self._model(chart, Latent(density_of(self.latent, shape.manifold_dim, shape.parameters), *scale))
 
     @staticmethod
-    def schedule(epochs: int) -> Schedule:
+    def schedule(epochs: int | None) -> Schedule:
         """Return the default schedule of training for a number of epochs."""
         return sequential(epochs)
 

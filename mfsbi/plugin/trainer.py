@@ -28,7 +28,7 @@ from mfsbi.train.losses import Loss, as_loss
 from mfsbi.train.ranks import Ranks
 from mfsbi.train.reach import Reach, warn_of_outliers, warn_of_prior, warn_of_simulations
 from mfsbi.train.record import History, ScoreNoise
-from mfsbi.train.schedules import Schedule, Settings, needs_noise, require_decay, unfolded, with_noise
+from mfsbi.train.schedules import Schedule, Settings, measured, needs_noise, require_decay, unfolded, with_noise
 from mfsbi.train.training import Model, Training, scores_of
 from mfsbi.types import Prior
 from mfsbi.warp import require_digits
@@ -153,7 +153,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         learning_rate: float | None = None,
         validation_fraction: float = 0.1,
         stop_after_epochs: int | None = None,
-        max_num_epochs: int = 50,
+        max_num_epochs: int | None = 50,
         clip_max_norm: float | None = 5.0,
         weight_decay: float | None = None,
         score_weight: float | None = None,
@@ -179,7 +179,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             validation_fraction: share of the rows held out
             stop_after_epochs: epochs without a better validation loss before a phase stops; by default none does, since
                 the learning rate falls to zero by its end and the last steps gain most
-            max_num_epochs: passes over the data of the default schedule
+            max_num_epochs: passes over the data of the default schedule; None for as many as the data ask for
             clip_max_norm: largest norm of the gradient; None for no such limit
             weight_decay: decoupled, as in AdamW. If None, 0.1 for densities on a manifold, and none for an ambient
                 flow, for phases that move a chart and for `ALICES`. A number holds, in the default schedule, for all
@@ -223,7 +223,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         build = cache(partial(self._built, data))
         learned = None if self.estimator is None else self.estimator.to(self.device).model
         require_phases(phases, learned or build(0))
-        phases = unfolded(phases, learned or build(0))
+        phases = unfolded(measured(phases, data[0].rows, settings.training_batch_size), learned or build(0))
         about = partial(self._about, request, phases, starts)
         kept = opened(checkpoint, about, minutes=checkpoint_minutes, resume=resume_training, agree=agree)
         noise = None
@@ -363,7 +363,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         """Return the simulations that the trainer can learn from, or raise ValueError if it cannot learn from them."""
 
     @abstractmethod
-    def _schedule(self, request: Request, schedule: Schedule | None, epochs: int) -> Schedule:
+    def _schedule(self, request: Request, schedule: Schedule | None, epochs: int | None) -> Schedule:
         """Return the schedule, the default of so many epochs if none is given, once it is known to suit the data."""
 
     @abstractmethod

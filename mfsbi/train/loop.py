@@ -33,6 +33,7 @@ from mfsbi.checks import warn
 from mfsbi.models import AbstractModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Checkpoints, Keeper
+from mfsbi.train.course import LONGEST, epochs_of_fall, waits_until
 from mfsbi.train.data import Batch, Split, TrainingData, steps_per_epoch
 from mfsbi.train.losses import Kind
 from mfsbi.train.optimizers import PartsOptimizer
@@ -80,13 +81,15 @@ def fit(
     history = History() if history is None else history
     ranks = Ranks.current()
     _require_rows(ranks, data, schedule, settings)
-    steps = [phase.epochs * steps_per_epoch(data[0].rows, _rows_of_step(phase, settings)) for phase in schedule]
+    rows = data[0].rows
+    steps = [(phase.epochs or 0) * steps_per_epoch(rows, _rows_of_step(phase, settings)) for phase in schedule]
     optimizers = {phase.trains: _optimizer(model, phase.trains, schedule, steps, settings) for phase in schedule}
     state = State(model, schedule, optimizers, history, seed=settings.seed, patience=settings.stop_after_epochs)
     keeper = Keeper(checkpoints, ranks)
     show = settings.show_progress_bars if ranks.first else False
     hidden = None if show is None else not show
-    bar = tqdm(total=sum(steps), disable=hidden, unit="step", leave=False, dynamic_ncols=True)
+    total = sum(steps) if all(steps) else None
+    bar = tqdm(total=total, disable=hidden, unit="step", leave=False, dynamic_ncols=True)
     with bar, seeded(derived(settings.seed, 0)), keeper.listening():
         try:
             _Run(state, settings, bar, keeper).phases(data, steps, keep_going or (lambda _: True))
@@ -118,10 +121,10 @@ class _Run:
             if trainable and (start is None or number > first):
                 state.begin(number)
             begun = begun or trainable
-            self.bar.update(sum(steps[:number]) - self.bar.n)
+            self._show(sum(steps[:number]))
             if trainable:
                 self._epochs(data)
-            self.bar.update(sum(steps[: number + 1]) - self.bar.n)
+            self._show(sum(steps[: number + 1]))
             if not keep_going(number):
                 break
         if begun:
@@ -139,15 +142,16 @@ class _Run:
                 self._keep_if_better(validation)
                 state.epoch, state.began = 1, state.best.loss
             steps = steps_per_epoch(training.rows, _rows_of_step(state.phase, self.settings))
-            self.bar.update(steps * (state.epoch - 1) + len(state.losses))
-            while state.epoch <= state.phase.epochs and not state.patience.over:
+            self._show(self.bar.n + steps * (state.epoch - 1) + len(state.losses))
+            while self._goes_on(steps):
                 record = self._epoch(training, validation)
                 state.history.epochs.append(record)
                 if self._broke_down(record):
                     self._go_back(record, validation)
                 else:
                     if record.validation_loss < state.best.loss:
-                        state.best.keep(record.validation_loss, state.epoch, self.scatter)
+                        with state.average.in_place():
+                            state.best.keep(record.validation_loss, state.epoch, self.scatter)
                     state.patience.see(record.validation_loss)
                 state.next_epoch(state.epoch + 1)
                 self.keeper.keep(state.snapshot, ended=False)
@@ -159,10 +163,26 @@ class _Run:
             state.best.restore()
             self._settle(validation)
 
+    def _show(self, steps: int) -> None:
+        """Let the bar say how many steps were taken, if it is known of how many."""
+        if self.bar.total is not None:
+            self.bar.update(steps - self.bar.n)
+
+    def _goes_on(self, steps: int) -> bool:
+        """Return whether there is another epoch, of so many steps; the learning rate may begin to fall with it."""
+        state, done = self.state, self.state.epoch - 1
+        if state.patience.over:
+            return False
+        if state.ends is None:
+            if done < waits_until(state.best.epoch, steps) and done * steps < LONGEST:
+                return True
+            state.fall(epochs_of_fall(state.best.epoch), steps)
+        return done < cast(int, state.ends)
+
     def _epoch(self, training: TrainingData, validation: Batch) -> EpochRecord:
         """Pass over the training rows once, then judge by the validation rows."""
         state, phase, bar, began = self.state, self.state.phase, self.bar, time.perf_counter()
-        bar.set_description(f"{phase.label} {state.epoch}/{phase.epochs}", refresh=False)
+        bar.set_description(f"{phase.label} {state.epoch}/{state.ends or '?'}", refresh=False)
         state.generator.set_state(state.order)
         self.ranks.hand_out(state.model)
         size, taken = _rows_of_step(phase, self.settings), len(state.losses)
@@ -175,7 +195,8 @@ class _Run:
         where = f"in phase {state.number + 1} ({state.loss.__name__}), epoch {state.epoch}"
         losses = torch.stack(state.losses)
         training_loss = _number(losses.mean(), f"training loss {where}")
-        validation_loss = _number(self._held_out(validation), f"validation loss {where}")
+        with state.average.in_place():
+            validation_loss = _number(self._held_out(validation), f"validation loss {where}")
         bar.set_postfix(loss=f"{training_loss:.4g}", validation=f"{validation_loss:.4g}")
         return EpochRecord(
             phase=state.number,
@@ -201,6 +222,7 @@ class _Run:
         """Take up the best weights again, without the momentum that led away from them, and say so."""
         state = self.state
         state.best.restore()
+        state.average.restart()
         state.optimizer.halt()
         self._held_out(validation)
         warn(
@@ -211,9 +233,10 @@ class _Run:
 
     def _keep_if_better(self, validation: Batch) -> None:
         """Copy the present weights if they do better on the validation rows than the best so far."""
-        loss = float(self._held_out(validation))
-        if loss < self.state.best.loss:
-            self.state.best.keep(loss, self.state.epoch, self.scatter)
+        with self.state.average.in_place():
+            loss = float(self._held_out(validation))
+            if loss < self.state.best.loss:
+                self.state.best.keep(loss, self.state.epoch, self.scatter)
 
     def _held_out(self, validation: Batch) -> Tensor:
         """Return the mean loss of the validation rows, to which it has adapted if it can."""
@@ -234,6 +257,7 @@ class _Run:
         losses = state.loss(state.model, batch.paired.select(self.ranks.share(batch.rows)))
         loss = self.ranks.backward(losses, batch.rows, parts.parameters())
         state.optimizer.step(self.settings.clip_max_norm)
+        state.average.update()
         return loss
 
     def _with_coordinates(self, data: Batch) -> Batch:
@@ -270,7 +294,8 @@ def _optimizer(
         return None
     own = [(phase, count) for phase, count in zip(schedule, steps, strict=True) if phase.trains == trains]
     rate, decay = own[0][0].rate * settings.learning_rate, own[0][0].decay * settings.weight_decay
-    return PartsOptimizer(parts, rate, decay, sum(count for _, count in own))
+    known = all(phase.epochs for phase, _ in own)
+    return PartsOptimizer(parts, rate, decay, sum(count for _, count in own) if known else None)
 
 
 def require_phases(schedule: Schedule, model: nn.Module) -> None:

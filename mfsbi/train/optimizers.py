@@ -32,6 +32,8 @@ __all__ = ["Muon", "PartsOptimizer", "orthogonalized"]
 
 SPIKE = 3.0  # times the usual norm of a gradient, beyond which it is shortened
 MEMORY = 0.02  # of the usual norm: the last fifty steps
+RISE = 50  # steps over which the learning rate rises if their number is not known
+NEVER = math.inf, 1
 WARM_UP = 0.05  # of the steps; without it a first large step can throw the chart off the data
 
 MOMENTUM = 0.95
@@ -43,16 +45,21 @@ NEWTON_SCHULZ_STEPS = 5
 class PartsOptimizer:
     """Moves the weights of some parts of a model.
 
-    The learning rate rises to its peak over the first twentieth of the steps and falls to zero along a cosine.
+    The learning rate rises to its peak over the first twentieth of the steps and falls to zero along a cosine. If
+    nobody knows how many steps are to come, it rises over fifty and stays, until `fall` is called.
 
     Arguments:
         parts: whose weights; those that require a gradient
         learning_rate: peak
         weight_decay: decoupled
-        steps: how many are to come
+        steps: how many are to come, or None
+
+    Attributes:
+        taken: the steps taken
+        falls: after how many of them the learning rate begins to fall, and over how many, once that is known
     """
 
-    def __init__(self, parts: nn.Module, learning_rate: float, weight_decay: float, steps: int) -> None:
+    def __init__(self, parts: nn.Module, learning_rate: float, weight_decay: float, steps: int | None) -> None:
         self.parts = parts
         self.usual_norm: Tensor | None = None
         weights = [weight for weight in parts.parameters() if weight.requires_grad]
@@ -63,7 +70,7 @@ class PartsOptimizer:
             self.optimizers.append(torch.optim.AdamW(vectors, learning_rate, weight_decay=weight_decay, fused=True))
         if matrices:
             self.optimizers.append(Muon(matrices, learning_rate, weight_decay))
-        self.peak, self.steps, self.taken = learning_rate, steps, 0
+        self.peak, self.steps, self.taken, self.falls = learning_rate, steps, 0, NEVER
         self.set_learning_rate()
 
     @property
@@ -103,11 +110,21 @@ class PartsOptimizer:
 
     def set_learning_rate(self) -> None:
         """Set the learning rate to that of the steps taken."""
-        warm_up = max(1, int(WARM_UP * self.steps))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.taken / self.steps)))
+        if self.steps is None:
+            began, over = self.falls
+            share = min((self.taken + 1) / RISE, 1 - max(0.0, self.taken - began) / over)
+        else:
+            cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.taken / self.steps)))
+            share = min((self.taken + 1) / max(1, int(WARM_UP * self.steps)), cosine)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.peak * min((self.taken + 1) / warm_up, cosine)
+                group["lr"] = self.peak * max(0.0, share)
+
+    def fall(self, steps: int) -> None:
+        """Let the learning rate fall to zero over so many steps from now on, without the momentum of those before."""
+        self.falls = self.taken, steps
+        self.halt()
+        self.set_learning_rate()
 
 
 def _is_matrix(weight: Tensor) -> bool:

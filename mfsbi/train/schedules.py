@@ -16,6 +16,7 @@ Charts of affine couplings whose masks are the cut between u and v reach a given
 splines, which affine couplings cannot replace (`notebooks/measurements.md`).
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 
 from mfsbi.checks import require_kind, require_not_negative, require_positive, require_positive_integer, require_whole
 from mfsbi.flows import StackedDensity
+from mfsbi.train.course import rows_of_step, steps_of_chart
+from mfsbi.train.data import steps_per_epoch
 from mfsbi.train.losses import Kind, Loss, Scandal, ScoreLoss, as_loss, joint_nll, latent_nll, nll, reconstruction
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "alternating",
     "ambient",
     "density_only",
+    "measured",
     "needs_noise",
     "require_decay",
     "require_schedule",
@@ -44,6 +48,9 @@ __all__ = [
 ]
 
 
+STEADY = 0.3
+"""Factor on the learning rate of a density whose rate stays until held-out rows gain no more."""
+
 MEMBER = re.compile(r"\.flow\.members\.(\d+)")
 
 
@@ -53,15 +60,15 @@ class Phase(NamedTuple):
     Arguments:
         loss: what is minimised, (model, batch) -> (rows,)
         trains: the parts it moves, of "chart" and "latent", or parts of these by their names in the model
-        epochs: passes over the data
+        epochs: passes over the data; None for as many as the data ask for (`mfsbi.train.course`)
         rate: factor on the learning rate; phases that train the same parts share that of the first
         decay: factor on the weight decay, likewise
-        rows: rows per step; those of the settings if None
+        rows: rows per step; those of the settings if None, or fewer where there are few and no number of epochs
     """
 
     loss: Loss
     trains: tuple[str, ...]
-    epochs: int
+    epochs: int | None
     rate: float = 1.0
     decay: float = 1.0
     rows: int | None = None
@@ -116,15 +123,17 @@ class Settings:
             require_positive_integer("stop_after_epochs", self.stop_after_epochs)
 
 
-def sequential(epochs: int = 50) -> Schedule:
+def sequential(epochs: int | None = 50) -> Schedule:
     """Return half the epochs for the chart, then half for the density on it.
 
     Arguments:
-        epochs: passes in all; if the number is odd, the density has one more
+        epochs: passes in all; if the number is odd, the density has one more. None for as many as the data ask for
 
     Raises:
         ValueError: if epochs is below 2, one pass for each part
     """
+    if epochs is None:
+        return [Phase(reconstruction, ("chart",), None, decay=0.0), *density_only(None)]
     passes = _passes_for_each_part(epochs)
     return [Phase(reconstruction, ("chart",), passes, decay=0.0), Phase(latent_nll, ("latent",), epochs - passes)]
 
@@ -161,8 +170,11 @@ def simultaneous(epochs: int = 50) -> Schedule:
     ]
 
 
-def ambient(epochs: int = 50) -> Schedule:
+def ambient(epochs: int | None = 50) -> Schedule:
     """Return all epochs for chart and density together by the likelihood in data space.
+
+    Arguments:
+        epochs: passes; None for as many as the data ask for
 
     Raises:
         ValueError: if epochs is below 1
@@ -170,12 +182,17 @@ def ambient(epochs: int = 50) -> Schedule:
     return [phase._replace(loss=nll, trains=("chart", "latent"), decay=0.0) for phase in density_only(epochs)]
 
 
-def density_only(epochs: int = 50) -> Schedule:
+def density_only(epochs: int | None = 50) -> Schedule:
     """Return all epochs for the density, for a chart that is given.
+
+    Arguments:
+        epochs: passes; None for as many as the data ask for
 
     Raises:
         ValueError: if epochs is below 1
     """
+    if epochs is None:
+        return [Phase(latent_nll, ("latent",), None, rate=STEADY)]
     require_whole("epochs", epochs)
     if epochs < 1:
         raise ValueError(f"`epochs` should be at least 1; got {epochs}.")
@@ -229,6 +246,29 @@ def needs_noise(schedule: Schedule) -> bool:
     return any(isinstance(phase.loss, ScoreLoss) and phase.loss.unmeasured for phase in schedule)
 
 
+def measured(schedule: Schedule, rows: int, size: int) -> Schedule:
+    """Return the schedule with what follows from the number of rows, in phases without a number of epochs.
+
+    Charts get that number, since they learn without noise, and most once the learning rate has fallen. All others go on
+    as long as held-out rows gain, and take fewer rows a step where there are few.
+
+    Arguments:
+        schedule: any
+        rows: to learn from
+        size: rows of a step where a phase does not say otherwise
+    """
+
+    def of(phase: Phase) -> Phase:
+        if phase.epochs is not None:
+            return phase
+        if as_loss(phase.loss).kind is Kind.DISTANCE:
+            steps = steps_per_epoch(rows, size if phase.rows is None else phase.rows)
+            return phase._replace(epochs=math.ceil(steps_of_chart(rows) / steps))
+        return phase if phase.rows is not None else phase._replace(rows=rows_of_step(rows, size))
+
+    return [of(phase) for phase in schedule]
+
+
 def unfolded(schedule: Schedule, model: nn.Module) -> Schedule:
     """Return the schedule with each phase that trains a stacked latent density once for every member of it.
 
@@ -264,7 +304,8 @@ def require_schedule(schedule: Schedule) -> None:
             raise TypeError(
                 f"`Phase.loss` should be a function of a model and a batch, with a `__name__`; got {phase.loss!r}."
             )
-        require_positive_integer("Phase.epochs", phase.epochs)
+        if phase.epochs is not None:
+            require_positive_integer("Phase.epochs", phase.epochs)
         if phase.rows is not None:
             require_positive_integer("Phase.rows", phase.rows)
 

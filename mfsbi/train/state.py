@@ -6,6 +6,7 @@
 | `best.*` | the best of those that the phase trains |
 | `order` | state of the generator of the order of rows, before the epoch under way |
 | `losses` | of the steps of that epoch; missing before the first |
+| `average.*` | averaged weights, in a phase without a number of epochs |
 | `noise`, `size.*` | what the losses keep (`AbstractLoss.state`) |
 | `optimizer.N.taken`, `optimizer.N.usual_norm` | steps and usual gradient of the N-th group of parts |
 | `optimizer.N.I.J.*` | what its I-th optimiser remembers of its J-th weight |
@@ -16,6 +17,7 @@
 | `phase`, `epoch` | under way, phases counted from 0 and epochs from 1 |
 | `best` | loss, epoch and scatter of the best weights |
 | `began` | the validation loss that the phase began with |
+| `averaged`, `ends`, `falls` | steps averaged; the last epoch; `PartsOptimizer.falls`: without a number of epochs |
 | `recent`, `patience` | the last validation losses; the least mean of them, and epochs since |
 | `history` | the record up to there |
 
@@ -29,14 +31,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from mfsbi.train.course import Average
 from mfsbi.train.losses import as_loss
-from mfsbi.train.optimizers import PartsOptimizer
+from mfsbi.train.optimizers import NEVER, PartsOptimizer
 from mfsbi.train.record import History
 from mfsbi.train.schedules import Phase, Schedule
 
 __all__ = ["Best", "Patience", "Snapshot", "State"]
 
-NOT_OF_LOSSES = "model.", "best.", "optimizer.", "random."
+NOT_OF_LOSSES = "model.", "best.", "average.", "optimizer.", "random."
 
 SMOOTH = 5  # epochs whose validation losses are averaged to decide when to stop
 
@@ -127,6 +130,8 @@ class State:
         losses: of the steps taken in it
         order: the state of the generator before it
         began: the validation loss that the phase began with
+        average: of the weights, where the phase has no number of epochs
+        ends: the last epoch, once that is known; None before
     """
 
     def __init__(
@@ -141,7 +146,7 @@ class State:
     ) -> None:
         self.model, self.schedule, self.optimizers, self.history = model, schedule, optimizers, history
         self.generator, self.stop_after = Generator().manual_seed(seed), patience
-        self.number, self.best = 0, Best(nn.Module())  # until a phase begins
+        self.number, self.best, self.average = 0, Best(nn.Module()), Average(None)  # until a phase begins
 
     @property
     def phase(self) -> Phase:
@@ -162,7 +167,9 @@ class State:
         self.model.eval()
         for name in self.phase.trains:
             self.model.get_submodule(name).train()
-        self.epoch, self.began = 0, math.inf
+        self.epoch, self.began, self.ends = 0, math.inf, self.phase.epochs
+        self.average = Average(self.optimizer.parts if self.ends is None else None)
+        self.optimizer.falls = NEVER
         self.next_epoch(0)
 
     def next_epoch(self, epoch: int) -> None:
@@ -170,10 +177,24 @@ class State:
         self.epoch, self.order = epoch, self.generator.get_state()
         self.losses: list[Tensor] = []
 
+    def fall(self, epochs: int, steps: int) -> None:
+        """Go back to the best weights and let the learning rate fall to zero from there.
+
+        Arguments:
+            epochs: over which it falls
+            steps: of an epoch
+        """
+        self.ends = self.epoch - 1 + epochs
+        self.best.restore()
+        self.average.restart()
+        if epochs:
+            self.optimizer.fall(epochs * steps)
+
     def snapshot(self) -> Snapshot:
         """Return the state as tensors and numbers."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.weights.items()} | {"order": self.order}
+        tensors |= {f"average.{name}": value for name, value in self.average.weights.items()}
         if self.losses:
             tensors["losses"] = torch.stack(self.losses)
         for loss in (*(as_loss(phase.loss) for phase in self.schedule), self.loss):
@@ -194,6 +215,9 @@ class State:
             "began": self.began,
             "history": self.history.as_record(),
         }
+        if self.phase.epochs is None:
+            falls = None if self.optimizer.falls == NEVER else self.optimizer.falls
+            numbers |= {"averaged": self.average.steps, "ends": self.ends, "falls": falls}
         return Snapshot(tensors, numbers)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -220,6 +244,10 @@ class State:
         self.patience.recent.extend(numbers["recent"])
         self.patience.least, self.patience.waited = numbers["patience"]
         self.epoch, self.began, self.order = numbers["epoch"], numbers["began"], tensors["order"]
+        if self.phase.epochs is None:
+            self.average.restore(snapshot.part("average."), numbers["averaged"])
+            self.ends, self.optimizer.falls = numbers["ends"], tuple(numbers["falls"] or NEVER)
+            self.optimizer.set_learning_rate()
         self.losses = list(here.get("losses", ()))
         self.generator.set_state(self.order)
         torch.set_rng_state(tensors["random.cpu"])
