@@ -9,7 +9,7 @@ __all__ = ["GROUP", "named", "registered"]
 GROUP = "mfsbi.simulators"
 
 
-def named(name: str, **options: object) -> Simulator:
+def named(name: str, /, **options: object) -> Simulator:
     """Return a new simulator of that name, made with the options that it takes.
 
     Raises:

@@ -1,14 +1,14 @@
 """Rows of results as Markdown, with the published numbers beside ours and every run shown."""
 
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 from mfsbi.bench.output import as_table
 from mfsbi.bench.run import experiments, read_results
-from mfsbi.bench.tables import TABLES
+from mfsbi.bench.tables import PANEL, TABLES
 
-__all__ = ["by_simulations", "report"]
+__all__ = ["by_simulations", "panel", "report"]
 
 COLUMNS = {
     "closure": "sample closure",
@@ -20,6 +20,10 @@ COLUMNS = {
     "kl": "KL",
     "kl_density": "KL of densities",
     "mmd2": "MMD²",
+    "gap": "gap, nats",
+    "worst": "worst tenth",
+    "tv_1": "TV, 1 event",
+    "tv_20": "TV, 20 events",
     "log_posterior": "log posterior",
     "exact_log_posterior": "exact log posterior",
     "cpu_seconds": "CPU s",
@@ -55,6 +59,13 @@ LHC = {
     "ALICES": {"log_posterior": 0.05},
 }
 """Ibid., the LHC table, on MadGraph's events, whose exact posterior nobody knows; ALICES had 48 features, 15 events."""
+
+PLAIN = "AF", "AF stacked", "sbi NLE, maf", "sbi NLE, nsf"
+LIFTED = "MFlow", "MFlow stacked", "AF stacked", "sbi NLE, maf", "sbi NLE, nsf"
+"""Rows of the panel that are shown, on plain x and on lifted."""
+
+LEAST = 1e-3
+"""Below which a number of the panel is taken for this in a geometric mean."""
 
 PUBLISHED: dict[str, dict[str, dict[str, float]]] = {"polynomial": POLYNOMIAL, "lhc": LHC}
 
@@ -96,6 +107,52 @@ def report(table: str, preset: str, folder: Path) -> str:
         as_table(["row", *heads], [[name, *(_runs(rows[name], key) for key in keys)] for name in order]),
     ]
     return "\n".join(lines)
+
+
+def panel(preset: str, folder: Path) -> str:
+    """Return the results of the panel as Markdown: gaps on plain x, and distances of posteriors, plain and lifted.
+
+    Last come geometric means over the problems where every row has the number; gaps below a thousandth of a nat count
+    as that.
+
+    Arguments:
+        preset: its budget's name
+        folder: where results lie
+
+    Raises:
+        FileNotFoundError: if there are none
+        ValueError: if there is no such preset, or a file is not a result
+    """
+    found = {name: _panel_results(name, preset, folder) for name in PANEL}
+    if not any(found.values()):
+        raise FileNotFoundError(f"There are no results of the panel, {preset}, in {folder}: run `mfsbi bench panel`.")
+    parts = [_panel_table("gap, nats, plain x", found, "gap", [("plain", row) for row in PLAIN])]
+    for events in (1, 20):
+        columns = [("plain", row) for row in PLAIN] + [("lifted", row) for row in LIFTED]
+        parts.append(_panel_table(f"TV of posteriors, events: {events}", found, f"tv_{events}", columns))
+    parts.append(_panel_table("CPU s, plain x", found, "cpu_seconds", [("plain", row) for row in PLAIN]))
+    return "\n\n".join(parts)
+
+
+def _panel_results(name: str, preset: str, folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the result of each row of a problem, first seeds, by "plain" or "lifted" and its name."""
+    tables = {"plain": f"law-{name}", "lifted": f"law-{name}-lifted"}
+    runs = {kind: read_results(folder, experiments(table, preset)) for kind, table in tables.items()}
+    return {(kind, run["experiment"]["row"]): run["result"] for kind, each in runs.items() for run in reversed(each)}
+
+
+def _panel_table(
+    title: str, found: dict[str, dict[tuple[str, str], dict[str, Any]]], key: str, columns: list[tuple[str, str]]
+) -> str:
+    """Return a table of one number, problems by rows, with geometric means."""
+    values = {name: [results.get(column, {}).get(key) for column in columns] for name, results in found.items()}
+    whole = [row for row in values.values() if None not in row]
+    lines = [[name, *("–" if value is None else _number(value) for value in row)] for name, row in values.items()]
+    if whole:
+        means = [geometric_mean([max(value, LEAST) for value in column]) for column in zip(*whole, strict=True)]
+        lines.append([f"geometric mean of {len(whole)}", *map(_number, means)])
+    heads = [f"{row}, lifted" if kind == "lifted" else row for kind, row in columns]
+    return as_table([title, *heads], lines)
 
 
 def by_simulations(

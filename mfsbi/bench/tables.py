@@ -1,18 +1,20 @@
 """The paper's tables as lists of rows: what is built, how it is trained, and with how much (`mfsbi.bench.rows`)."""
 
+import math
 from dataclasses import replace
 from typing import Any, cast
 
 from mfsbi.bench.judge import CIRCLE_THETA, judge_circle, judge_posteriors
+from mfsbi.bench.judge_laws import judge_law
 from mfsbi.bench.judge_lhc import judge_lhc
 from mfsbi.bench.rows import Budget, RatioNetwork, Row, Table
-from mfsbi.flows import AffineCouplings, AutoregressiveSplines, SplineCouplings
-from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow
+from mfsbi.flows import AffineCouplings, AutoregressiveMixtures, AutoregressiveSplines, SplineCouplings, Stacked
+from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
 from mfsbi.registry import named, registered
 from mfsbi.train.losses import reconstruction, robust_reconstruction
-from mfsbi.train.schedules import Schedule, with_score
+from mfsbi.train.schedules import Schedule, ambient, sequential, with_score
 
-__all__ = ["LHC_PRESETS", "TABLES"]
+__all__ = ["LHC_PRESETS", "PANEL", "TABLES"]
 
 LHC_PRESETS = {
     "smoke": Budget(2_000, 40, 10, 10, 2.0, 1, 1, sets=2),
@@ -42,6 +44,32 @@ jets' distance in eta, together with all momenta. The latent density takes the c
 (`notebooks/measurements.md`).
 """
 
+PANEL = (
+    "linear",
+    "banana",
+    "modes",
+    "mixture",
+    "heteroscedastic",
+    "queue",
+    "ordered",
+    "glm",
+    "student",
+    "shares",
+    "spectrum",
+    "counts",
+)
+"""The laws that are the panel (`simulators.laws`)."""
+
+LIFT = 4
+"""How many times as many features they have on curved manifolds."""
+
+PANEL_PRESETS = {
+    name: Budget(simulations, 0, 0, 0, math.inf, 1, 1, sets=sets)
+    for name, simulations, sets in (("smoke", 200, 2), ("1e3", 1_000, 10), ("1e4", 10_000, 10), ("1e5", 100_000, 10))
+}
+"""Numbers of simulations; nothing else is set, and peers learn until they converge."""
+
+STACKED = Stacked((AutoregressiveMixtures(), AutoregressiveMixtures(start="linear")))
 AMBIENT = AF(SplineCouplings(layers=8, width=64, depth=3, sharpness=3.0))
 WIDE = SplineCouplings(layers=5, width=64, depth=3, sharpness=2.0)
 
@@ -127,10 +155,29 @@ def _with_scandal(name: str) -> str:
     return f"{name[:-1]}, SCANDAL)" if name.endswith(")") else f"{name} (SCANDAL)"
 
 
+def _law(name: str, factor: int) -> Table:
+    """Return the table of a law, plain or lifted: defaults, and latent densities stacked and left to the data."""
+
+    def rows(budget: Budget) -> list[Row]:
+        ours: dict[str, tuple[Spec, Schedule]] = {"AF": (AF(), ambient(50)), "AF stacked": (AF(STACKED), ambient(None))}
+        if factor > 1:
+            dims = cast(Any, named("law", name=name)).data_dim
+            ours["MFlow"] = MFlow(dims), sequential(50)
+            ours["MFlow stacked"] = MFlow(dims, latent=STACKED), sequential(None)
+        return [Row(row, *made, budget.seeds) for row, made in ours.items()] + [
+            _peer(net, budget) for net in ("maf", "nsf")
+        ]
+
+    return Table("law", rows, judge_law, options={"name": name, "factor": factor}, presets=PANEL_PRESETS)
+
+
 TABLES = {
     "polynomial": Table("polynomial", _polynomial, judge_posteriors),
     "circle": Table("circle", _circle, judge_circle, CIRCLE_THETA),
     "lhc": Table(
         "lhc", _lhc, judge_lhc, options=LHC_OPTIONS, presets=LHC_PRESETS, curve=("1e3", "1e4", "1e5", "paper")
     ),
+    **{f"law-{name}": _law(name, 1) for name in PANEL},
+    **{f"law-{name}-lifted": _law(name, LIFT) for name in PANEL},
 }
+"""By name; those of the panel are `law-NAME` and `law-NAME-lifted`."""

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mfsbi.bench.report import by_simulations
+from mfsbi.bench.report import panel as panel_report
 from mfsbi.bench.report import report as report_results
 from mfsbi.bench.run import run_table
 from mfsbi.bench.samplers import as_markdown, compare_samplers
 from mfsbi.bench.speed import speed as measure_speed
+from mfsbi.bench.tables import PANEL
 from mfsbi.cli.common import SeedOption, command, console, say
 from mfsbi.demo import EVENTS, DemoResult, run_demo
 from mfsbi.plots import scaling
@@ -75,6 +77,20 @@ def samplers(
     """Learn simulators and compare what each sampler brings per second, and slice on sbi's own potential."""
     chosen = tuple(simulators) if simulators else ("polynomial", "sphere")
     say(as_markdown(compare_samplers(chosen, threads=threads, out=out, tell=_tell)))
+
+
+@bench.command()
+@command(ValueError, OSError)
+def panel(
+    preset: Annotated[str, typer.Option(help="smoke, 1e3, 1e4 or 1e5: numbers of simulations.")] = "1e3",
+    only: Annotated[str, typer.Option(help="Problems whose name holds these letters; all if not given.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
+) -> None:
+    """Train with defaults on a dozen small problems, plain and on curved manifolds, and judge by exact posteriors."""
+    for name in (name for problem in PANEL for name in (f"law-{problem}", f"law-{problem}-lifted")):
+        if only in name:
+            run_table(name, preset, out, tell=_tell)
+    say(panel_report(preset, out))
 
 
 def _of_table(table: str, presets: str) -> Callable[..., None]:
