@@ -2,15 +2,18 @@ r"""Autoregressive mixtures of normals: densities that are smooth to all orders,
 
 Each coordinate is a mixture of K normals, given those before it in an order and theta,
 
-    p(u|theta) = prod_i  sum_k w_ik N(u_i; m_ik, s_ik^2),    (w, m, s)_i = network(u_1, ..., u_{i-1}, theta),
+    p(u|theta) = prod_i  sum_k w_ik N(u_i; a_i + b_i m_ik, (b_i s_ik)^2),
+
+    (w, m, s)_i = network(u_1, ..., u_{i-1}, theta),    (a, b)_i = network(theta),
 
 normalised by construction: the autoregressive density of Uria et al. (RNADE, arXiv:1306.0186) with the masked network
 of `mfsbi.networks`. One pass gives the density, d of them a draw. There is no spline, hence no knot that an
 observation crosses as theta moves: the likelihood has no kinks, and its gradients serve Hamiltonian samplers.
 
-What theta says reaches each coordinate in two ways, by the masked network and by a network of theta alone. The units of
-a masked network are dealt out to the coordinates, so that the first ones have few; where coordinates follow theta
-independently of each other they need none of it.
+What theta says reaches each coordinate in two ways, by the masked network and by a network of theta alone, which also
+moves and widens a mixture as a whole, by a(theta) and b(theta). The units of a masked network are dealt out to the
+coordinates, so that the first ones have few; where coordinates follow theta independently of each other they need none
+of it.
 
 Networks see coordinates c(u) = u / (1 + (u/5)^4)^(1/4), which is u within some spreads and bounded: one far value says
 no more to the others than that it is far.
@@ -100,13 +103,14 @@ class AutoregressiveMixture(nn.Module):
         rank, numbers = self.order.argsort(), 3 * settings.components
         self.outputs = 3, settings.components, features
         self.network = MaskedConditioner(rank, parameters, numbers, settings.width, settings.depth, (1.0, 1.0))
-        sizes = [parameters, settings.width, settings.width, numbers * features]
+        sizes = [parameters, settings.width, settings.width, (numbers + 2) * features]
         self.of_theta = perceptron(sizes, nn.SiLU) if parameters else None
         self.offset = nn.Parameter(_spread_out(settings.components)[..., None].repeat(1, 1, features))
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.shift = nn.Parameter(torch.zeros(features))
         self.slope = nn.Parameter(torch.zeros(features, features if self.linear else 0))
         self.theta_slope = nn.Parameter(torch.zeros(features, parameters))
+        self.theta_log_slope = nn.Parameter(torch.zeros(features, parameters))
         self.before = nn.Buffer(rank < rank[:, None])
         if self.of_theta is not None:
             for weight in self.of_theta[-1].parameters():
@@ -156,21 +160,22 @@ class AutoregressiveMixture(nn.Module):
             earlier = self.order[:place]
             fit = _regression(rows[:, i], told, seen[:, earlier])
             self.shift[i], self.log_scale[i] = fit.shift, fit.log_scale
-            self.theta_slope[i], self.slope[i] = fit.slopes[:p].to(u), 0.0
+            self.theta_slope[i], self.theta_log_slope[i], self.slope[i] = fit.slopes[:p].to(u), 0.0, 0.0
             self.slope[i, earlier] = fit.slopes[p:].to(u)
 
     def _given(self, u: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return shift and log scale, shape `(d, rows)`, and log weights, means and log widths, `(3, K, d, rows)`."""
+        """Return shift and log scale, `(d, rows)`, and log weights, means and log widths, `(3, K, d, rows)`."""
         seen = _bounded(u)
-        raw = self.network(seen, self.network.told(theta)).view(*self.outputs, -1)
-        if self.of_theta is not None:
-            raw = raw + self.of_theta(theta.T).T.view(*self.outputs, -1)
-        raw = raw + self.offset[..., None]
+        raw = self.offset[..., None] + self.network(seen, self.network.told(theta)).view(*self.outputs, -1)
         shift = self.shift[:, None] + self.theta_slope @ theta
+        log_scale = self.log_scale[:, None] + self.theta_log_slope @ theta
+        if self.of_theta is not None:
+            told = self.of_theta(theta.T).T.view(-1, self.features, u.shape[1])
+            raw = raw + told[:-2].view(*self.outputs, -1)
+            shift, log_scale = shift + told[-2], log_scale + told[-1]
         if self.linear:
             shift = shift + (self.slope * self.before) @ seen
-        log_width = LARGEST_LOG_WIDTH * (raw[2] / LARGEST_LOG_WIDTH).tanh()
-        return shift, self.log_scale[:, None], torch.stack([raw[0].log_softmax(0), raw[1], log_width])
+        return shift, _limited(log_scale), torch.stack([raw[0].log_softmax(0), raw[1], _limited(raw[2])])
 
     def _columns(self, u: Tensor, theta: Tensor | None) -> Tensor:
         """Return theta in columns, one for each row of u; without parameters an array without rows."""
@@ -218,6 +223,11 @@ def _regression(values: Tensor, theta: Tensor, earlier: Tensor) -> _Regression:
 def _bounded(u: Tensor) -> Tensor:
     """Return u / (1 + (u/5)^4)^(1/4): what networks see of a coordinate."""
     return u / (1 + (u / FAR).square().square()).sqrt().sqrt()
+
+
+def _limited(raw: Tensor) -> Tensor:
+    """Return the log of a width, between -7 and 7, and equal to `raw` near zero."""
+    return LARGEST_LOG_WIDTH * (raw / LARGEST_LOG_WIDTH).tanh()
 
 
 def _spread_out(components: int) -> Tensor:
