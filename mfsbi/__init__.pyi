@@ -1,7 +1,9 @@
 from .dimension import dimension_scan as dimension_scan
 from .flows import AffineCouplings as AffineCouplings
+from .flows import AutoregressiveMixtures as AutoregressiveMixtures
 from .flows import AutoregressiveSplines as AutoregressiveSplines
 from .flows import SplineCouplings as SplineCouplings
+from .flows import Stacked as Stacked
 from .inference.chains import Chains as Chains
 from .inference.predictive import posterior_predictive as posterior_predictive
 from .inference.run_emcee import Emcee as Emcee

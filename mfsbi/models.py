@@ -96,7 +96,7 @@ class Latent(ThetaScale):
         """What u is standardised by: mean, spreads after the shear, shape `(n,)`, and the shear, `(n, n)`."""
         return self.u_mean, self.u_std, self.u_shear
 
-    def measure(self, u: Tensor, theta: Tensor | None = None) -> None:
+    def measure(self, u: Tensor) -> None:
         """Standardise by the mean and spreads of u, unless the present ones do within a tenth.
 
         A `Density` is not given sheared coordinates: what is left of a regression is mostly noise where coordinates
@@ -104,14 +104,21 @@ class Latent(ThetaScale):
 
         Arguments:
             u: shape `(rows, n)`
-            theta: in its own units, shape `(rows, parameter)`; if it is given, a `Density` begins with what it measures
         """
-        y, sheared = self._scaled(u).double(), not isinstance(self.flow, Density)
+        y, sheared = self._scaled(u).double(), isinstance(self.flow, Bijection)
         std = y.std(0)
         fits = (y.mean(0) / std).abs().max() <= CLOSE and std.log().abs().max() <= CLOSE
         if (std > 0).all() and std.isfinite().all() and (not fits or (sheared and _is_narrow(y))):
             self.set_scaling(*_scaling_of(u.double(), sheared=sheared))
-        if theta is not None and hasattr(self.flow, "measure"):
+
+    def begin(self, u: Tensor, theta: Tensor) -> None:
+        """Let a `Density` begin with what it measures, if it measures anything.
+
+        Arguments:
+            u: shape `(rows, n)`
+            theta: in its own units, shape `(rows, parameter)`
+        """
+        if hasattr(self.flow, "measure"):
             self.flow.measure(self._scaled(u), self.standardize(theta))
 
     def settle(self, u: Tensor, theta: Tensor) -> None:

@@ -24,6 +24,10 @@ al., arXiv:1705.07057; Durkan et al.),
 
 one pass of a masked network for the density, d of them for the inverse. It learns densities of many dimensions faster.
 
+A latent density need not be a bijection: any module with `log_prob` and `sample` is a `Density`.
+`AutoregressiveMixture` is one that is smooth to all orders (`mfsbi.flows.mixtures`), `StackedDensity` a mixture of
+several that held-out rows weigh (`mfsbi.flows.stacking`).
+
 Every flow built here **starts as the identity**: the last layer of each network is zero. Charts depend on it.
 A chart cuts the coordinates after the flow, so whatever stands between the layers decides which directions of
 data space the manifold coordinates begin with. Permutations between layers would leave that choice to chance; instead

@@ -23,7 +23,7 @@ def log_prob_of(flow: Bijection | Density, u: Tensor, theta: Tensor | None = Non
         u: shape `(*, d)`
         theta: shape `(*, parameter)`, if the flow takes any
     """
-    if isinstance(flow, Density):
+    if not isinstance(flow, Bijection):
         return flow.log_prob(u, theta)
     base, log_det = flow.forward_and_log_det(u, theta)
     return log_det + log_normal(base)
@@ -37,7 +37,7 @@ def sample_of(flow: Bijection | Density, theta: Tensor, generator: Generator | N
         theta: shape `(*, parameter)`
         generator: of the device of theta; torch's own if not given
     """
-    if isinstance(flow, Density):
+    if not isinstance(flow, Bijection):
         return flow.sample(theta, generator)
     shape = *theta.shape[:-1], flow.features
     return flow.inverse(torch.randn(shape, generator=generator, dtype=theta.dtype, device=theta.device), theta)

@@ -54,6 +54,9 @@ FREEDOM = 5.0
 OF_NORMAL = 1.1674
 """Spread of a normal law of which a Student's t with that freedom and scale 1 is the likeliest."""
 
+ENOUGH = 10_000
+"""Rows to fit a regression to, at most."""
+
 ROUNDS = 12
 """Of a regression: weights and ridges change by less than a percent in the last."""
 
@@ -122,7 +125,7 @@ class AutoregressiveMixture(nn.Module):
 
     def log_prob(self, u: Tensor, theta: Tensor | None = None) -> Tensor:
         """Return log p(u|theta), shape `(*)`, for u of shape `(*, d)` and theta of shape `(*, parameter)`."""
-        columns = u.reshape(-1, self.features).T.contiguous()
+        columns = u.reshape(math.prod(u.shape[:-1]), self.features).T.contiguous()
         shift, log_scale, mixture = self._given(columns, self._columns(u, theta))
         z = (columns - shift) * (-log_scale).exp()
         log_weight, mean, log_width = mixture
@@ -133,7 +136,7 @@ class AutoregressiveMixture(nn.Module):
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, d)`; theta has shape `(*, parameter)`."""
         u = theta.new_zeros(math.prod(theta.shape[:-1]), self.features)
-        columns = self._columns(u.view(*theta.shape[:-1], -1), theta)
+        columns = self._columns(u.view(*theta.shape[:-1], self.features), theta)
         noise = torch.randn(u.shape, generator=generator, dtype=u.dtype, device=u.device)
         pick = torch.rand(u.shape, generator=generator, dtype=u.dtype, device=u.device)
         for i in self.order.tolist():
@@ -154,24 +157,24 @@ class AutoregressiveMixture(nn.Module):
         """
         if not self.linear:
             return
-        rows, p = u.double(), theta.shape[1]
-        seen, told = _bounded(rows), theta.double()
+        rows, p = u[:ENOUGH].double(), theta.shape[1]
+        seen, told = _bounded(rows), theta[:ENOUGH].double()
         for place, i in enumerate(self.order.tolist()):
             earlier = self.order[:place]
             fit = _regression(rows[:, i], told, seen[:, earlier])
-            self.shift[i], self.log_scale[i] = fit.shift, fit.log_scale
+            self.shift[i], self.log_scale[i] = fit.shift, _unlimited(fit.log_scale)
             self.theta_slope[i], self.theta_log_slope[i], self.slope[i] = fit.slopes[:p].to(u), 0.0, 0.0
             self.slope[i, earlier] = fit.slopes[p:].to(u)
 
     def _given(self, u: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return shift and log scale, `(d, rows)`, and log weights, means and log widths, `(3, K, d, rows)`."""
         seen = _bounded(u)
-        raw = self.offset[..., None] + self.network(seen, self.network.told(theta)).view(*self.outputs, -1)
+        raw = self.offset[..., None] + self.network(seen, self.network.told(theta)).view(*self.outputs, u.shape[1])
         shift = self.shift[:, None] + self.theta_slope @ theta
         log_scale = self.log_scale[:, None] + self.theta_log_slope @ theta
         if self.of_theta is not None:
-            told = self.of_theta(theta.T).T.view(-1, self.features, u.shape[1])
-            raw = raw + told[:-2].view(*self.outputs, -1)
+            told = self.of_theta(theta.T).T.view(2 + math.prod(self.outputs[:2]), self.features, u.shape[1])
+            raw = raw + told[:-2].view(*self.outputs, u.shape[1])
             shift, log_scale = shift + told[-2], log_scale + told[-1]
         if self.linear:
             shift = shift + (self.slope * self.before) @ seen
@@ -228,6 +231,11 @@ def _bounded(u: Tensor) -> Tensor:
 def _limited(raw: Tensor) -> Tensor:
     """Return the log of a width, between -7 and 7, and equal to `raw` near zero."""
     return LARGEST_LOG_WIDTH * (raw / LARGEST_LOG_WIDTH).tanh()
+
+
+def _unlimited(log_width: Tensor) -> Tensor:
+    """Return the `raw` of a log width."""
+    return LARGEST_LOG_WIDTH * (log_width / LARGEST_LOG_WIDTH).clamp(-0.98, 0.98).atanh()
 
 
 def _spread_out(components: int) -> Tensor:

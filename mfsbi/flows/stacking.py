@@ -11,6 +11,7 @@ Each member learns by its own likelihood, as long and no longer than it gains by
 density is run once for each (`mfsbi.train.schedules.unfolded`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor, nn
 
+from mfsbi.blocks import rows_at_work
 from mfsbi.checks import require_kind
 from mfsbi.flows.densities import log_prob_of, sample_of
 from mfsbi.flows.flow import Bijection, Density, FlowConfig, density_of
@@ -39,7 +41,7 @@ class Stacked(FlowConfig):
         members: two or more kinds of flows or densities
 
     Raises:
-        TypeError: if a member is none
+        TypeError: if a member is none, or stacked itself
         ValueError: if there are fewer than two
     """
 
@@ -49,6 +51,8 @@ class Stacked(FlowConfig):
         require_kind("Stacked.members", self.members, tuple, "a tuple of flows (`FlowConfig`)")
         for member in self.members:
             require_kind("Stacked.members", member, FlowConfig, "a tuple of flows (`FlowConfig`)")
+            if isinstance(member, Stacked):
+                raise TypeError("`Stacked.members` should not be stacked themselves: list the members of that one too.")
         if len(self.members) < 2:
             raise ValueError(f"`Stacked.members` should be at least 2; got {len(self.members)}.")
 
@@ -105,11 +109,17 @@ class StackedDensity(nn.Module):
             u: standardised coordinates, shape `(rows, d)`
             theta: standardised, shape `(rows, parameter)`
         """
-        log_prob, share = self._each(u, theta).double(), 1 / len(self.members)
-        weights = torch.full_like(log_prob[:, 0], share)
+        for member in self.members:
+            if hasattr(member, "settle"):
+                member.settle(u, theta)
+        rows, share = rows_at_work(self.features), 1 / len(self.members)
+        chunks = zip(u.split(rows), theta.split(rows), strict=True)
+        log_prob = torch.cat([self._each(*chunk) for chunk in chunks], 1).double().nan_to_num(nan=-math.inf)
+        log_prob = log_prob[:, log_prob.isfinite().any(0)]  # a row that no member allows says nothing of them
+        weights = torch.full((len(self.members),), share).to(log_prob)
         for _ in range(STEPS):
             told = (log_prob + weights.log()[:, None]).softmax(0).sum(1)
-            weights = (told + PRIOR * share) / (len(u) + PRIOR)
+            weights = (told + PRIOR * share) / (log_prob.shape[1] + PRIOR)
         self.weights.copy_(weights)
 
     def _each(self, u: Tensor, theta: Tensor | None) -> Tensor:

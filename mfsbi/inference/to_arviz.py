@@ -28,7 +28,7 @@ __all__ = ["Diagnostics", "diagnose", "plot_rank", "plot_trace", "read", "requir
 
 RESERVED = "chain", "draw"
 
-ORDER = "variables"
+ORDER = "mfsbi_variables"
 """The attribute of a group that notes their order."""
 
 APART = 1.05
@@ -211,11 +211,12 @@ def _noted(tree: xarray.DataTree) -> xarray.DataTree:
 
 def _ordered(tree: xarray.DataTree) -> xarray.DataTree:
     """Return the groups with variables in the order that `_noted` noted, without the notes."""
-    groups = {name: node.to_dataset() for name, node in tree.children.items()}
-    orders = {name: json.loads(each.attrs.pop(ORDER, "[]")) for name, each in groups.items()}
-    ordered = {
-        name: each[[known for known in orders[name] if known in each] or list(each)] for name, each in groups.items()
-    }
+    ordered = {}
+    for name, node in tree.children.items():
+        group = node.to_dataset()
+        names = [known for known in json.loads(group.attrs.pop(ORDER, "[]")) if known in group]
+        variables = {known: group[known] for known in (*names, *group)}
+        ordered[name] = xarray.Dataset(variables, coords=group.coords, attrs=group.attrs)
     return xarray.DataTree.from_dict({"/": tree.to_dataset(), **ordered})
 
 

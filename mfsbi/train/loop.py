@@ -158,10 +158,13 @@ class _Run:
             self.keeper.keep(state.snapshot, ended=True)
         except KeyboardInterrupt:
             self._keep_if_better(validation)
+            state.best.restore()
+            self._settle(validation)
             raise
         finally:
             state.best.restore()
-            self._settle(validation)
+            state.model.eval()
+        self._settle(validation)
 
     def _show(self, steps: int) -> None:
         """Let the bar say how many steps were taken, if it is known of how many."""
@@ -171,13 +174,12 @@ class _Run:
     def _goes_on(self, steps: int) -> bool:
         """Return whether there is another epoch, of so many steps; the learning rate may begin to fall with it."""
         state, done = self.state, self.state.epoch - 1
-        if state.patience.over:
-            return False
         if state.ends is None:
-            if done < waits_until(state.best.epoch, steps) and done * steps < LONGEST:
+            waits = done < waits_until(state.best.epoch, steps) and done * steps < LONGEST
+            if waits and not state.patience.over:
                 return True
             state.fall(epochs_of_fall(state.best.epoch), steps)
-        return done < cast(int, state.ends)
+        return done < cast(int, state.ends) and not state.patience.over
 
     def _epoch(self, training: TrainingData, validation: Batch) -> EpochRecord:
         """Pass over the training rows once, then judge by the validation rows."""
@@ -266,19 +268,40 @@ class _Run:
         return replace(data, u=None if moving else self._encode(data))
 
     def _measure_coordinates(self, training: TrainingData, validation: Batch) -> None:
-        """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss."""
-        if self.state.phase.moves("latent") and isinstance(self.state.model, AbstractModel):
-            latent, before = self.state.model.latent, self._held_out(validation)
-            old = {name: value.clone() for name, value in latent.state_dict().items()}
-            latent.measure(self._encode(training.excerpt) if training.u is None else training.u, training.excerpt.theta)
-            if not self._held_out(validation) <= before:  # it had learned better than that already
-                latent.load_state_dict(old)
+        """Let the latent density know where the coordinates lie, if the phase trains it and that lowers its loss.
+
+        Members of a stacked density share what coordinates are standardised by: all of them judge it, before the first.
+        """
+        state, model = self.state, self.state.model
+        if not (state.phase.moves("latent") and isinstance(model, AbstractModel)):
+            return
+        u = self._encode(training.excerpt) if training.u is None else training.u
+        learning = [module for module in model.modules() if module.training]
+        if all(name in ("chart", "latent") or name.endswith(".0") for name in state.phase.trains):
+            model.eval()
+            self._try(lambda: model.latent.measure(u), validation)
+            for module in learning:
+                module.training = True
+        if hasattr(model.latent.flow, "measure"):
+            self._try(lambda: model.latent.begin(u, training.excerpt.theta), validation)
+
+    def _try(self, change: Callable[[], None], validation: Batch) -> None:
+        """Change the latent density, and undo that unless it lowers the loss: it may have learned better already."""
+        latent, before = cast(AbstractModel, self.state.model).latent, self._held_out(validation)
+        old = {name: value.clone() for name, value in latent.state_dict().items()}
+        change()
+        if not self._held_out(validation) <= before:
+            latent.load_state_dict(old)
 
     def _settle(self, validation: Batch) -> None:
         """Let the latent density take from held-out rows what it ends with, if the phase trained it."""
-        if self.state.phase.moves("latent") and isinstance(self.state.model, AbstractModel):
-            u = self._encode(validation) if validation.u is None else validation.u
-            self.state.model.latent.settle(u, validation.theta)
+        model = self.state.model
+        if (
+            self.state.phase.moves("latent")
+            and isinstance(model, AbstractModel)
+            and hasattr(model.latent.flow, "settle")
+        ):
+            model.latent.settle(self._encode(validation) if validation.u is None else validation.u, validation.theta)
 
     def _encode(self, data: Batch) -> Tensor:
         model = cast(AbstractModel, self.state.model)
@@ -295,6 +318,8 @@ def _optimizer(
     own = [(phase, count) for phase, count in zip(schedule, steps, strict=True) if phase.trains == trains]
     rate, decay = own[0][0].rate * settings.learning_rate, own[0][0].decay * settings.weight_decay
     known = all(phase.epochs for phase, _ in own)
+    if not known and any(phase.epochs for phase, _ in own):
+        raise ValueError(f"Phases that train {trains} should all have a number of epochs, or none of them.")
     return PartsOptimizer(parts, rate, decay, sum(count for _, count in own) if known else None)
 
 

@@ -170,6 +170,7 @@ class State:
         self.epoch, self.began, self.ends = 0, math.inf, self.phase.epochs
         self.average = Average(self.optimizer.parts if self.ends is None else None)
         self.optimizer.falls = NEVER
+        self.optimizer.set_learning_rate()
         self.next_epoch(0)
 
     def next_epoch(self, epoch: int) -> None:
@@ -184,7 +185,7 @@ class State:
             epochs: over which it falls
             steps: of an epoch
         """
-        self.ends = self.epoch - 1 + epochs
+        self.ends, self.patience = self.epoch - 1 + epochs, Patience(None)
         self.best.restore()
         self.average.restart()
         if epochs:
@@ -247,6 +248,8 @@ class State:
         if self.phase.epochs is None:
             self.average.restore(snapshot.part("average."), numbers["averaged"])
             self.ends, self.optimizer.falls = numbers["ends"], tuple(numbers["falls"] or NEVER)
+            if self.ends is not None:
+                self.patience = Patience(None)
             self.optimizer.set_learning_rate()
         self.losses = list(here.get("losses", ()))
         self.generator.set_state(self.order)

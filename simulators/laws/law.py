@@ -7,7 +7,7 @@ A law is a torch distribution of x for each theta, so that its density, its scor
     y = Q (z, h(z)),    z = (x - m) / s,    h_k(z) = sin(w_k z + b_k),
 
 with Q orthogonal and m, s of fixed draws of the law. The manifold is the graph of h; its volume factor is
-1/2 log det(1 + H^T H) + sum_i log s_i with H = dh/dz, exactly, and its coordinates are the first features of Q^T y.
+1/2 log det(1 + H^T H) - sum_i log s_i with H = dh/dz, exactly, and its coordinates are the first features of Q^T y.
 
 Quantities have no units.
 """
@@ -39,11 +39,13 @@ class Law:
         name: of the law
         prior: of theta, event shape `(parameter,)`
         given: theta of shape `(*, parameter)` -> distribution of batch shape `(*)` and event shape `(data,)`
+        fraction: whether x lies between 0 and 1, which rounding must not reach
     """
 
     name: str
     prior: Distribution
     given: Callable[[Tensor], Distribution]
+    fraction: bool = False
 
     def __repr__(self) -> str:
         return f"Law({self.name!r}, data_dim={self.data_dim}, parameters={len(self.parameter_names)})"
@@ -72,7 +74,8 @@ class Law:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             number = torch.randint(2**62, (), generator=generator_from(seed))
             torch.default_generator.manual_seed(int(number))
-            return self.given(theta.double()).sample().to(theta.dtype)
+            x, least = self.given(theta.double()).sample().to(theta.dtype), torch.finfo(theta.dtype).eps
+            return x.clamp(least, 1 - least) if self.fraction else x
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
         """Return log p(x|theta), shape `(*)`; theta of shape `(*, parameter)` is broadcast against x, `(*, data)`."""

@@ -145,7 +145,7 @@ LAWS: dict[str, Law] = {
         Law("ordered", _box(4), _ordered),
         Law("glm", _normal_prior(5), _glm),
         Law("student", _box(3), _student),
-        Law("shares", _normal_prior(3), _shares),
+        Law("shares", _normal_prior(3), _shares, fraction=True),
         Law("spectrum", _box(5), _spectrum),
         Law("counts", _box(3), _counts),
     )

@@ -69,6 +69,23 @@ def test_the_linear_start_is_the_law_where_all_is_linear_and_normal():
     assert (exact - found).abs().quantile(0.99) < 0.2
 
 
+def test_narrow_coordinates_start_as_narrow_as_they_are():
+    torch.manual_seed(6)
+    theta = torch.randn(5000, 1).double()
+    u = theta + 0.003 * torch.randn(5000, 2).double()
+    model = density("linear", components=1, amount=0.0)
+    model.measure(u, theta)
+    exact = MultivariateNormal(theta.expand(-1, 2), 9e-6 * torch.eye(2).double()).log_prob(u)
+    assert (exact - model.log_prob(u, theta)).mean().abs() < 0.05
+
+
+def test_no_rows_are_no_trouble():
+    model = density()
+    none = torch.zeros(0, 1).double()
+    assert model.log_prob(torch.zeros(0, 2).double(), none).shape == (0,)
+    assert model.sample(none).shape == (0, 2)
+
+
 def test_far_values_do_not_rule_the_linear_start():
     generator = torch.Generator().manual_seed(4)
     theta = torch.randn(2000, 1, generator=generator)

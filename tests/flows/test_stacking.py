@@ -97,11 +97,25 @@ def test_it_trains_samples_saves_loads_and_resumes(spec, tmp_path):
     assert estimator.model.sample(theta[:5]).shape == (5, 3)
 
 
+def test_a_held_out_row_that_no_member_allows_says_nothing():
+    model, theta = density(amount=0.5), torch.zeros(50, 1).double()
+    u = model.sample(theta, torch.Generator().manual_seed(2))
+    model.settle(u, theta)
+    expected = model.weights.clone()
+    model.settle(torch.cat([u, torch.full((1, 2), torch.nan).double()]), torch.zeros(51, 1).double())
+    torch.testing.assert_close(model.weights, expected)
+
+
 def test_one_member_is_no_mixture():
     with pytest.raises(ValueError, match=r"`Stacked.members` should be at least 2; got 1"):
-        Stacked((PAIR,))
+        Stacked(PAIR.members[:1])
+
+
+def test_stacked_densities_are_not_stacked_again():
+    with pytest.raises(TypeError, match="should not be stacked themselves"):
+        Stacked((PAIR, SplineCouplings()))
 
 
 def test_members_are_flows():
     with pytest.raises((TypeError, TypeCheckError), match="members"):
-        Stacked((PAIR, "spline"))
+        Stacked((SplineCouplings(), "spline"))

@@ -77,3 +77,10 @@ def test_a_law_is_had_by_name():
 def test_theta_is_checked(theta):
     with pytest.raises(ValueError, match="`theta` should"):
         LAWS["banana"].simulate(theta)
+
+
+def test_fractions_are_not_rounded_to_their_ends():
+    theta = torch.tensor([[8.0, 8.0, 0.0], [-8.0, -8.0, 0.0]]).repeat(20_000, 1)
+    x = LAWS["shares"].simulate(theta, seed=0)
+    assert 0 < x.min() < x.max() < 1
+    assert torch.isfinite(LAWS["shares"].log_prob(x.double(), theta.double())).all()

@@ -138,3 +138,13 @@ def test_train_lets_the_data_decide(spec, monkeypatch):
     trainer.append_simulations(theta, x).train(max_num_epochs=None, restarts=0)
     losses = [epoch.validation_loss for epoch in trainer.history.epochs if epoch.nats]
     assert min(losses) < losses[0]
+
+
+def test_phases_of_the_same_parts_all_have_a_number_of_epochs_or_none(data, model):
+    with pytest.raises(ValueError, match=r"train \('latent',\) should all have a number of epochs, or none"):
+        fit(model, data, [*density_only(1), *density_only(None)], QUICK)
+
+
+def test_a_model_is_in_evaluation_mode_afterwards(data, model):
+    fit(model, data, sequential(2), QUICK)
+    assert not any(module.training for module in model.modules())
