@@ -45,7 +45,7 @@ def test_the_judge_finds_nothing_wrong_with_the_truth_and_much_with_a_shift():
 @pytest.mark.parametrize(
     "row",
     [
-        "AF (SCANDAL)",
+        pytest.param("AF (SCANDAL)", marks=pytest.mark.slow),
         "MFlow (SCANDAL)",
         "PIE (original)",
         "PAE (SCANDAL)",

@@ -122,7 +122,9 @@ def require_right(bias: Tensor, ratio: Tensor) -> None:
     assert ratio.log().square().mean().sqrt() < math.log(1.2), ratio
 
 
-@pytest.mark.parametrize("name", ["log-uniform theta and x", "runs that blew up", "a clock"])
+@pytest.mark.parametrize(
+    "name", ["log-uniform theta and x", "runs that blew up", pytest.param("a clock", marks=pytest.mark.slow)]
+)
 def test_posteriors_are_right_at_any_scale(name):
     require_right(*errors(PROBLEMS[name], TRAINERS["MFlow"], 2))
 
