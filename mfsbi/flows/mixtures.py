@@ -58,7 +58,7 @@ ENOUGH = 10_000
 """Rows to fit a regression to, at most."""
 
 ROUNDS = 12
-"""Of a regression: weights and ridges change by less than a percent in the last."""
+"""Of weights and ridges, in a regression."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ Each member learns by its own likelihood, as long and no longer than it gains by
 density is run once for each (`mfsbi.train.schedules.unfolded`).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,7 +26,7 @@ from mfsbi.flows.flow import Bijection, Density, FlowConfig, density_of
 __all__ = ["Stacked", "StackedDensity"]
 
 STEPS = 300
-"""Of expectation-maximisation, with some members and rows a few milliseconds."""
+"""Of expectation-maximisation."""
 
 PRIOR = 2.0
 """Held-out rows that count as shared by all members alike."""
@@ -108,13 +107,22 @@ class StackedDensity(nn.Module):
         Arguments:
             u: standardised coordinates, shape `(rows, d)`
             theta: standardised, shape `(rows, parameter)`
+
+        Raises:
+            ArithmeticError: if a member is NaN at one of them
         """
         for member in self.members:
             if hasattr(member, "settle"):
                 member.settle(u, theta)
         rows, share = rows_at_work(self.features), 1 / len(self.members)
         chunks = zip(u.split(rows), theta.split(rows), strict=True)
-        log_prob = torch.cat([self._each(*chunk) for chunk in chunks], 1).double().nan_to_num(nan=-math.inf)
+        log_prob = torch.cat([self._each(*chunk) for chunk in chunks], 1).double()
+        if log_prob.isnan().any():
+            wrong = log_prob.isnan().any(1).nonzero()[:, 0].tolist()
+            raise ArithmeticError(
+                f"Members {wrong} of a stacked density, counted from 0, are NaN at held-out rows, so that the mixture "
+                "would be, too: train again with a lower `learning_rate`, or leave them out."
+            )
         log_prob = log_prob[:, log_prob.isfinite().any(0)]  # a row that no member allows says nothing of them
         weights = torch.full((len(self.members),), share).to(log_prob)
         for _ in range(STEPS):

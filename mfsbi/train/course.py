@@ -9,8 +9,8 @@ epoch, by the weights averaged over the last steps,
 
 which lie where the falling rate of a longer schedule would lead. It waits for a better epoch as many steps as it took
 to the best one, times 0.6, and 120 at least. Then it goes back to the best weights and lets the rate fall to zero from
-there, over a third as many steps, which brings what is left to be gained. So the data decide, at a cost of twice what
-was needed; the numbers are those of `notebooks/measurements.md`.
+there, over a third as many steps, which brings what is left to be gained. So the data decide, at a cost of
+twice the steps to the best epoch (`notebooks/measurements.md` has what that brought).
 """
 
 import math

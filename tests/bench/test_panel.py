@@ -66,7 +66,7 @@ def test_it_is_reported_with_geometric_means(tmp_path):
         panel("1e4", tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore:The chart is not clearly better")
 @pytest.mark.parametrize(("table", "row"), [("law-banana", "AF stacked"), ("law-banana-lifted", "MFlow stacked")])
 def test_a_row_is_run_and_judged(table, row, tmp_path, monkeypatch):
     monkeypatch.setattr("mfsbi.train.loop.LONGEST", 20)

@@ -97,13 +97,12 @@ def test_it_trains_samples_saves_loads_and_resumes(spec, tmp_path):
     assert estimator.model.sample(theta[:5]).shape == (5, 3)
 
 
-def test_a_held_out_row_that_no_member_allows_says_nothing():
-    model, theta = density(amount=0.5), torch.zeros(50, 1).double()
-    u = model.sample(theta, torch.Generator().manual_seed(2))
-    model.settle(u, theta)
-    expected = model.weights.clone()
-    model.settle(torch.cat([u, torch.full((1, 2), torch.nan).double()]), torch.zeros(51, 1).double())
-    torch.testing.assert_close(model.weights, expected)
+def test_members_that_are_nan_at_held_out_rows_are_refused():
+    model = density()
+    before = model.weights.clone()
+    with pytest.raises(ArithmeticError, match=r"Members \[0, 1\] of a stacked density, .* are NaN at held-out rows"):
+        model.settle(torch.full((1, 2), torch.nan).double(), torch.zeros(1, 1).double())
+    assert (model.weights == before).all()
 
 
 def test_one_member_is_no_mixture():
