@@ -165,7 +165,7 @@ class MaskedConditioner(nn.Module):
         self, rank: Tensor, parameters: int, numbers: int, width: int, depth: int, sharpness: tuple[float, float]
     ) -> None:
         super().__init__()
-        features = len(rank)
+        self.coordinates = features = len(rank)
         level = torch.arange(width) * features // width
         inner = level <= level[:, None]
         self.gated = max(0, depth - 2)  # the hidden layer whose units are
@@ -191,10 +191,19 @@ class MaskedConditioner(nn.Module):
 
     def forward(self, x: Tensor, told: Told) -> Tensor:
         """Return the outputs, shape `(numbers d, rows)`, for x of shape `(d, rows)`."""
+        return self.last(self.last_hidden(x, told))
+
+    def last_hidden(self, x: Tensor, told: Told) -> Tensor:
+        """Return the last hidden layer, shape `(width, rows)`, for x of shape `(d, rows)`."""
         for number, (layer, shift) in enumerate(zip(self.hidden, told.shifts, strict=True)):
             x = functional.silu(layer(x) + shift)
             x = x * told.gates if number == self.gated else x
-        return self.last(x)
+        return x
+
+    def outputs_of(self, coordinate: int, hidden: Tensor) -> Tensor:
+        """Return the outputs for one coordinate, shape `(numbers, rows)`, given the last hidden layer."""
+        own = slice(coordinate, None, self.coordinates)
+        return self.last.matrix[own] @ hidden + self.last.bias[own]
 
     def hidden_with_tangents(self, x: Tensor, told: Told, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """Return the last hidden layer, shape `(width, rows)`, and its tangents at fixed theta, `(rows, n, width)`.

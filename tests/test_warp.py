@@ -167,7 +167,7 @@ def test_normals_of_a_warped_chart_are_its_complement(dims):
 
 @pytest.mark.parametrize("spec", [MFlow(1), MeFlow(1), AF(), PIE(1)], ids=lambda spec: type(spec).__name__)
 def test_a_saved_estimator_keeps_the_map(spec, tmp_path):
-    estimator = built(spec)
+    estimator = built(spec).eval()
     save(estimator, tmp_path / "model.safetensors")
     again = load(tmp_path / "model.safetensors")
     theta, x = (value[:20] for value in data())

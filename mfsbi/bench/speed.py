@@ -26,7 +26,7 @@ from mfsbi.models import ManifoldModel
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import LikelihoodBasedPotential, MCMCPosterior, MCMCPosteriorParameters
 from mfsbi.plugin.likelihood import ManifoldNLE
-from mfsbi.plugin.specs import MFlow
+from mfsbi.plugin.specs import SPLINES, MFlow
 from mfsbi.registry import named, registered
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.data import Batch
@@ -197,7 +197,7 @@ def _posterior_duels(sizes: Sizes) -> Iterator[Duel]:
     prior = _prior(1)
     theta = prior.sample((2000,))
     x = torch.randn(2000, 3) + theta
-    surface = MFlow(manifold_dim=2)(theta, x).eval()
+    surface = MFlow(2, latent=SPLINES)(theta, x).eval()
     process = ManifoldEstimator(_model(sizes, 14)).eval()
     name = f"potential, {EVENTS} events x {sizes.chains} chains, 20 calls"
     problems = (
@@ -225,7 +225,7 @@ def _posteriors(prior: Distribution, estimator: ManifoldEstimator, x_o: Tensor, 
         "init_strategy_parameters": {"num_candidate_samples": 50 * sizes.chains},
     }
     parameters = MCMCPosteriorParameters(**settings)
-    spec = MFlow(estimator.model.chart.manifold_dim)
+    spec = MFlow(estimator.model.chart.manifold_dim, latent=SPLINES)
     posteriors = [ManifoldNLE(prior, spec).build_posterior(estimator, posterior_parameters=parameters)]
     for peer in (estimator, peers.EveryRow(estimator.model).eval()):
         posteriors.append(MCMCPosterior(LikelihoodBasedPotential(peer, prior, x_o), prior, **settings))
@@ -321,7 +321,8 @@ def learn_surface(sizes: Sizes, seed: int) -> str:
     surface = registered("polynomial")
     with seeded(derived(seed, 0)):
         theta, new = surface.prior.sample((500 * sizes.steps,)), surface.prior.sample((10_000,))
-    trainer = ManifoldNLE(surface.prior, MFlow(surface.manifold_dim), seed=seed, show_progress_bars=False)
+    spec = MFlow(surface.manifold_dim, latent=SPLINES)
+    trainer = ManifoldNLE(surface.prior, spec, seed=seed, show_progress_bars=False)
     trainer.append_simulations(theta, surface.simulate(theta, seed=derived(seed, 1)))
     schedule = [Phase(reconstruction, ("chart",), 1, decay=0.0, rows=500), Phase(latent_nll, ("latent",), 1, rows=1500)]
     estimator, seconds = timed(lambda: trainer.train(schedule=schedule, validation_fraction=0.01))

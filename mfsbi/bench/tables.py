@@ -8,11 +8,11 @@ from mfsbi.bench.judge import CIRCLE_THETA, judge_circle, judge_posteriors
 from mfsbi.bench.judge_laws import judge_law
 from mfsbi.bench.judge_lhc import judge_lhc
 from mfsbi.bench.rows import Budget, RatioNetwork, Row, Table
-from mfsbi.flows import AffineCouplings, AutoregressiveMixtures, AutoregressiveSplines, SplineCouplings, Stacked
-from mfsbi.plugin.specs import AF, FOM, PAE, PIE, MeFlow, MFlow, Spec
+from mfsbi.flows import AffineCouplings, AutoregressiveSplines, SplineCouplings
+from mfsbi.plugin.specs import AF, FOM, PAE, PIE, SPLINES, MeFlow, MFlow, Spec
 from mfsbi.registry import named, registered
 from mfsbi.train.losses import reconstruction, robust_reconstruction
-from mfsbi.train.schedules import Schedule, ambient, sequential, with_score
+from mfsbi.train.schedules import Schedule, with_score
 
 __all__ = ["LHC_PRESETS", "PANEL", "TABLES"]
 
@@ -69,7 +69,6 @@ PANEL_PRESETS = {
 }
 """Numbers of simulations; nothing else is set, and peers learn until they converge."""
 
-STACKED = Stacked((AutoregressiveMixtures(), AutoregressiveMixtures(start="linear")))
 AMBIENT = AF(SplineCouplings(layers=8, width=64, depth=3, sharpness=3.0))
 WIDE = SplineCouplings(layers=5, width=64, depth=3, sharpness=2.0)
 
@@ -80,12 +79,12 @@ def _polynomial(budget: Budget) -> list[Row]:
     n = surface.manifold_dim
     models = {
         "AF": (AMBIENT, budget.ambient),
-        "FOM": (FOM(surface.decode, surface.encode), budget.density),
+        "FOM": (FOM(surface.decode, surface.encode, SPLINES), budget.density),
         "PIE (original)": (PIE(n, conditional_chart=True, chart=WIDE), budget.ambient),
         "PIE (unconditional manifold)": (PIE(n, chart=WIDE), budget.ambient),
-        "PAE": (PAE(n), budget.sequential),
+        "PAE": (PAE(n, SPLINES), budget.sequential),
     }
-    for name, spec in {"MFlow": MFlow(n), "MeFlow": MeFlow(n)}.items():
+    for name, spec in {"MFlow": MFlow(n, latent=SPLINES), "MeFlow": MeFlow(n, latent=SPLINES)}.items():
         models[f"{name} simultaneous"] = spec, budget.simultaneous
         models[f"{name} alternating"] = spec, budget.alternating
         models[f"{name} sequential"] = spec, budget.sequential
@@ -99,11 +98,11 @@ def _circle(budget: Budget) -> list[Row]:
     circle = registered("circle")
     models = {
         "AF": (AMBIENT, budget.ambient),
-        "FOM": (FOM(circle.decode, circle.encode), budget.density),
+        "FOM": (FOM(circle.decode, circle.encode, SPLINES), budget.density),
         "PIE": (PIE(1, chart=WIDE), budget.ambient),
-        "PAE": (PAE(1), budget.sequential),
-        "MFlow sequential": (MFlow(1), budget.sequential),
-        "MeFlow sequential": (MeFlow(1), budget.sequential),
+        "PAE": (PAE(1, SPLINES), budget.sequential),
+        "MFlow sequential": (MFlow(1, latent=SPLINES), budget.sequential),
+        "MeFlow sequential": (MeFlow(1, latent=SPLINES), budget.sequential),
     }
     return [Row(name, *made, budget.seeds) for name, made in models.items()]
 
@@ -156,15 +155,13 @@ def _with_scandal(name: str) -> str:
 
 
 def _law(name: str, factor: int) -> Table:
-    """Return the table of a law, plain or lifted: defaults, and latent densities stacked and left to the data."""
+    """Return the table of a law, plain or lifted: specs with nothing set, and sbi's own networks."""
 
     def rows(budget: Budget) -> list[Row]:
-        ours: dict[str, tuple[Spec, Schedule]] = {"AF": (AF(), ambient(50)), "AF stacked": (AF(STACKED), ambient(None))}
+        ours: list[Spec] = [AF()]
         if factor > 1:
-            dims = cast(Any, named("law", name=name)).data_dim
-            ours["MFlow"] = MFlow(dims), sequential(50)
-            ours["MFlow stacked"] = MFlow(dims, latent=STACKED), sequential(None)
-        return [Row(row, *made, budget.seeds) for row, made in ours.items()] + [
+            ours.append(MFlow(cast(Any, named("law", name=name)).data_dim))
+        return [Row(type(spec).__name__, spec, spec.schedule(None), budget.seeds) for spec in ours] + [
             _peer(net, budget) for net in ("maf", "nsf")
         ]
 

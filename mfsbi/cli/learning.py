@@ -69,7 +69,9 @@ class LearningOptions:
     """How long to learn, and from what."""
 
     simulations: Annotated[int, typer.Option(min=20, help="To draw from a simulator.")] = 100_000
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the simulations.")] = 50
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the simulations; as many as they ask for if not given.")
+    ] = None
     no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave out joint scores and joint log ratios.")]
     resume: Annotated[
         bool,

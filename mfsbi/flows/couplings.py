@@ -27,6 +27,8 @@ class AffineCouplings(LayerStack):
     along a random order, so that every coordinate meets every other.
     """
 
+    sharpness: float = 0.5
+
     def stack(self, features: int, parameters: int, cut: int | None) -> Iterator[nn.Module]:
         """Yield the couplings."""
         return (AffineCoupling(keep, parameters, self) for keep in _masks(features, self.layers, cut))

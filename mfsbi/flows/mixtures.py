@@ -54,6 +54,9 @@ FREEDOM = 5.0
 OF_NORMAL = 1.1674
 """Spread of a normal law of which a Student's t with that freedom and scale 1 is the likeliest."""
 
+NEIGHBOURS = 64
+"""Coordinates before that a regression takes account of, at most: those with the largest correlations."""
+
 ENOUGH = 10_000
 """Rows to fit a regression to, at most."""
 
@@ -126,26 +129,36 @@ class AutoregressiveMixture(nn.Module):
     def log_prob(self, u: Tensor, theta: Tensor | None = None) -> Tensor:
         """Return log p(u|theta), shape `(*)`, for u of shape `(*, d)` and theta of shape `(*, parameter)`."""
         columns = u.reshape(math.prod(u.shape[:-1]), self.features).T.contiguous()
-        shift, log_scale, mixture = self._given(columns, self._columns(u, theta))
+        theta = self._columns(u, theta)
+        seen, told = _bounded(columns), self.network.told(theta)
+        raw, shift, log_scale = self._of_theta(theta)
+        raw = raw + self.network(seen, told).view(raw.shape)
+        if self.linear:
+            shift = shift + (self.slope * self.before) @ seen
         z = (columns - shift) * (-log_scale).exp()
-        log_weight, mean, log_width = mixture
+        log_weight, mean, log_width = raw[0].log_softmax(0), raw[1], _limited(raw[2])
         e = (z - mean) * (-log_width).exp()
         each = (log_weight - log_width - 0.5 * e.square()).logsumexp(0) - log_scale - 0.5 * math.log(2 * math.pi)
         return each.sum(0).view(u.shape[:-1])
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, d)`; theta has shape `(*, parameter)`."""
-        u = theta.new_zeros(math.prod(theta.shape[:-1]), self.features)
-        columns = self._columns(u.view(*theta.shape[:-1], self.features), theta)
-        noise = torch.randn(u.shape, generator=generator, dtype=u.dtype, device=u.device)
-        pick = torch.rand(u.shape, generator=generator, dtype=u.dtype, device=u.device)
+        rows = math.prod(theta.shape[:-1])
+        columns = theta.reshape(rows, theta.shape[-1]).T.contiguous()
+        raw, shift, log_scale = self._of_theta(columns)
+        noise = torch.randn(rows, self.features, generator=generator, dtype=raw.dtype, device=raw.device).T
+        pick = torch.rand(rows, self.features, generator=generator, dtype=raw.dtype, device=raw.device).T
+        told, slope = self.network.told(columns), self.slope * self.before if self.linear else None
+        u, seen = [raw.new_zeros(rows)] * self.features, raw.new_zeros(self.features, rows)
         for i in self.order.tolist():
-            shift, log_scale, mixture = self._given(u.T.contiguous(), columns)
-            log_weight, mean, log_width = mixture[:, :, i]
-            chosen = (log_weight.exp().cumsum(0) < pick[:, i]).sum(0).clamp(max=len(mean) - 1)[None]
-            z = (mean + noise[:, i] * log_width.exp()).gather(0, chosen)[0]
-            u = torch.cat([u[:, :i], (shift[i] + z * log_scale[i].exp())[:, None], u[:, i + 1 :]], dim=1)
-        return u.view(*theta.shape[:-1], self.features)
+            own = self.network.outputs_of(i, self.network.last_hidden(seen, told)).view((*raw.shape[:2], rows))
+            log_weight, mean, log_width = own + raw[:, :, i]
+            chosen = (log_weight.softmax(0).cumsum(0) < pick[i]).sum(0).clamp(max=len(mean) - 1)[None]
+            z = (mean + noise[i] * _limited(log_width).exp()).gather(0, chosen)[0]
+            middle = shift[i] + slope[i] @ seen if slope is not None else shift[i]
+            u[i] = middle + z * log_scale[i].exp()
+            seen = seen.index_copy(0, self.order.new_tensor([i]), _bounded(u[i])[None])
+        return torch.stack(u, -1).view(*theta.shape[:-1], self.features)
 
     @torch.no_grad()
     def measure(self, u: Tensor, theta: Tensor) -> None:
@@ -159,26 +172,26 @@ class AutoregressiveMixture(nn.Module):
             return
         rows, p = u[:ENOUGH].double(), theta.shape[1]
         seen, told = _bounded(rows), theta[:ENOUGH].double()
+        likeness = seen.T.corrcoef().reshape(self.features, self.features).abs()
         for place, i in enumerate(self.order.tolist()):
             earlier = self.order[:place]
+            earlier = earlier[likeness[i, earlier].topk(min(place, NEIGHBOURS)).indices]
             fit = _regression(rows[:, i], told, seen[:, earlier])
             self.shift[i], self.log_scale[i] = fit.shift, _unlimited(fit.log_scale)
             self.theta_slope[i], self.theta_log_slope[i], self.slope[i] = fit.slopes[:p].to(u), 0.0, 0.0
             self.slope[i, earlier] = fit.slopes[p:].to(u)
 
-    def _given(self, u: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return shift and log scale, `(d, rows)`, and log weights, means and log widths, `(3, K, d, rows)`."""
-        seen = _bounded(u)
-        raw = self.offset[..., None] + self.network(seen, self.network.told(theta)).view(*self.outputs, u.shape[1])
+    def _of_theta(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what theta alone says: logits, means and log widths, `(3, K, d, rows)`, shift and log scale."""
+        rows = theta.shape[1]
+        raw = self.offset[..., None].expand(*self.outputs, rows)
         shift = self.shift[:, None] + self.theta_slope @ theta
         log_scale = self.log_scale[:, None] + self.theta_log_slope @ theta
         if self.of_theta is not None:
-            told = self.of_theta(theta.T).T.view(2 + math.prod(self.outputs[:2]), self.features, u.shape[1])
-            raw = raw + told[:-2].view(*self.outputs, u.shape[1])
+            told = self.of_theta(theta.T).T.view(2 + math.prod(self.outputs[:2]), self.features, rows)
+            raw = raw + told[:-2].view(*self.outputs, rows)
             shift, log_scale = shift + told[-2], log_scale + told[-1]
-        if self.linear:
-            shift = shift + (self.slope * self.before) @ seen
-        return shift, _limited(log_scale), torch.stack([raw[0].log_softmax(0), raw[1], _limited(raw[2])])
+        return raw, shift, _limited(log_scale)
 
     def _columns(self, u: Tensor, theta: Tensor | None) -> Tensor:
         """Return theta in columns, one for each row of u; without parameters an array without rows."""

@@ -11,6 +11,7 @@ Each member learns by its own likelihood, as long and no longer than it gains by
 density is run once for each (`mfsbi.train.schedules.unfolded`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -85,7 +86,7 @@ class StackedDensity(nn.Module):
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, d)`, from a member drawn by its weight."""
-        rows = theta.reshape(-1, theta.shape[-1])
+        rows = theta.reshape(math.prod(theta.shape[:-1]), theta.shape[-1])
         which = torch.multinomial(self.weights, len(rows), replacement=True, generator=generator)
         u = rows.new_zeros(len(rows), self.features)
         for number, member in enumerate(self.members):

@@ -45,6 +45,9 @@ from mfsbi.warp import Warp, spreads
 
 __all__ = ["ALICES", "GoldenRatio"]
 
+EPOCHS = 50
+"""Passes over the data, unless somebody says otherwise."""
+
 
 class GoldenRatio(RatioEstimator):
     """A `RatioModel` as one of sbi's ratio estimators.
@@ -150,7 +153,7 @@ class ALICES(AbstractTrainer[GoldenRatio]):
         return training, validation.select(order.to(validation.theta.device))
 
     def _schedule(self, request: Request, schedule: Schedule | None, epochs: int | None) -> Schedule:
-        schedule = [Phase(Alices(), ("network",), epochs)] if schedule is None else schedule
+        schedule = [Phase(Alices(), ("network",), epochs or EPOCHS)] if schedule is None else schedule
         require_schedule(schedule)
         for phase in schedule:
             require_kind("Phase.loss", phase.loss, Alices, "`Alices()`, which a ratio is trained by")

@@ -28,16 +28,19 @@ from torch import Tensor
 from mfsbi.charts import AbstractChart, Ambient, Autoencoder, ChartConfig, CutFlow, Prescribed, WithEncoder
 from mfsbi.charts.frames import MANY, Frame, features_of, scales_of
 from mfsbi.checks import require_tensor, warn
-from mfsbi.flows import AffineCouplings, FlowConfig, SplineCouplings
+from mfsbi.flows import AffineCouplings, AutoregressiveMixtures, FlowConfig, SplineCouplings, Stacked
 from mfsbi.models import AbstractModel, AmbientModel, Latent, LatentModel
 from mfsbi.plugin.spec import ManifoldSpec, Shape, Spec
 from mfsbi.train.schedules import ambient, density_only
 
 __all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
 
-LATENT = SplineCouplings(layers=4, width=64, depth=3, bins=5, sharpness=5.0)
-"""For the density of the coordinates on a manifold. Few bins: simulations are few, and what is learned should be no
-rougher than they can tell (see `mfsbi.train.optimizers`)."""
+LATENT = Stacked((AutoregressiveMixtures(), AutoregressiveMixtures(start="linear")))
+"""For densities of coordinates: one learns forms of any kind soonest, the other what is nearly linear and normal, and
+held-out rows weigh them (`notebooks/measurements.md`)."""
+
+SPLINES = SplineCouplings(layers=4, width=64, depth=3, bins=5, sharpness=5.0)
+"""Where the density has to be a bijection. Few bins: what is learned should be no rougher than the data can tell."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class AF(Spec):
     """An ambient flow: an ordinary conditional flow in all of data space, the baseline without a manifold.
 
     Arguments:
-        latent: the flow p(x|theta)
+        latent: the density p(x|theta)
     """
 
-    latent: FlowConfig = field(default=SplineCouplings(layers=10))
+    latent: FlowConfig = LATENT
 
     schedule = staticmethod(ambient)
 
@@ -128,7 +131,7 @@ class PIE(ManifoldSpec):
     conditional_chart: bool = False
     epsilon: float = 0.01
     chart: FlowConfig = field(default=SplineCouplings())
-    latent: FlowConfig = LATENT
+    latent: FlowConfig = SPLINES
     coordinates: tuple[int, ...] = ()
 
     schedule = staticmethod(ambient)

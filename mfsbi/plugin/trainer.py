@@ -153,7 +153,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         learning_rate: float | None = None,
         validation_fraction: float = 0.1,
         stop_after_epochs: int | None = None,
-        max_num_epochs: int | None = 50,
+        max_num_epochs: int | None = None,
         clip_max_norm: float | None = 5.0,
         weight_decay: float | None = None,
         score_weight: float | None = None,
@@ -177,9 +177,9 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             training_batch_size: rows per step; if None 500, or 128 for `ALICES`
             learning_rate: peak of the learning rate; if None 0.007, or 0.002 for `ALICES`
             validation_fraction: share of the rows held out
-            stop_after_epochs: epochs without a better validation loss before a phase stops; by default none does, since
-                the learning rate falls to zero by its end and the last steps gain most
-            max_num_epochs: passes over the data of the default schedule; None for as many as the data ask for
+            stop_after_epochs: epochs without a better validation loss before a phase stops; None for no such end
+            max_num_epochs: passes over the data of the default schedule; None for as many as they ask for, by
+                `mfsbi.train.course`, and for `ALICES` 50
             clip_max_norm: largest norm of the gradient; None for no such limit
             weight_decay: decoupled, as in AdamW. If None, 0.1 for densities on a manifold, and none for an ambient
                 flow, for phases that move a chart and for `ALICES`. A number holds, in the default schedule, for all

@@ -1,9 +1,10 @@
 r"""How long a phase goes on that was given no number of epochs, and the averaged weights that judge it.
 
-A chart learns without noise, by steps whose rate has to fall to zero for it to become exact; how many it gets grows
-slowly with the number of rows. Of a density nobody knows beforehand how many it needs: few rows are fitted too closely
-after a hundred, many go on teaching after ten thousand. Its phase keeps the learning rate and is judged, after each
-epoch, by the weights averaged over the last steps,
+A chart learns without noise, by steps whose rate has to fall to zero for it to become exact; how many it gets, and of
+how many rows, grows slowly with the number of rows. Small steps keep it from following few rows too closely. Of a
+density nobody knows beforehand how many it needs: few rows are fitted too closely after a hundred, many go on teaching
+after ten thousand. Its phase keeps the learning rate and is judged, after each epoch, by the weights averaged over the
+last steps,
 
     a <- a + (w - a) / min(100, 1 + t/10),    t the steps taken,
 
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LONGEST", "Average", "epochs_of_fall", "rows_of_step", "steps_of_chart", "waits_until"]
+__all__ = ["LONGEST", "Average", "epochs_of_fall", "rows_of_chart", "rows_of_step", "steps_of_chart", "waits_until"]
 
 FEWEST, SHARE = 120, 0.6
 """Steps without a better epoch before the learning rate falls: at least, and in units of those to the best one."""
@@ -36,8 +37,13 @@ MEMORY = 100
 
 
 def steps_of_chart(rows: int) -> int:
-    """Return how many steps a chart gets that learns from so many rows: 1,000 for 1,000 and 4,000 for 100,000."""
-    return round(1000 * max(1.0, rows / 1000) ** 0.3)
+    """Return how many steps a chart gets that learns from so many rows: 1,300 for 1,000 and 8,200 for 100,000."""
+    return round(1300 * max(1.0, rows / 1000) ** 0.4)
+
+
+def rows_of_chart(rows: int, most: int) -> int:
+    """Return how many rows such a step takes: 100 of 1,000 and 400 of 100,000, and no more than `most`."""
+    return min(most, round(100 * max(1.0, rows / 1000) ** 0.3))
 
 
 def rows_of_step(rows: int, most: int) -> int:

@@ -14,10 +14,14 @@ With more noise on a flat manifold the verdict is true all the same, but new sta
 is examined further: is there anything to find in r, the scores of a row on the components that the first n leave?
 
     noise  <=>  u, the scores on the first n, explain at most 20 % of the variance of r, and of r^2,
+                the chart explains no more of r,
                 and neighbours in the data do not lie near n-dimensional planes of their own.
 
-All three are measured by nearest neighbours among training rows, at held-out rows. A circle has E[r|u] = 0, but r^2
-follows from u. A curve that folds over u has neither, but is straight from near by.
+What u explains and how flat neighbours lie is measured by nearest neighbours among training rows, at held-out rows. A
+circle has E[r|u] = 0, but r^2 follows from u. A curve that folds over u has neither, but is straight from near by.
+
+If not noise, has the chart found a manifold through the rows it learned from alone, with less than half the error? Then
+they are too few, and new starts will not help either.
 """
 
 from dataclasses import dataclass
@@ -36,6 +40,9 @@ from mfsbi.train.schedules import Phase, Schedule
 __all__ = ["ChartGuard", "ChartVerdict", "judge_chart"]
 
 SMALL_ERROR = 0.05
+
+SMALLER = 0.5
+"""Error of rows that a chart learned from, in units of that of others, below which there are too few."""
 
 EXPLAINED = 0.2
 """Share of a variance that nearest neighbours have to explain for it to be more than noise."""
@@ -57,16 +64,28 @@ class ChartVerdict(NamedTuple):
         error: of the chart
         principal_component_error: of as many principal components
         noise: whether what these leave is noise, which no chart can reconstruct; only asked if the chart has collapsed
+        few: whether it reconstructs the rows it learned from alone; likewise
     """
 
     error: float
     principal_component_error: float
     noise: bool = False
+    few: bool = False
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether another start would end as this one did."""
+        return self.noise or self.few
 
     @property
     def collapsed(self) -> bool:
         """Whether the chart is not clearly better than a hyperplane."""
-        return self.error >= max(0.25 * self.principal_component_error, SMALL_ERROR)
+        return self.error >= self.bound
+
+    @property
+    def bound(self) -> float:
+        """The error above which it is none."""
+        return max(0.25 * self.principal_component_error, SMALL_ERROR)
 
     def __str__(self) -> str:
         return (
@@ -101,7 +120,7 @@ class ChartGuard:
         if number != max(judged, default=None):
             return True
         self.verdict = Ranks.current().from_first(lambda: judge_chart(self.model, *self.data))
-        return not (self.verdict.collapsed and not self.verdict.noise and self.may_stop)
+        return not (self.verdict.collapsed and not self.verdict.hopeless and self.may_stop)
 
 
 def _moves_chart(model: AbstractModel, phase: Phase) -> bool:
@@ -121,7 +140,10 @@ def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch)
     Returns:
         both errors, in standardised units and float64; whether the rest is noise is asked only of a collapsed chart
     """
-    squared = in_chunks(lambda rows: model.chart_at(rows.theta).squared_distance(rows.x), validation).double()
+
+    def squared(some: Batch) -> Tensor:
+        return in_chunks(lambda rows: model.chart_at(rows.theta).squared_distance(rows.x), some).double()
+
     straight = model.chart.straightened
     x = straight(training.excerpt.x).double()
     mean, std = x.mean(0), x.std(0)
@@ -134,10 +156,13 @@ def judge_chart(model: AbstractModel, training: TrainingData, validation: Batch)
     left = held_out[:, :dropped].square().sum(-1)
     if axes.shape[1] < len(axes):  # what stands beside the kept axes is left, too
         left = rows.square().sum(-1) - held_out[:, dropped:].square().sum(-1)
-    verdict = ChartVerdict(_usual(squared), _usual(left))
+    verdict = ChartVerdict(_usual(squared(validation)), _usual(left))
     if not verdict.collapsed:
         return verdict
-    return verdict._replace(noise=_is_noise(_some(standardised, ROWS[0]) @ axes, held_out, dropped))
+    learned = verdict.error**2 < (1 - EXPLAINED) * verdict.principal_component_error**2
+    noise = not learned and _is_noise(_some(standardised, ROWS[0]) @ axes, held_out, dropped)
+    seen = _usual(squared(training.excerpt.select(slice(ROWS[0]))))
+    return verdict._replace(noise=noise, few=not noise and seen < min(SMALLER * verdict.error, verdict.bound))
 
 
 def _principal_axes(standardised: Tensor, dims: int) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mfsbi.checks import require_kind, require_not_negative, require_positive, require_positive_integer, require_whole
 from mfsbi.flows import StackedDensity
-from mfsbi.train.course import rows_of_step, steps_of_chart
+from mfsbi.train.course import rows_of_chart, rows_of_step, steps_of_chart
 from mfsbi.train.data import steps_per_epoch
 from mfsbi.train.losses import Kind, Loss, Scandal, ScoreLoss, as_loss, joint_nll, latent_nll, nll, reconstruction
 
@@ -250,7 +250,7 @@ def measured(schedule: Schedule, rows: int, size: int) -> Schedule:
     """Return the schedule with what follows from the number of rows, in phases without a number of epochs.
 
     Charts get that number, since they learn without noise, and most once the learning rate has fallen. All others go on
-    as long as held-out rows gain, and take fewer rows a step where there are few.
+    as long as held-out rows gain. Both take fewer rows a step where there are few.
 
     Arguments:
         schedule: any
@@ -262,8 +262,8 @@ def measured(schedule: Schedule, rows: int, size: int) -> Schedule:
         if phase.epochs is not None:
             return phase
         if as_loss(phase.loss).kind is Kind.DISTANCE:
-            steps = steps_per_epoch(rows, size if phase.rows is None else phase.rows)
-            return phase._replace(epochs=math.ceil(steps_of_chart(rows) / steps))
+            taken = rows_of_chart(rows, size) if phase.rows is None else phase.rows
+            return phase._replace(epochs=math.ceil(steps_of_chart(rows) / steps_per_epoch(rows, taken)), rows=taken)
         return phase if phase.rows is not None else phase._replace(rows=rows_of_step(rows, size))
 
     return [of(phase) for phase in schedule]

@@ -106,8 +106,9 @@ class Training:
             verdict = self._fit(self.build(restarts - left), collapses, may_stop=left > 0)
             if verdict is None or not verdict.collapsed:
                 return
-            if verdict.noise:
-                warn(_noise_told(verdict, cast(AbstractModel, self.model).chart.manifold_dim))
+            if verdict.hopeless:
+                told = _noise_told if verdict.noise else _few_told
+                warn(told(verdict, cast(AbstractModel, self.model).chart.manifold_dim))
                 return
             collapses = [*collapses, str(verdict)]
             assert self.history is not None  # of the training that has just ended
@@ -166,4 +167,13 @@ def _noise_told(verdict: ChartVerdict, dims: int) -> str:
         f"The chart is not clearly better than a hyperplane: {verdict}. What {dims} principal components leave looks "
         "like noise, which no chart can reconstruct, so there is no new start; the posterior loses what the dropped "
         "directions say about theta. Take a larger `manifold_dim`, or `AF`."
+    )
+
+
+def _few_told(verdict: ChartVerdict, dims: int) -> str:
+    """Return what to say of a chart that reconstructs the rows it learned from alone."""
+    return (
+        f"The chart reconstructs the simulations it learned from, but new ones not clearly better than a hyperplane: "
+        f"{verdict}. They are too few for a manifold of {dims} dimensions that is bent like this one, and posteriors "
+        "will be too wide or out of place: simulate more, or compare with `AF`."
     )

@@ -143,3 +143,16 @@ def test_settings_are_checked(settings, message):
 def test_a_chart_of_it_is_refused():
     with pytest.raises(TypeError, match="`Bijection`, which a chart needs"):
         CutFlow(AutoregressiveMixtures()).build(3, 1)
+
+
+def test_of_many_coordinates_the_likest_alone_are_regressed_on(monkeypatch):
+    monkeypatch.setattr("mfsbi.flows.mixtures.NEIGHBOURS", 1)
+    torch.manual_seed(0)
+    model = AutoregressiveMixtures(start="linear").build(6, 1)
+    u, theta = torch.randn(4000, 6).cumsum(1), torch.randn(4000, 1)
+    u = u / u.std(0)
+    model.measure(u, theta)
+    last = int(model.order[-1])
+    (kept,) = model.slope[last].nonzero()[:, 0].tolist()
+    assert kept in (last - 1, last + 1)
+    assert model.slope[last, kept].item() == pytest.approx(float(u[:, [last, kept]].T.corrcoef()[0, 1]), abs=0.1)

@@ -65,7 +65,7 @@ def test_weights_are_the_likeliest():
         (ambient(1), AF(PAIR), [("chart", f"{MEMBERS}0"), ("chart", f"{MEMBERS}1")]),
         (ambient(1), PIE(2, latent=PAIR), [("chart", "latent")]),
         (simultaneous(3)[1:2], MFlow(2, latent=PAIR), [("chart", "latent")]),
-        (sequential(2), MFlow(2), [("chart",), ("latent",)]),
+        (sequential(2), MFlow(2, latent=SplineCouplings()), [("chart",), ("latent",)]),
     ],
 )
 def test_a_phase_of_the_density_is_run_for_each_member(schedule, spec, trains):
@@ -118,3 +118,15 @@ def test_stacked_densities_are_not_stacked_again():
 def test_members_are_flows():
     with pytest.raises((TypeError, TypeCheckError), match="members"):
         Stacked((SplineCouplings(), "spline"))
+
+
+def test_draws_without_parameters_are_those_of_the_density():
+    torch.manual_seed(0)
+    model = perturbed(PAIR.build(2, 0), 0.3).double().requires_grad_(False).eval()
+    assert model.sample(torch.zeros(5, 0).double()).shape == (5, 2)
+    u = model.sample(torch.zeros(20_000, 0).double(), torch.Generator().manual_seed(0))
+    line = torch.linspace(-8, 8, 161).double()
+    points = torch.cartesian_prod(line, line)
+    mass = model.log_prob(points).exp() * 0.1**2
+    assert mass.sum().item() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(u.mean(0), mass @ points, rtol=0, atol=0.05)

@@ -6,7 +6,8 @@ from mfsbi import AF, PIE, ManifoldNLE, MFlow, ambient, density_only, sequential
 from mfsbi.flows import SplineCouplings
 from mfsbi.train.data import Batch, split
 from mfsbi.train.guard import ChartGuard, judge_chart
-from mfsbi.train.schedules import with_score
+from mfsbi.train.losses import reconstruction
+from mfsbi.train.schedules import Phase, with_score
 from tests.problems import plane, surface_data
 
 SMALL = SplineCouplings(layers=2, width=16)
@@ -145,3 +146,17 @@ def test_thousands_of_features_are_judged_without_a_matrix_of_all_of_them(shape,
     assert max(decomposed) < 1000
     assert verdict.error == pytest.approx(verdict.principal_component_error, rel=0.02)
     assert (verdict.collapsed, verdict.noise) == (True, noise)
+
+
+def test_too_few_rows_for_what_a_chart_learned_by_heart_are_told_as_such():
+    torch.manual_seed(0)
+    x, theta = torch.randn(400, 5), torch.zeros(400, 0)
+    x = torch.cat([x, (x @ torch.randn(5, 5) / 1.8).sin()], 1)
+    trainer = ManifoldNLE(None, MFlow(5), show_progress_bars=False).append_simulations(theta, x)
+    schedule = [Phase(reconstruction, ("chart",), 200, decay=0.0)]
+    with pytest.warns(
+        UserWarning, match=r"The chart reconstructs the simulations .* too few for a manifold of 5"
+    ) as told:
+        trainer.train(schedule=schedule, training_batch_size=100)
+    assert len(told) == 1
+    assert trainer.history.collapses == []
