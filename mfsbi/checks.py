@@ -3,6 +3,7 @@
 import math
 import sys
 import warnings
+from collections.abc import Container
 from dataclasses import fields
 from numbers import Integral, Real
 from types import FrameType, UnionType
@@ -81,11 +82,16 @@ def require_seed(seed: int) -> None:
         raise ValueError(f"`seed` should be a non-negative integer{' below 2^63' if seed > 0 else ''}; got {seed}.")
 
 
-def require_sizes(settings: object) -> None:
-    """Raise TypeError or ValueError unless a dataclass has positive numbers where its fields are `int` or `float`."""
+def require_sizes(settings: object, *, or_zero: Container[str] = ()) -> None:
+    """Raise TypeError or ValueError unless a dataclass has positive numbers where its fields are `int` or `float`.
+
+    Arguments:
+        settings: the dataclass
+        or_zero: integers among them that may be zero as well
+    """
     for kind, check in ((int, require_positive_integer), (float, require_positive)):
         for name in (each.name for each in fields(settings) if each.type is kind):  # type: ignore[arg-type]
-            check(f"{type(settings).__name__}.{name}", getattr(settings, name))
+            (require_whole if name in or_zero else check)(f"{type(settings).__name__}.{name}", getattr(settings, name))
 
 
 def require_tensor(name: str, value: object) -> None:

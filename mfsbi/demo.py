@@ -1,7 +1,7 @@
 """The demo: from simulator to posterior on the polynomial surface, judged against the exact one.
 
-It simulates, trains an M-flow, samples the posterior of 20 observations by sbi's MCMC, computes the exact posterior on
-a grid, and leaves draws, estimator, figures and numbers in a folder.
+It simulates, trains an M-flow with nothing set, samples the posterior of 20 observations by sbi's MCMC, computes the
+exact posterior on a grid, and leaves draws, estimator, figures and numbers in a folder.
 """
 
 import json
@@ -25,16 +25,12 @@ from mfsbi.plugin.sampling import sample_chains
 from mfsbi.plugin.saving import save
 from mfsbi.plugin.specs import MFlow
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.losses import latent_nll, reconstruction
-from mfsbi.train.schedules import Phase, Schedule
 from mfsbi.types import KnownTruth
 
-__all__ = ["DemoResult", "demo_schedule", "prepare_folder", "run_demo"]
+__all__ = ["DemoResult", "prepare_folder", "run_demo"]
 
 EVENTS = 20
 TRUE_THETA = 0.0
-CHART_STEPS, CHART_ROWS = 1500, 500
-LATENT_STEPS, LATENT_ROWS = 2500, 1000
 
 
 @dataclass(frozen=True)
@@ -84,26 +80,12 @@ def prepare_folder(out: Path) -> None:
         raise OSError(f"Cannot write to the folder {out}: {error.strerror}. Choose another one with --out.") from error
 
 
-def demo_schedule(rows: int) -> Schedule:
-    """Return phases of about as many steps, however many simulations there are.
-
-    Arguments:
-        rows: simulations; each phase passes over them once at least, which for a million are 2,000 steps of the chart
-            and 1,000 of the density
-    """
-    chart, latent = max(1, rows // CHART_ROWS), max(1, rows // LATENT_ROWS)  # steps in one pass
-    return [
-        Phase(reconstruction, ("chart",), max(1, round(CHART_STEPS / chart)), decay=0.0, rows=CHART_ROWS),
-        Phase(latent_nll, ("latent",), max(1, round(LATENT_STEPS / latent)), rows=LATENT_ROWS),
-    ]
-
-
 def run_demo(
     surface: KnownTruth,
     out: Path,
     *,
     seed: int = 0,
-    simulations: int = 1_000_000,
+    simulations: int = 20_000,
     quiet: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> DemoResult:
@@ -138,7 +120,7 @@ def run_demo(
     spec, bars = MFlow(manifold_dim=surface.manifold_dim), False if quiet else None
     trainer = ManifoldNLE(surface.prior, spec, seed=seed, show_progress_bars=bars)
     trainer.append_simulations(theta, x)
-    estimator = trainer.train(schedule=demo_schedule(simulations))
+    estimator = trainer.train()
     save(estimator, out / "estimator.safetensors")
     if trainer.history.interrupted:
         raise KeyboardInterrupt

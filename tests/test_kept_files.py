@@ -74,7 +74,11 @@ def test_a_trainer_has_its_simulations_and_trains_on_as_it_did():
 
 
 def likelihood_with_scores():
-    spec = MFlow(2, AffineCouplings(layers=2, width=8, depth=2), SplineCouplings(layers=2, width=8, depth=2, bins=4))
+    spec = MFlow(
+        2,
+        AffineCouplings(layers=2, width=8, depth=2, sharpness=2.0),
+        SplineCouplings(layers=2, width=8, depth=2, bins=4),
+    )
     trainer = ManifoldNLE(SURFACE.prior, spec, seed=0, show_progress_bars=False)
     x, joint_score, _ = simulate(SURFACE, THETA, seed=0)
     return trainer.append_simulations(THETA, x, joint_score=joint_score)

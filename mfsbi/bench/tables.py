@@ -69,6 +69,7 @@ PANEL_PRESETS = {
 }
 """Numbers of simulations; nothing else is set, and peers learn until they converge."""
 
+SHARP = AffineCouplings(sharpness=2.0)
 AMBIENT = AF(SplineCouplings(layers=8, width=64, depth=3, sharpness=3.0))
 WIDE = SplineCouplings(layers=5, width=64, depth=3, sharpness=2.0)
 
@@ -84,7 +85,7 @@ def _polynomial(budget: Budget) -> list[Row]:
         "PIE (unconditional manifold)": (PIE(n, chart=WIDE), budget.ambient),
         "PAE": (PAE(n, SPLINES), budget.sequential),
     }
-    for name, spec in {"MFlow": MFlow(n, latent=SPLINES), "MeFlow": MeFlow(n, latent=SPLINES)}.items():
+    for name, spec in {"MFlow": MFlow(n, SHARP, SPLINES), "MeFlow": MeFlow(n, SHARP, SPLINES)}.items():
         models[f"{name} simultaneous"] = spec, budget.simultaneous
         models[f"{name} alternating"] = spec, budget.alternating
         models[f"{name} sequential"] = spec, budget.sequential
@@ -101,8 +102,8 @@ def _circle(budget: Budget) -> list[Row]:
         "FOM": (FOM(circle.decode, circle.encode, SPLINES), budget.density),
         "PIE": (PIE(1, chart=WIDE), budget.ambient),
         "PAE": (PAE(1, SPLINES), budget.sequential),
-        "MFlow sequential": (MFlow(1, latent=SPLINES), budget.sequential),
-        "MeFlow sequential": (MeFlow(1, latent=SPLINES), budget.sequential),
+        "MFlow sequential": (MFlow(1, SHARP, SPLINES), budget.sequential),
+        "MeFlow sequential": (MeFlow(1, SHARP, SPLINES), budget.sequential),
     }
     return [Row(name, *made, budget.seeds) for name, made in models.items()]
 

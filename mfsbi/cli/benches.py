@@ -48,7 +48,7 @@ def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for draws, estimator and figures.")] = Path("mfsbi-demo"),
     seed: SeedOption = 0,
-    simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 1_000_000,
+    simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 20_000,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")],
 ) -> None:
     """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about two minutes."""

@@ -1,24 +1,28 @@
 r"""Autoregressive mixtures of normals: densities that are smooth to all orders, in u and in theta.
 
-Each coordinate is a mixture of K normals, given those before it in an order and theta,
+Coordinates are bent, z = h(u), by a few affine couplings that do not depend on theta. Then each one is a mixture of K
+normals, given those before it in an order and theta,
 
-    p(u|theta) = prod_i  sum_k w_ik N(u_i; a_i + b_i m_ik, (b_i s_ik)^2),
+    p(u|theta) = |det dh/du| prod_i  sum_k w_ik N(z_i; a_i + b_i m_ik, (b_i s_ik)^2),
 
-    (w, m, s)_i = network(u_1, ..., u_{i-1}, theta),    (a, b)_i = network(theta),
+    (w, m, s)_i = network(z_1, ..., z_{i-1}, theta),    (a, b)_i = network(theta),
 
 normalised by construction: the autoregressive density of Uria et al. (RNADE, arXiv:1306.0186) with the masked network
 of `mfsbi.networks`. One pass gives the density, d of them a draw. There is no spline, hence no knot that an
 observation crosses as theta moves: the likelihood has no kinks, and its gradients serve Hamiltonian samplers.
+
+Bends are for coordinates that a chart has found: it bends them as it pleases, and a law that is simple in other ones is
+then simple again.
 
 What theta says reaches each coordinate in two ways, by the masked network and by a network of theta alone, which also
 moves and widens a mixture as a whole, by a(theta) and b(theta). The units of a masked network are dealt out to the
 coordinates, so that the first ones have few; where coordinates follow theta independently of each other they need none
 of it.
 
-Networks see coordinates c(u) = u / (1 + (u/5)^4)^(1/4), which is u within some spreads and bounded: one far value says
-no more to the others than that it is far.
+Masked networks see c(z) = z / (1 + (z/5)^4)^(1/4), which is z within some spreads and bounded: one far value says no
+more to the others than that it is far.
 
-**Start.** With `start="linear"` each coordinate begins at the mean of a linear regression on theta and on the c(u) of
+**Start.** With `start="linear"` each coordinate begins at the mean of a linear regression on theta and on the c(z) of
 those before it, with the spread of what is left: the exact density where all is linear and normal, from which training
 departs only as far as held-out rows like it. It is fitted by iterated weights, those of Student's t with five degrees
 of freedom, so that heavy tails do not rule it, and with a ridge for theta and one for u that maximise their evidence
@@ -34,6 +38,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from mfsbi.checks import require_sizes
+from mfsbi.flows.couplings import AffineCouplings
 from mfsbi.flows.flow import FlowConfig
 from mfsbi.networks import MaskedConditioner, perceptron
 
@@ -73,18 +78,20 @@ class AutoregressiveMixtures(FlowConfig):
         width: units in each hidden layer
         depth: hidden layers of the masked network
         start: "normal", or "linear" in theta and the coordinates before
+        bends: affine couplings, of two hidden layers; none for a single coordinate
 
     Raises:
-        ValueError: if a number is not positive or there is no such start
+        ValueError: if a number is not positive, that of bends negative, or there is no such start
     """
 
     components: int = 4
     width: int = 64
     depth: int = 3
     start: Literal["normal", "linear"] = "normal"
+    bends: int = 4
 
     def __post_init__(self) -> None:
-        require_sizes(self)
+        require_sizes(self, or_zero={"bends"})
         if self.start not in ("normal", "linear"):
             raise ValueError(f"`start` should be 'normal' or 'linear'; got {self.start!r}.")
 
@@ -94,17 +101,19 @@ class AutoregressiveMixtures(FlowConfig):
 
 
 class AutoregressiveMixture(nn.Module):
-    """A density of R^d whose coordinates are mixtures of normals, given theta and those before.
+    """A density of R^d whose coordinates, once bent, are mixtures of normals, given theta and those before.
 
     Arguments:
         features: d
         parameters: the number of parameters `theta`
-        settings: components, the size of the network, and the start
+        settings: components, the size of the network, the start, and bends
     """
 
     def __init__(self, features: int, parameters: int, settings: AutoregressiveMixtures) -> None:
         super().__init__()
         self.features, self.parameter_dim, self.linear = features, parameters, settings.start == "linear"
+        bends = AffineCouplings(layers=settings.bends or 1, width=settings.width, depth=2)
+        self.bends = bends.build(features) if settings.bends and features > 1 else None
         self.order = nn.Buffer(torch.randperm(features))
         rank, numbers = self.order.argsort(), 3 * settings.components
         self.outputs = 3, settings.components, features
@@ -128,7 +137,8 @@ class AutoregressiveMixture(nn.Module):
 
     def log_prob(self, u: Tensor, theta: Tensor | None = None) -> Tensor:
         """Return log p(u|theta), shape `(*)`, for u of shape `(*, d)` and theta of shape `(*, parameter)`."""
-        columns = u.reshape(math.prod(u.shape[:-1]), self.features).T.contiguous()
+        bent, log_det = (u, u.new_zeros(())) if self.bends is None else self.bends.forward_and_log_det(u)
+        columns = bent.reshape(math.prod(u.shape[:-1]), self.features).T.contiguous()
         theta = self._columns(u, theta)
         seen, told = _bounded(columns), self.network.told(theta)
         raw, shift, log_scale = self._of_theta(theta)
@@ -139,7 +149,7 @@ class AutoregressiveMixture(nn.Module):
         log_weight, mean, log_width = raw[0].log_softmax(0), raw[1], _limited(raw[2])
         e = (z - mean) * (-log_width).exp()
         each = (log_weight - log_width - 0.5 * e.square()).logsumexp(0) - log_scale - 0.5 * math.log(2 * math.pi)
-        return each.sum(0).view(u.shape[:-1])
+        return each.sum(0).view(u.shape[:-1]) + log_det
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, d)`; theta has shape `(*, parameter)`."""
@@ -149,20 +159,21 @@ class AutoregressiveMixture(nn.Module):
         noise = torch.randn(rows, self.features, generator=generator, dtype=raw.dtype, device=raw.device).T
         pick = torch.rand(rows, self.features, generator=generator, dtype=raw.dtype, device=raw.device).T
         told, slope = self.network.told(columns), self.slope * self.before if self.linear else None
-        u, seen = [raw.new_zeros(rows)] * self.features, raw.new_zeros(self.features, rows)
+        drawn, seen = [raw.new_zeros(rows)] * self.features, raw.new_zeros(self.features, rows)
         for i in self.order.tolist():
             own = self.network.outputs_of(i, self.network.last_hidden(seen, told)).view((*raw.shape[:2], rows))
             log_weight, mean, log_width = own + raw[:, :, i]
             chosen = (log_weight.softmax(0).cumsum(0) < pick[i]).sum(0).clamp(max=len(mean) - 1)[None]
             z = (mean + noise[i] * _limited(log_width).exp()).gather(0, chosen)[0]
             middle = shift[i] + slope[i] @ seen if slope is not None else shift[i]
-            u[i] = middle + z * log_scale[i].exp()
-            seen = seen.index_copy(0, self.order.new_tensor([i]), _bounded(u[i])[None])
-        return torch.stack(u, -1).view(*theta.shape[:-1], self.features)
+            drawn[i] = middle + z * log_scale[i].exp()
+            seen = seen.index_copy(0, self.order.new_tensor([i]), _bounded(drawn[i])[None])
+        bent = torch.stack(drawn, -1).view(*theta.shape[:-1], self.features)
+        return bent if self.bends is None else self.bends.inverse(bent)
 
     @torch.no_grad()
     def measure(self, u: Tensor, theta: Tensor) -> None:
-        """Begin at a linear regression, if that is the start.
+        """Begin at a linear regression of the coordinates as they are bent by then, if that is the start.
 
         Arguments:
             u: standardised coordinates, shape `(rows, d)`
@@ -170,7 +181,8 @@ class AutoregressiveMixture(nn.Module):
         """
         if not self.linear:
             return
-        rows, p = u[:ENOUGH].double(), theta.shape[1]
+        u = u[:ENOUGH] if self.bends is None else self.bends(u[:ENOUGH])
+        rows, p = u.double(), theta.shape[1]
         seen, told = _bounded(rows), theta[:ENOUGH].double()
         likeness = seen.T.corrcoef().reshape(self.features, self.features).abs()
         for place, i in enumerate(self.order.tolist()):

@@ -21,10 +21,22 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LONGEST", "Average", "epochs_of_fall", "rows_of_chart", "rows_of_step", "steps_of_chart", "waits_until"]
+__all__ = [
+    "GAIN",
+    "LONGEST",
+    "Average",
+    "epochs_of_fall",
+    "rows_of_chart",
+    "rows_of_step",
+    "steps_of_chart",
+    "waits_until",
+]
 
 FEWEST, SHARE = 120, 0.6
 """Steps without a better epoch before the learning rate falls: at least, and in units of those to the best one."""
+
+GAIN = 5e-4
+"""Nats by which an epoch has to be better than the best one to count, as long as the rate does not fall."""
 
 FALL = 0.33
 """Steps over which it falls, in units of those to the best epoch."""
