@@ -9,7 +9,7 @@ last steps,
     a <- a + (w - a) / min(100, 1 + t/10),    t the steps taken,
 
 which lie where the falling rate of a longer schedule would lead. It waits for a better epoch as many steps as it took
-to the best one, times 0.6, and 120 at least. Then it goes back to the best weights and lets the rate fall to zero from
+to the best one, times 0.5, and 120 at least. Then it goes back to the best weights and lets the rate fall to zero from
 there, over a third as many steps, which brings what is left to be gained. So the data decide, at a cost of
 twice the steps to the best epoch (`notebooks/measurements.md` has what that brought).
 """
@@ -32,10 +32,10 @@ __all__ = [
     "waits_until",
 ]
 
-FEWEST, SHARE = 120, 0.6
+FEWEST, SHARE = 120, 0.5
 """Steps without a better epoch before the learning rate falls: at least, and in units of those to the best one."""
 
-GAIN = 5e-4
+GAIN = 1e-3
 """Nats by which an epoch has to be better than the best one to count, as long as the rate does not fall."""
 
 FALL = 0.33

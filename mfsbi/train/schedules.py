@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-STEADY = 0.3
+STEADY = 0.7
 """Factor on the learning rate of a density whose rate stays until held-out rows gain no more."""
 
 MEMBER = re.compile(r"\.flow\.members\.(\d+)")
