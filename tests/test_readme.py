@@ -21,7 +21,7 @@ LIKELIHOODS = {"AF", "PIE (original)", "PIE (unconditional manifold)", *(f"sbi N
 def test_the_example_runs(short_chains, tmp_path, monkeypatch):
     """As it stands, but on fewer simulations and epochs."""
     example, _ = EXAMPLES
-    shorter = example.replace("20_000", "600").replace("epochs=20", "epochs=4")
+    shorter = example.replace("20_000", "600").replace("trainer.train()", "trainer.train(max_num_epochs=4)")
     assert shorter.count("600") == shorter.count("epochs=4") == 1
     monkeypatch.chdir(tmp_path)
     exec(compile(shorter, "README.md", "exec"), {})

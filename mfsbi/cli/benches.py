@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mfsbi.bench.dimensions import as_markdown as dimensions_as_markdown
+from mfsbi.bench.dimensions import compare_dimensions
 from mfsbi.bench.report import by_simulations
 from mfsbi.bench.report import panel as panel_report
 from mfsbi.bench.report import report as report_results
@@ -91,6 +93,17 @@ def panel(
         if only in name:
             run_table(name, preset, out, tell=_tell)
     say(panel_report(preset, out))
+
+
+@bench.command()
+@command(ValueError, OSError, ImportError)
+def dimension(
+    laws: Annotated[list[str] | None, typer.Argument(help="Laws of the panel; all if not given.")] = None,
+    rows: Annotated[int, typer.Option(min=100, help="Simulations of each.")] = 10_000,
+    out: Annotated[Path | None, typer.Option(help="Folder for dimensions.md and dimensions.json.")] = None,
+) -> None:
+    """Find the dimensions of curved manifolds, beside two estimators of scikit-dimension (extra `bench`)."""
+    say(dimensions_as_markdown(compare_dimensions(laws or PANEL, rows, out=out, tell=_tell)))
 
 
 def _of_table(table: str, presets: str) -> Callable[..., None]:

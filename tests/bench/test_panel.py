@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Normal
 
 from mfsbi.bench import judge_laws
+from mfsbi.bench.dimensions import compare_dimensions
 from mfsbi.bench.judge import Candidate
 from mfsbi.bench.judge_laws import judge_law
 from mfsbi.bench.report import panel
@@ -75,3 +76,14 @@ def test_a_row_is_run_and_judged(table, row, tmp_path, monkeypatch):
     text = panel("smoke", tmp_path)
     assert "| banana |" in text
     assert law("banana").data_dim == 2
+
+
+def test_dimensions_are_found_beside_others(tmp_path, monkeypatch):
+    pytest.importorskip("skdim")
+    monkeypatch.setattr("mfsbi.dimension.steps_of_chart", lambda rows: 400)
+    (row,) = compare_dimensions(["banana"], 1000, out=tmp_path)
+    assert (row.law, row.features, row.true, row.scan) == ("banana", 8, 2, 2)
+    assert abs(row.two_nn - 2) < 0.5
+    assert 1 <= row.local_pca <= 8
+    assert "| banana | 8 | 2 | 2 |" in (tmp_path / "dimensions.md").read_text()
+    assert (tmp_path / "dimensions.json").is_file()
