@@ -30,9 +30,8 @@ TINY = ["demo", "--simulations", "1000", "--quiet"]
 @pytest.fixture
 def short(monkeypatch, short_chains):
     """A demo of a few steps: it cannot learn much, and says so."""
-    settings = {"CHART_STEPS": 20, "CHART_ROWS": 100, "LATENT_STEPS": 10, "LATENT_ROWS": 100}
-    for name, value in settings.items():
-        monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr("mfsbi.train.schedules.steps_of_chart", lambda rows: 20)
+    monkeypatch.setattr("mfsbi.train.loop.LONGEST", 20)
     monkeypatch.setattr(demo, "sample_chains", partial(demo.sample_chains, draws=40))
 
 

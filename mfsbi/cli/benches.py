@@ -53,7 +53,7 @@ def demo(
     simulations: Annotated[int, typer.Option(min=100, help="Simulations to learn from.")] = 20_000,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the table and the folder.")],
 ) -> None:
-    """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about two minutes."""
+    """Simulate, train, sample, compare with the exact posterior and draw: the whole path in about a minute."""
     tell = (lambda _: None) if quiet else console.print
     result = run_demo(registered(simulator), out, seed=seed, simulations=simulations, quiet=quiet, tell=tell)
     console.print(_numbers(result, simulator))
