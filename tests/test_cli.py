@@ -63,7 +63,7 @@ def test_help_teaches():
 
 
 def test_an_interrupted_demo_saves_the_estimator_and_fails(short, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "reconstruction", interrupting_reconstruction())
+    monkeypatch.setattr("mfsbi.train.schedules.reconstruction", interrupting_reconstruction())
     with pytest.warns(UserWarning, match="Training was interrupted"):
         result = run(*TINY, "--out", tmp_path)
     assert result.exit_code == 130

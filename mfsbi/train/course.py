@@ -10,7 +10,7 @@ last steps,
 
 which lie where the falling rate of a longer schedule would lead. It waits for a better epoch as many steps as it took
 to the best one, times 0.5, and 120 at least. Then it goes back to the best weights and lets the rate fall to zero from
-there, over a third as many steps, which brings what is left to be gained. So the data decide, at a cost of
+there, over half as many steps, which brings what is left to be gained. So the data decide, at a cost of
 twice the steps to the best epoch (`notebooks/measurements.md` has what that brought).
 """
 
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "GAIN",
     "LONGEST",
     "Average",
     "epochs_of_fall",
+    "gain_that_counts",
     "rows_of_chart",
     "rows_of_step",
     "steps_of_chart",
@@ -35,10 +35,7 @@ __all__ = [
 FEWEST, SHARE = 120, 0.5
 """Steps without a better epoch before the learning rate falls: at least, and in units of those to the best one."""
 
-GAIN = 1e-3
-"""Nats by which an epoch has to be better than the best one to count, as long as the rate does not fall."""
-
-FALL = 0.33
+FALL = 0.5
 """Steps over which it falls, in units of those to the best epoch."""
 
 LONGEST = 30_000
@@ -71,6 +68,15 @@ def waits_until(best: int, steps: int) -> int:
         steps: of an epoch
     """
     return best + max(math.ceil(FEWEST / steps), math.ceil(SHARE * best))
+
+
+def gain_that_counts(rows: int) -> float:
+    """Return by how many nats an epoch has to be better than the best one for it to count, before the rate falls.
+
+    Arguments:
+        rows: to learn from, which leave more than that undecided
+    """
+    return min(1e-3, 10 / rows)
 
 
 def epochs_of_fall(best: int) -> int:

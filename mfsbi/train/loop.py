@@ -33,7 +33,7 @@ from mfsbi.checks import warn
 from mfsbi.models import AbstractModel
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Checkpoints, Keeper
-from mfsbi.train.course import GAIN, LONGEST, epochs_of_fall, waits_until
+from mfsbi.train.course import LONGEST, epochs_of_fall, gain_that_counts, waits_until
 from mfsbi.train.data import Batch, Split, TrainingData, steps_per_epoch
 from mfsbi.train.losses import Kind
 from mfsbi.train.optimizers import PartsOptimizer
@@ -149,7 +149,8 @@ class _Run:
                 if self._broke_down(record):
                     self._go_back(record, validation)
                 else:
-                    if record.validation_loss < state.best.loss - (GAIN if state.ends is None else 0.0):
+                    least = gain_that_counts(training.rows) if state.ends is None else 0.0
+                    if record.validation_loss < state.best.loss - least:
                         with state.average.in_place():
                             state.best.keep(record.validation_loss, state.epoch, self.scatter)
                     state.patience.see(record.validation_loss)
