@@ -35,7 +35,7 @@ from mfsbi.train.schedules import ambient, density_only
 
 __all__ = ["AF", "FOM", "PAE", "PIE", "MFlow", "MeFlow", "Spec"]
 
-LATENT = Stacked((AutoregressiveMixtures(), AutoregressiveMixtures(start="linear")))
+LATENT = Stacked((AutoregressiveMixtures(bends=0), AutoregressiveMixtures(start="linear")))
 """For densities of coordinates: one learns forms of any kind soonest, the other what is nearly linear and normal, and
 held-out rows weigh them (`notebooks/measurements.md`)."""
 
