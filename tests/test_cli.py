@@ -39,7 +39,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.filterwarnings("ignore:The chart", "ignore:There are few")
+@pytest.mark.filterwarnings("ignore:The chart", "ignore:There are few", "ignore:The chains have not converged")
 def test_the_demo_leaves_draws_estimator_figures_and_numbers_and_the_same_for_one_seed(short, tmp_path):
     result = run(*TINY, "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
