@@ -101,6 +101,15 @@ def short_chains(monkeypatch, short_tuning):
     monkeypatch.setitem(posteriors.DEFAULTS, "mcmc", lambda: host.MCMCPosteriorParameters(**settings))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_search(request):
+    """Let trainings look for linear coordinates only shortly, but in slow exams."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.option.markexpr == "not slow":
+            patch.setattr("mfsbi.train.directions.LONGEST", 100)
+        yield
+
+
 @pytest.fixture
 def short_noise(monkeypatch):
     """Let the noise of joint scores be found by few passes, where it only has to be a number."""

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -53,6 +55,15 @@ CHARTS |= {
         torch.tensor([0.4, -0.7])
     ),
 }
+CHARTS |= {
+    "standardized flow of four": lambda: Standardized(
+        FlowChart(AffineCouplings(layers=2).build(4, cut=2), 2), *frame(4)
+    ),
+    "linear coordinates": lambda: straightened(plain_of_four()),
+    "linear coordinates, truncated": lambda: straightened(
+        truncated(FlowChart(AffineCouplings().build(3, cut=2), 2), 5)
+    ),
+}
 INVERTIBLE = [name for name in CHARTS if "encoder" not in name]
 
 
@@ -68,6 +79,18 @@ def truncated(chart, dims):
     """Return a chart in the first axes of a frame of more dimensions."""
     mean, std, axes = frame(dims)
     return Standardized(chart, mean, std, axes[:, : chart.data_dim])
+
+
+def plain_of_four():
+    return Standardized(FlowChart(AffineCouplings(layers=2).build(4, cut=2), 2), *frame(4))
+
+
+def straightened(chart):
+    """Return a chart in a frame with coordinates that are linear functions of the data, slanted to its first axes."""
+    slanted = torch.eye(chart.chart.data_dim, chart.manifold_dim)
+    slanted[-1], slanted[0, 0] = 0.3, 1.7
+    chart.linear.take(slanted, torch.eye(chart.manifold_dim + 1, chart.manifold_dim))
+    return chart
 
 
 @pytest.fixture(params=CHARTS)
@@ -129,6 +152,47 @@ def test_a_truncated_frame_counts_what_it_drops_in_distances_and_cannot_be_split
     torch.testing.assert_close(chart.squared_distance(x), expected)
     with pytest.raises(TypeError, match="has no split: it drops what data have beside 3 axes"):
         chart.split(x)
+
+
+def test_linear_coordinates_are_what_they_say_and_leave_projections_alone():
+    chart, x = perturbed(CHARTS["linear coordinates"](), 0.05), torch.randn(5, 4)
+    torch.testing.assert_close(chart.encode(x), chart.inward(x) @ chart.linear.directions)
+    torch.testing.assert_close(chart.project(x), chart.outward(chart.chart.project(chart.inward(x))))
+    with pytest.raises(TypeError, match="has no split: its coordinates are linear"):
+        chart.split(x)
+
+
+def test_a_point_of_linear_coordinates_follows_them_and_the_weights():
+    """The gradient through Newton's method is that by finite differences."""
+    chart = perturbed(CHARTS["linear coordinates"](), 0.05)
+    w, weight = torch.randn(3, 2, requires_grad=True), chart.chart.flow.layers[0].network.last.bias
+    assert torch.autograd.gradcheck(chart.decode, (w,), atol=1e-6)
+    (slope,) = torch.autograd.grad(chart.decode(w).sum(), weight)
+    with torch.no_grad():
+        up, down = (_moved(chart, weight, 0, step).decode(w).sum() for step in (1e-5, -1e-5))
+    assert float(slope[0]) == pytest.approx(float(up - down) / 2e-5, rel=1e-4)
+
+
+def _moved(chart, weight, index, step):
+    """Return a copy of a chart, one of whose weights is another."""
+    name = next(name for name, value in chart.named_parameters() if value is weight)
+    copy = deepcopy(chart)
+    copy.get_parameter(name)[index] += step
+    return copy
+
+
+def test_linear_coordinates_come_and_go_with_the_tensors_of_a_chart():
+    straight, plain = CHARTS["linear coordinates"](), plain_of_four()
+    names = set(plain.state_dict())
+    plain.load_state_dict(straight.state_dict())
+    u = torch.randn(5, 2)
+    torch.testing.assert_close(plain.decode(u), straight.decode(u), rtol=0, atol=0)
+    plain.load_state_dict({name: value for name, value in straight.state_dict().items() if name in names})
+    assert not plain.linear.given
+    torn = straight.state_dict()
+    del torn["linear.start"]
+    with pytest.raises(RuntimeError, match=r"linear coordinates should have shapes .*'directions': \(4, 2\)"):
+        plain.load_state_dict(torn)
 
 
 def test_charts_that_are_no_bijection_cannot_be_split():

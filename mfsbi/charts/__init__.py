@@ -17,6 +17,8 @@ so the manifold coordinates begin as the first n axes of its frame, and a frame 
 the manifold is most of the way there. `Warped` wraps a chart of data that were bent or shifted first, feature by
 feature: values over decades, rare huge ones, offsets that cost digits.
 
+A frame may also put linear functions of the data in place of the coordinates of its chart (`mfsbi.charts.linear`).
+
 Charts without a bijection: `AutoencoderChart` is a pair of plain networks, `PrescribedChart` a pair of given functions,
 `AmbientChart` all of data space.
 

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 from mfsbi.charts.abstract import AbstractChart, Normals, Split
+from mfsbi.charts.linear import LinearCoordinates
 from mfsbi.checks import require_last_axis
 from mfsbi.types import Coordinates, Data, Directions, Parameters, Scalars, Tangents
 from mfsbi.warp import Warp
@@ -95,6 +96,9 @@ class Standardized(MappedChart):
     `squared_distance` counts what is dropped, and the log-volume stays exact, since it is that of the tangents. There
     are no normals then, and no split.
 
+    Coordinates may be linear functions of y in place of those of the wrapped chart, once `linear` has been given some
+    (`mfsbi.charts.linear`). A point off the manifold is still projected as the wrapped chart projects it.
+
     Arguments:
         chart: a chart of y, of d features or of r
         mean: shape `(data,)`
@@ -108,10 +112,13 @@ class Standardized(MappedChart):
         super().__init__(chart, len(mean))
         self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
         self.register_buffer("axes", axes)
+        self.linear = LinearCoordinates(chart.data_dim, chart.manifold_dim)
 
     def around(self, chart: AbstractChart) -> "Standardized":
         """Return the same frame around another chart."""
-        return Standardized(chart, self.mean, self.std, self.axes)
+        frame = Standardized(chart, self.mean, self.std, self.axes)
+        frame.linear = self.linear
+        return frame
 
     @property
     def truncated(self) -> bool:
@@ -127,6 +134,15 @@ class Standardized(MappedChart):
         z = self._standardised(x)
         return z if self.axes is None else z @ self.axes
 
+    def encode(self, x: Data) -> Coordinates:
+        """Return the coordinates of y: those of the chart inside, or linear ones."""
+        y = self.inward(x)
+        return self.linear.of(y) if self.linear.given else self.chart.encode(y)
+
+    def decode(self, u: Coordinates) -> Data:
+        """Return mean + std * (axes @ chart.decode(u))."""
+        return self.outward(self.chart.decode(self._within(u)))
+
     def log_growth(self, y: Tensor) -> Scalars:
         """Return sum_i log std_i, the same everywhere, shape `(*)`."""
         return self.std.log().sum().expand(y.shape[:-1])
@@ -141,12 +157,16 @@ class Standardized(MappedChart):
 
     def tangents(self, u: Coordinates, directions: Directions | None = None) -> Tangents:
         """Return std * (axes @ chart.tangents(u, directions))."""
-        tangents = self.chart.tangents(u, directions)
+        if self.linear.given:
+            tangents = self.linear.turned(self.chart.tangents(self._within(u)))
+            tangents = tangents if directions is None else tangents @ directions
+        else:
+            tangents = self.chart.tangents(u, directions)
         return self.std.unsqueeze(-1) * (tangents if self.axes is None else self.axes @ tangents)
 
     def normals(self, u: Coordinates) -> Normals | None:
         """Return those of the wrapped chart in the frame of the data: V @ axes^T / std, log|det| - sum_i log std_i."""
-        normals = None if self.truncated else self.chart.normals(u)
+        normals = None if self.truncated or self.linear.given else self.chart.normals(u)
         if normals is None:
             return None
         rows = normals.rows if self.axes is None else normals.rows @ self.axes.T
@@ -156,12 +176,18 @@ class Standardized(MappedChart):
         """Return the split of the wrapped chart, with log|det d(u, v)/dx| in the units of x.
 
         Raises:
-            TypeError: if that is not half of a bijection, or there are fewer axes than features
+            TypeError: if that is not half of a bijection, there are fewer axes than features, or coordinates are linear
         """
+        if self.linear.given:
+            raise TypeError(f"{self!r} has no split: its coordinates are linear, and not half of a bijection.")
         if self.truncated:
             raise TypeError(f"{self!r} has no split: it drops what data have beside {self.chart.data_dim} axes.")
         u, v, log_det = self.chart.split(self.inward(x))
         return Split(u, v, log_det - self.std.log().sum())
+
+    def _within(self, u: Tensor) -> Tensor:
+        """Return the coordinates of the chart inside."""
+        return self.linear.within(self.chart, u) if self.linear.given else u
 
     def _standardised(self, x: Tensor) -> Tensor:
         require_last_axis("x", x, self.data_dim, "the data the model was trained on")

@@ -13,7 +13,9 @@ The charts of the last three learn by reconstruction, that of `PIE` by likelihoo
 likelihood. A spec is called with simulations, `spec(theta, x)`, and returns an estimator, which is what sbi asks of its
 `density_estimator=` argument. It learns from them the dimensions, the means and spreads of all features, and where the
 chart starts: the manifold coordinates begin as the first n principal axes of the standardised data, whatever the order
-of the features, or as features that the user names, and training bends them (`mfsbi.charts.frames`).
+of the features, or as features that the user names, and training bends them (`mfsbi.charts.frames`). Where the
+likelihood of the data likes linear functions of x better, and the manifold is a graph over them, `MFlow` and `MeFlow`
+take these for coordinates in the end (`mfsbi.train.directions`).
 
 Parts may be your own: `MFlow(2, chart=MyChart(), latent=MyFlow())`, see `mfsbi.charts.ChartConfig` and
 `mfsbi.flows.FlowConfig`.

@@ -114,10 +114,14 @@ class ChartGuard:
     may_stop: bool
     verdict: ChartVerdict | None = None
 
+    @property
+    def judged(self) -> int | None:
+        """The index of the last phase that trains the chart."""
+        return max((i for i, phase in enumerate(self.schedule) if _moves_chart(self.model, phase)), default=None)
+
     def __call__(self, number: int) -> bool:
         """Return whether to go on after the phase with this index."""
-        judged = [i for i, phase in enumerate(self.schedule) if _moves_chart(self.model, phase)]
-        if number != max(judged, default=None):
+        if number != self.judged:
             return True
         self.verdict = Ranks.current().from_first(lambda: judge_chart(self.model, *self.data))
         return not (self.verdict.collapsed and not self.verdict.hopeless and self.may_stop)

@@ -9,6 +9,9 @@ are here (Brehmer & Cranmer, arXiv:2003.13913, §2.3):
     ambient        A A A A ...            the likelihood in data space, for models that have one there
     density_only   D D D D ...            for models whose chart is given
 
+A density that learns as long as the data ask for, after a chart, first looks for coordinates in which it is simple
+(`mfsbi.train.directions`).
+
 `epochs` counts passes over the data, of all kinds together, so that schemes with the same number cost about the same. A
 phase whose parts have nothing to train is passed over.
 

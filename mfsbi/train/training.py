@@ -19,6 +19,7 @@ from mfsbi.ratio import RatioModel
 from mfsbi.seeds import seeded
 from mfsbi.train.checkpoint import Checkpoints
 from mfsbi.train.data import Batch, Split
+from mfsbi.train.directions import learn_directions
 from mfsbi.train.guard import ChartGuard, ChartVerdict
 from mfsbi.train.loop import fit, require_phases
 from mfsbi.train.noise import ScoreSize, score_noise
@@ -146,7 +147,7 @@ class Training:
                 data,
                 self.schedule,
                 self.settings,
-                keep_going=guard,
+                keep_going=None if guard is None else lambda number: self._goes_on(number, guard, data),
                 history=self.history,
                 checkpoints=self.checkpoints,
             )
@@ -159,6 +160,20 @@ class Training:
             if self.learned is model:
                 self.record = self.history
         return None if guard is None else guard.verdict
+
+    def _goes_on(self, number: int, guard: ChartGuard, data: Split) -> bool:
+        """Return whether to go on after a phase; after the chart's, it may take coordinates that suit the density.
+
+        That is for schedules whose densities learn as long as the data ask for, before they have begun.
+        """
+        if not guard(number):
+            return False
+        assert self.history is not None
+        begun = any(record.phase > number for record in self.history.epochs)
+        ahead = self.schedule[number + 1 :]
+        if number == guard.judged and not begun and ahead and ahead[0].epochs is None:
+            learn_directions(cast(AbstractModel, self.model), *data, self.settings)
+        return True
 
 
 def _noise_told(verdict: ChartVerdict, dims: int) -> str:

@@ -1,0 +1,97 @@
+import pytest
+import torch
+from torch.distributions import Independent, Uniform
+
+from mfsbi import AF, FOM, PAE, PIE, ManifoldNLE, MeFlow, MFlow, density_only, load, save
+from mfsbi.charts import Prescribed
+from mfsbi.flows import SplineCouplings
+from mfsbi.train.data import Batch
+from mfsbi.train.directions import learn_directions
+from mfsbi.train.loop import fit
+from mfsbi.train.losses import reconstruction
+from mfsbi.train.schedules import Phase, Settings
+
+PRIOR = Independent(Uniform(-torch.ones(1), torch.ones(1)), 1)
+SMALL = SplineCouplings(layers=2, width=16)
+CHART = Phase(reconstruction, ("chart",), 60, rows=100)
+QUIET = Settings(show_progress_bars=False)
+
+
+def curve(rows, seed=0):
+    """Return theta, x and z: z is normal about theta, and x the curve (z, sin 2z, cos 1.5z), turned."""
+    generator = torch.Generator().manual_seed(seed)
+    theta = 2 * torch.rand(rows, 1, generator=generator) - 1
+    z = theta + 0.1 * torch.randn(rows, 1, generator=generator)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))[0]
+    return theta, torch.cat([z, (2 * z).sin(), (1.5 * z).cos()], 1) @ turn.T, z
+
+
+def charted(spec, theta, x):
+    """Return a model whose chart has learned, and the rows it learned from and others."""
+    torch.manual_seed(0)
+    data = Batch(theta[:-300], x[:-300]), Batch(theta[-300:], x[-300:])
+    model = spec.build(theta, x)
+    fit(model, data, [CHART], QUIET)
+    return model.eval(), data
+
+
+def test_coordinates_in_which_a_law_is_linear_are_found(monkeypatch):
+    monkeypatch.setattr("mfsbi.train.directions.LONGEST", 1000)
+    theta, x, z = curve(1300)
+    model, data = charted(MFlow(1), theta, x)
+    assert learn_directions(model, *data, QUIET)
+    with torch.no_grad():
+        w, u = model.encode(x), model.chart.chart.encode(model.chart.inward(x))
+        off = {
+            name: 1 - float(torch.corrcoef(torch.cat([each, z], 1).T)[0, 1] ** 2)
+            for name, each in {"w": w, "u": u}.items()
+        }
+        torch.testing.assert_close(model.encode(model.chart.decode(w)), w, rtol=0, atol=1e-3)
+    assert off["w"] < min(1e-3, 0.5 * off["u"])
+
+
+def test_a_closed_manifold_keeps_the_coordinates_of_its_chart():
+    theta = 2 * torch.rand(1300, 1) - 1
+    x = decode_angle(3 * theta + 2 * torch.randn(1300, 1))
+    model = MFlow(1, chart=Prescribed(decode_angle, lambda x: torch.atan2(x[..., 1:], x[..., :1]))).build(theta, x)
+    assert not learn_directions(model, Batch(theta[:1000], x[:1000]), Batch(theta[1000:], x[1000:]), QUIET)
+    assert not model.chart.linear.given
+
+
+def decode_angle(u):
+    return torch.cat([u.cos(), u.sin()], -1)
+
+
+@pytest.mark.parametrize("spec", [AF(SMALL), PAE(1, SMALL), PIE(1, chart=SMALL, latent=SMALL)])
+def test_models_of_no_learned_manifold_are_left_alone(spec):
+    theta, x, _ = curve(600)
+    assert not learn_directions(spec.build(theta, x), Batch(theta, x), Batch(theta, x), QUIET)
+
+
+def test_a_given_manifold_is_left_alone():
+    theta, x, _ = curve(600)
+    spec = FOM(lambda u: torch.cat([u, u.sin()], -1), lambda x: x[..., :1], SMALL)
+    x = torch.cat([x[:, :1], x[:, :1].sin()], 1)
+    assert not learn_directions(spec.build(theta, x), Batch(theta, x), Batch(theta, x), QUIET)
+
+
+@pytest.mark.parametrize("spec", [MFlow(1, latent=SMALL), MeFlow(1, latent=SMALL)])
+def test_a_training_takes_them_where_the_data_decide_and_a_file_holds_them(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("mfsbi.train.directions.LONGEST", 300)
+    theta, x, _ = curve(1000)
+    trainer = ManifoldNLE(PRIOR, spec, show_progress_bars=False).append_simulations(theta, x)
+    model = trainer.train([CHART, *density_only(None)]).model
+    assert model.chart.linear.given
+    save(trainer.estimator, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors").model
+    theta, x = theta[:50], x[:50]
+    torch.testing.assert_close(again.log_prob(x, theta), model.log_prob(x, theta), rtol=0, atol=0)
+    drawn = again.sample(theta, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn, model.sample(theta, torch.Generator().manual_seed(0)), rtol=0, atol=0)
+    assert float(again.distance(drawn.detach()).detach().mean()) < 0.05
+
+
+def test_a_schedule_of_so_many_epochs_keeps_the_coordinates_of_the_chart():
+    theta, x, _ = curve(600)
+    trainer = ManifoldNLE(PRIOR, MFlow(1, latent=SMALL), show_progress_bars=False).append_simulations(theta, x)
+    assert not trainer.train([CHART, *density_only(2)]).model.chart.linear.given
