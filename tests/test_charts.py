@@ -56,9 +56,6 @@ CHARTS |= {
     ),
 }
 CHARTS |= {
-    "standardized flow of four": lambda: Standardized(
-        FlowChart(AffineCouplings(layers=2).build(4, cut=2), 2), *frame(4)
-    ),
     "linear coordinates": lambda: straightened(plain_of_four()),
     "linear coordinates, truncated": lambda: straightened(
         truncated(FlowChart(AffineCouplings().build(3, cut=2), 2), 5)
