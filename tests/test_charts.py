@@ -170,6 +170,21 @@ def test_a_point_of_linear_coordinates_follows_them_and_the_weights():
     assert float(slope[0]) == pytest.approx(float(up - down) / 2e-5, rel=1e-4)
 
 
+def test_a_few_coordinates_that_belong_to_no_point_are_passed_over_and_many_are_told_of():
+    def decode(u):
+        return torch.cat([u.sin(), u.cos()], -1)
+
+    chart = Standardized(PrescribedChart((decode, lambda x: x[..., :1].arcsin()), 2, 1), torch.zeros(2), torch.ones(2))
+    chart.linear.take(torch.eye(2)[:, :1], torch.eye(2)[:, :1])
+    w = torch.linspace(-0.9, 0.9, 2000).unsqueeze(-1)
+    torch.testing.assert_close(chart.decode(w)[:, :1], w)
+    w[0] = 1.1
+    chart.decode(w)  # a warning would be an error
+    with pytest.warns(UserWarning, match="1 of 10 rows have coordinates that belong to no point .* `max_num_epochs`"):
+        x = chart.decode(w[:10])
+    assert float(x[0, 0]) == pytest.approx(1, abs=0.1)
+
+
 def _moved(chart, weight, index, step):
     """Return a copy of a chart, one of whose weights is another."""
     name = next(name for name, value in chart.named_parameters() if value is weight)

@@ -13,6 +13,10 @@ learned as well as a linear model can (`mfsbi.train.directions`). The point with
 
 from a linear regression of u on w, with the step t halved where it does not bring a point nearer. Tangents become
 J (C^T J)^-1, and with them every volume.
+
+A manifold that is a graph where the data are need not be one far beyond them, and there some w belong to no point. They
+are those of rare draws of a density with wide tails. Such rows get the point that came nearest, with a warning if they
+are many.
 """
 
 from collections.abc import Mapping
@@ -23,6 +27,7 @@ from torch import Tensor, nn
 
 from mfsbi.blocks import rows_at_work
 from mfsbi.charts.abstract import AbstractChart
+from mfsbi.checks import warn
 from mfsbi.types import Coordinates, Data, Tangents
 
 __all__ = ["LinearCoordinates"]
@@ -31,7 +36,10 @@ ROUNDS = 40
 """Of Newton's method, at most."""
 
 NEAR = 10.0
-"""Distance from w, in units of rounding, at which a point has been found."""
+"""Distance from w, in units of rounding, at which Newton's method ends."""
+
+FAR, FEW = 1e-2, 1e-3
+"""Distance from w at which a point has not been found, and the share of such rows that is not worth a warning."""
 
 
 class LinearCoordinates(nn.Module):
@@ -74,12 +82,25 @@ class LinearCoordinates(nn.Module):
     def within(self, chart: AbstractChart, w: Coordinates) -> Coordinates:
         """Return the chart's own u with C^T decode(u) = w, shape `(*, manifold)`; differentiable once.
 
-        Where there is none it is the u that comes nearest of those tried.
+        Where Newton's method finds none, it is the u whose C^T decode(u) came nearest to w. A warning says so if that
+        is more than one row in a thousand.
+
+        Arguments:
+            chart: whose data are y
+            w: shape `(*, manifold)`
         """
         rows = w.reshape(-1, w.shape[-1])
         with torch.no_grad():
-            found = [self._solve(chart, block) for block in rows.split(rows_at_work(chart.data_dim, w.shape[-1]))]
-        u = torch.cat(found)
+            blocks = [self._solve(chart, block) for block in rows.split(rows_at_work(chart.data_dim, w.shape[-1]))]
+        u, off = (torch.cat(each) for each in zip(*blocks, strict=True))
+        lost = int((off > FAR * (1 + rows.norm(dim=-1))).sum())
+        if lost > FEW * len(rows):
+            warn(
+                f"{lost} of {len(rows)} rows have coordinates that belong to no point of the learned manifold, and get "
+                "those of a point nearby: draws of x are misplaced there, and densities of x have the volume of "
+                "another point, while posteriors, which do not depend on the volume, stay as they are. If you need "
+                "these draws, train with `max_num_epochs`, which keeps the coordinates of the chart."
+            )
         if torch.is_grad_enabled():  # a last step of Newton's method carries the gradient
             with torch.no_grad():
                 inverse = torch.linalg.pinv(self.slopes(chart.tangents(u)))
@@ -94,8 +115,8 @@ class LinearCoordinates(nn.Module):
         """Return the tangents with respect to w, J (C^T J)^-1, from those of the chart."""
         return torch.linalg.solve_ex(self.slopes(tangents), tangents, left=False)[0]
 
-    def _solve(self, chart: AbstractChart, w: Tensor) -> Tensor:
-        """Return u for rows of w, without gradients."""
+    def _solve(self, chart: AbstractChart, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return u for rows of w and how far C^T decode(u) is from w, without gradients."""
         assert self.start is not None
         u = torch.cat([w, torch.ones_like(w[:, :1])], -1) @ self.start
         off = self.of(chart.decode(u)) - w
@@ -109,7 +130,7 @@ class LinearCoordinates(nn.Module):
             share = torch.where(nearer, (2 * share).clamp(max=1.0), share / 2)
             if (off.norm(dim=-1, keepdim=True) <= near).all():
                 break
-        return u
+        return u, off.norm(dim=-1)
 
     @property
     def _directions(self) -> Tensor:

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from operator import eq
 from pathlib import Path
@@ -198,13 +198,15 @@ class Keeper:
 
     Arguments:
         checkpoints: where to write; None for no checkpoints
-        ranks: the processes that train together
+        ranks: the processes that train together; the present ones if not given
+        outer: the keeper of the training that this one is a part of: it listens for both, and writes nothing meanwhile
         terminated: whether SIGTERM has come
         interrupted: whether Ctrl-C has
     """
 
-    checkpoints: Checkpoints | None
-    ranks: Ranks
+    checkpoints: Checkpoints | None = None
+    ranks: Ranks = field(default_factory=Ranks.current)
+    outer: "Keeper | None" = None
     terminated: bool = False
     interrupted: bool = False
 
@@ -215,6 +217,9 @@ class Keeper:
         Raises:
             SystemExit: with code 143 at the end of the block, if SIGTERM came when there was no step left
         """
+        if self.outer is not None:
+            yield
+            return
 
         def terminate() -> None:
             self.terminated = True
@@ -246,12 +251,12 @@ class Keeper:
             SystemExit: with code 143 after SIGTERM
             KeyboardInterrupt: after Ctrl-C
         """
-        kept = self.checkpoints
+        kept, told = self.checkpoints, self.outer or self
         due = kept is not None and self.ranks.first and kept.due()
-        due, terminated, interrupted = self.ranks.any(due, self.terminated, self.interrupted)
+        due, terminated, interrupted = self.ranks.any(due, told.terminated, told.interrupted)
         if kept is not None and self.ranks.first and (ended or due or terminated or interrupted):
             kept.write(snapshot())
-        if kept is not None and terminated:
+        if told.checkpoints is not None and terminated:
             raise SystemExit(128 + signal.SIGTERM)
         if interrupted:
             raise KeyboardInterrupt

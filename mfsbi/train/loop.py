@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from mfsbi.checks import warn
 from mfsbi.models import AbstractModel
 from mfsbi.seeds import derived, seeded
-from mfsbi.train.checkpoint import Checkpoints, Keeper
+from mfsbi.train.checkpoint import Keeper
 from mfsbi.train.course import LONGEST, epochs_of_fall, gain_that_counts, waits_until
 from mfsbi.train.data import Batch, Split, TrainingData, steps_per_epoch
 from mfsbi.train.losses import Kind
@@ -55,7 +55,7 @@ def fit(
     *,
     keep_going: Callable[[int], bool] | None = None,
     history: History | None = None,
-    checkpoints: Checkpoints | None = None,
+    keeper: Keeper | None = None,
 ) -> History:
     """Train a model in place and return the record of it.
 
@@ -68,24 +68,25 @@ def fit(
         settings: how to optimise; the defaults if not given
         keep_going: asked after each phase, with its index; training ends when it says no
         history: the record to write to, which then survives an error; a new one if not given
-        checkpoints: what keeps the training on disk, and where it goes on from one that was stopped
+        keeper: what keeps the training on disk, if anything, and knows where one that was stopped goes on
 
     Raises:
         ValueError: if the schedule is empty, or a phase has no epochs or rows or names parts that models do not have;
             if several processes have different rows, or a step has fewer rows than there are processes
         ArithmeticError: if a loss becomes NaN or infinite; the best weights before that are in place
         SystemExit: after SIGTERM, where there are checkpoints; after a second Ctrl-C, where there are several processes
+        KeyboardInterrupt: after Ctrl-C, if this is part of another training, which then ends, too
     """
     require_phases(schedule, model)
     settings = Settings() if settings is None else settings
     history = History() if history is None else history
-    ranks = Ranks.current()
+    keeper = Keeper() if keeper is None else keeper
+    ranks = keeper.ranks
     _require_rows(ranks, data, schedule, settings)
     rows = data[0].rows
     steps = [(phase.epochs or 0) * steps_per_epoch(rows, _rows_of_step(phase, settings)) for phase in schedule]
     optimizers = {phase.trains: _optimizer(model, phase.trains, schedule, steps, settings) for phase in schedule}
     state = State(model, schedule, optimizers, history, seed=settings.seed, patience=settings.stop_after_epochs)
-    keeper = Keeper(checkpoints, ranks)
     show = settings.show_progress_bars if ranks.first else False
     hidden = None if show is None else not show
     total = sum(steps) if all(steps) else None
@@ -95,6 +96,8 @@ def fit(
             _Run(state, settings, bar, keeper).phases(data, steps, keep_going or (lambda _: True))
         except KeyboardInterrupt:
             history.interrupted = True
+            if keeper.outer is not None:
+                raise
             warn(_interruption(state))
     return history
 

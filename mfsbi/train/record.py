@@ -66,6 +66,7 @@ class History:
         epochs: one `EpochRecord` per pass
         interrupted: whether it was
         collapses: what was wrong with starts that failed
+        coordinates: what was found of those on the manifold (`mfsbi.train.directions`); empty if nothing was looked for
         score_noise: of joint scores, where it was measured
         anew: whether it began from new weights, or else from those of an earlier training
     """
@@ -73,6 +74,7 @@ class History:
     epochs: list[EpochRecord] = field(default_factory=list)
     interrupted: bool = False
     collapses: list[str] = field(default_factory=list)
+    coordinates: str = ""
     score_noise: ScoreNoise | None = None
     anew: bool = True
 
@@ -100,7 +102,8 @@ class History:
     def __str__(self) -> str:
         lines = [self._told(loss) for loss in self.losses]
         gold = [] if self.score_noise is None else [str(self.score_noise)]
-        return "\n".join(gold + lines + [f"collapsed start: {verdict}" for verdict in self.collapses])
+        found = [self.coordinates] if self.coordinates else []
+        return "\n".join(gold + lines + found + [f"collapsed start: {verdict}" for verdict in self.collapses])
 
     def _told(self, loss: str) -> str:
         """Return which epoch of a loss was best, and how far the last one is above it if that is clearly so."""
@@ -124,7 +127,8 @@ class History:
         """
         epochs, noise = [_epoch(epoch) for epoch in record["epochs"]], record.get("score_noise")
         noise = None if noise is None else ScoreNoise(*noise)
-        return cls(epochs, record["interrupted"], record["collapses"], noise, record.get("anew", True))
+        found = {"coordinates": record.get("coordinates", ""), "score_noise": noise, "anew": record.get("anew", True)}
+        return cls(epochs, record["interrupted"], record["collapses"], **found)
 
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""

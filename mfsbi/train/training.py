@@ -17,7 +17,7 @@ from mfsbi.checks import warn
 from mfsbi.models import AbstractModel
 from mfsbi.ratio import RatioModel
 from mfsbi.seeds import seeded
-from mfsbi.train.checkpoint import Checkpoints
+from mfsbi.train.checkpoint import Checkpoints, Keeper
 from mfsbi.train.data import Batch, Split
 from mfsbi.train.directions import learn_directions
 from mfsbi.train.guard import ChartGuard, ChartVerdict
@@ -141,15 +141,16 @@ class Training:
         if anew and isinstance(model, AbstractModel):
             guard = ChartGuard(model, self.schedule, self.data, may_stop=may_stop)
         self.model, self.history = model, History(collapses=collapses, score_noise=self.score_noise, anew=anew)
+        keeper = Keeper(self.checkpoints)
         try:
             fit(
                 model.train(),
                 data,
                 self.schedule,
                 self.settings,
-                keep_going=None if guard is None else lambda number: self._goes_on(number, guard, data),
+                keep_going=None if guard is None else lambda number: self._goes_on(number, guard, keeper, data),
                 history=self.history,
-                checkpoints=self.checkpoints,
+                keeper=keeper,
             )
         finally:
             model.eval()
@@ -161,7 +162,7 @@ class Training:
                 self.record = self.history
         return None if guard is None else guard.verdict
 
-    def _goes_on(self, number: int, guard: ChartGuard, data: Split) -> bool:
+    def _goes_on(self, number: int, guard: ChartGuard, keeper: Keeper, data: Split) -> bool:
         """Return whether to go on after a phase; after the chart's, it may take coordinates that suit the density.
 
         That is for schedules whose densities learn as long as the data ask for, before they have begun.
@@ -169,10 +170,11 @@ class Training:
         if not guard(number):
             return False
         assert self.history is not None
-        begun = any(record.phase > number for record in self.history.epochs)
+        begun = self.history.coordinates or any(record.phase > number for record in self.history.epochs)
         ahead = self.schedule[number + 1 :]
         if number == guard.judged and not begun and ahead and ahead[0].epochs is None:
-            learn_directions(cast(AbstractModel, self.model), *data, self.settings)
+            model = cast(AbstractModel, self.model)
+            self.history.coordinates = learn_directions(model, data, self.settings, keeper)
         return True
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mfsbi import MFlow, alternating, sequential
-from mfsbi.train.checkpoint import Checkpoints
+from mfsbi.train.checkpoint import Checkpoints, Keeper
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import AbstractLoss, Kind, Scandal, joint_nll, latent_nll, reconstruction
 from mfsbi.train.record import History
@@ -96,9 +96,9 @@ def killed_and_resumed(schedule, kills_at, data, tmp_path):
     expected = fit(whole, data, schedule, SETTINGS)
     model = built(data)
     with pytest.raises(Killed):
-        fit(model, data, schedule, SETTINGS, checkpoints=Kept(tmp_path, kills_at=kills_at))
+        fit(model, data, schedule, SETTINGS, keeper=Keeper(Kept(tmp_path, kills_at=kills_at)))
     model = built(data)  # another process
-    found = fit(model, data, schedule, SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+    found = fit(model, data, schedule, SETTINGS, keeper=Keeper(Kept(tmp_path, resume=True)))
     assert (weights(model) == weights(whole)).all()
     assert [epoch[:6] for epoch in found.epochs] == [epoch[:6] for epoch in expected.epochs]
 
@@ -108,14 +108,14 @@ def test_patience_is_remembered(data, tmp_path):
     schedule = [Phase(reconstruction, ("chart",), 50)]
     expected = fit(built(data), data, schedule, settings)
     with pytest.raises(Killed):
-        fit(built(data), data, schedule, settings, checkpoints=Kept(tmp_path, kills_at=7))
-    found = fit(built(data), data, schedule, settings, checkpoints=Kept(tmp_path, resume=True))
+        fit(built(data), data, schedule, settings, keeper=Keeper(Kept(tmp_path, kills_at=7)))
+    found = fit(built(data), data, schedule, settings, keeper=Keeper(Kept(tmp_path, resume=True)))
     assert len(found.epochs) == len(expected.epochs) < 50
 
 
 def test_a_training_that_ended_is_there_at_once(data, tmp_path):
     model = built(data)
-    fit(model, data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    fit(model, data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path)))
     again, steps = built(data), []
 
     def watched(model, batch):
@@ -125,19 +125,19 @@ def test_a_training_that_ended_is_there_at_once(data, tmp_path):
     watched.__name__ = "reconstruction"
     schedule = sequential(2)
     schedule[0] = schedule[0]._replace(loss=watched)
-    history = fit(again, data, schedule, SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+    history = fit(again, data, schedule, SETTINGS, keeper=Keeper(Kept(tmp_path, resume=True)))
     assert (weights(again) == weights(model)).all()
     assert len(history.epochs) == 2
     assert not any(steps)
 
 
 def test_what_a_killed_writer_left_is_swept_up(data, tmp_path, monkeypatch):
-    fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path)))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(Killed))
         patch.setattr(Path, "unlink", lambda *_, **__: None)  # the dead do not tidy up
         with pytest.raises(Killed):
-            fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+            fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path, resume=True)))
     assert len(list(tmp_path.iterdir())) == 3
     assert Kept(tmp_path, resume=True).start is not None
     assert len(list(tmp_path.iterdir())) == 2
@@ -148,18 +148,18 @@ def test_a_machine_with_fewer_gpus_goes_on(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "is_initialized", lambda: True)
         patch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.get_rng_state()] * 3)
-        fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+        fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda _, device: given.append(device))
     with monkeypatch.context() as patch:
         patch.setattr("mfsbi.seeds.torch.random.fork_rng", lambda **_: nullcontext())
-        fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path, resume=True))
+        fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path, resume=True)))
     assert given == [0, 1]
 
 
 def test_two_are_kept_at_most(data, tmp_path):
     checkpoints = Kept(tmp_path)
-    fit(built(data), data, sequential(2), SETTINGS, checkpoints=checkpoints)
+    fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(checkpoints))
     assert len(checkpoints.paths) == 2
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -169,7 +169,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(damage, data, tmp_p
     whole = built(data)
     fit(whole, data, sequential(4), SETTINGS)
     with pytest.raises(Killed):
-        fit(built(data), data, sequential(4), SETTINGS, checkpoints=Kept(tmp_path, kills_at=7))
+        fit(built(data), data, sequential(4), SETTINGS, keeper=Keeper(Kept(tmp_path, kills_at=7)))
     newest = Kept(tmp_path, resume=True).paths[0]
     content = bytearray(newest.read_bytes())
     if damage == "flipped":
@@ -181,21 +181,21 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(damage, data, tmp_p
     model = built(data)
     with pytest.warns(UserWarning, match=r"(torn|not a file of mfsbi).*The one before it"):
         checkpoints = Kept(tmp_path, resume=True)
-    fit(model, data, sequential(4), SETTINGS, checkpoints=checkpoints)
+    fit(model, data, sequential(4), SETTINGS, keeper=Keeper(checkpoints))
     assert (weights(model) == weights(whole)).all()
 
 
 def test_other_files_in_the_folder_are_let_be(data, tmp_path):
-    fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path)))
     newest = Kept(tmp_path, resume=True).paths[0]
     copied = newest.with_name(f"{newest.stem} (copy).safetensors")
     copied.write_bytes(newest.read_bytes())
-    fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path)))
     assert copied.exists()
 
 
 def test_a_checkpoint_of_another_training_is_refused(data, tmp_path):
-    fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path)))
     with pytest.raises(ValueError, match="another training: seed 0 there, 1 here.*Choose another folder"):
         Kept(tmp_path, resume=True, about={"seed": 1})
 
@@ -205,7 +205,7 @@ def test_numbers_of_numpy_tell_trainings_apart_as_any(tmp_path):
 
 
 def test_a_training_that_does_not_resume_replaces_what_was_there(data, tmp_path):
-    fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path)))
     assert Kept(tmp_path).paths == []
 
 
@@ -215,7 +215,7 @@ def test_a_full_disk_is_a_warning(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr("mfsbi.train.checkpoint.files.write", full)
     with pytest.warns(UserWarning, match="could not be written, and training goes on.*No space left"):
-        history = fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+        history = fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path)))
     assert len(history.epochs) == 2
 
 
@@ -242,7 +242,7 @@ def signalling(signals, schedule):
 
 def resumed(data, folder):
     model = built(data)
-    fit(model, data, sequential(4), SETTINGS, checkpoints=Checkpoints(folder, {}, minutes=1e9, resume=True))
+    fit(model, data, sequential(4), SETTINGS, keeper=Keeper(Checkpoints(folder, {}, minutes=1e9, resume=True)))
     return weights(model)
 
 
@@ -254,7 +254,7 @@ def test_sigterm_writes_a_checkpoint_and_leaves(data, tmp_path):
         Checkpoints(tmp_path, {}, minutes=1e9, resume=False),
     )
     with pytest.raises(SystemExit) as left:
-        fit(built(data), data, schedule, SETTINGS, checkpoints=checkpoints)
+        fit(built(data), data, schedule, SETTINGS, keeper=Keeper(checkpoints))
     assert left.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert (resumed(data, tmp_path) == weights(whole)).all()
@@ -268,7 +268,7 @@ def test_ctrl_c_writes_a_checkpoint_and_keeps_the_best_weights(data, tmp_path):
         Checkpoints(tmp_path, {}, minutes=1e9, resume=False),
     )
     with pytest.warns(UserWarning, match="Training was interrupted in phase 1 of 2"):
-        history = fit(built(data), data, schedule, SETTINGS, checkpoints=checkpoints)
+        history = fit(built(data), data, schedule, SETTINGS, keeper=Keeper(checkpoints))
     assert history.interrupted
     assert signal.getsignal(signal.SIGINT) is before
     assert (resumed(data, tmp_path) == weights(whole)).all()
@@ -278,17 +278,19 @@ def test_a_second_ctrl_c_does_not_wait(data, tmp_path):
     schedule = signalling([signal.SIGINT, signal.SIGINT], sequential(4))
     checkpoints = Checkpoints(tmp_path, {}, minutes=1e9, resume=False)
     with pytest.warns(UserWarning, match="Training was interrupted"):
-        assert fit(built(data), data, schedule, SETTINGS, checkpoints=checkpoints).interrupted
+        assert fit(built(data), data, schedule, SETTINGS, keeper=Keeper(checkpoints)).interrupted
     assert checkpoints.paths == []
 
 
 def test_sigterm_after_the_last_step_is_obeyed_too(data, tmp_path):
     checkpoints, whole = Checkpoints(tmp_path, {}, minutes=1e9, resume=False), built(data)
     with pytest.raises(SystemExit) as left:
-        fit(whole, data, sequential(2), SETTINGS, keep_going=ends_after_the_last, checkpoints=checkpoints)
+        fit(whole, data, sequential(2), SETTINGS, keep_going=ends_after_the_last, keeper=Keeper(checkpoints))
     assert left.value.code == 143
     model = built(data)
-    history = fit(model, data, sequential(2), SETTINGS, checkpoints=Checkpoints(tmp_path, {}, minutes=1e9, resume=True))
+    history = fit(
+        model, data, sequential(2), SETTINGS, keeper=Keeper(Checkpoints(tmp_path, {}, minutes=1e9, resume=True))
+    )
     assert (weights(model) == weights(whole)).all()
     assert len(history.epochs) == 2
 
@@ -300,12 +302,12 @@ def test_sigterm_is_obeyed_where_no_step_is_left(trainable, data, tmp_path):
         True: lambda phase: phase == 0 and os.kill(os.getpid(), signal.SIGTERM),
         False: ends_after_the_last,
     }
-    fit(built(data), data, sequential(2), SETTINGS, checkpoints=Kept(tmp_path))
+    fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Kept(tmp_path)))
     model = built(data)
     model.latent.requires_grad_(requires_grad=trainable)
     checkpoints = Checkpoints(tmp_path, {"seed": 0}, minutes=1e9, resume=trainable)
     with pytest.raises(SystemExit) as left:
-        fit(model, data, sequential(2), SETTINGS, keep_going=signalled[trainable], checkpoints=checkpoints)
+        fit(model, data, sequential(2), SETTINGS, keep_going=signalled[trainable], keeper=Keeper(checkpoints))
     assert left.value.code == 143
     assert checkpoints.paths
 
@@ -314,14 +316,14 @@ def test_sigterm_where_there_is_nothing_to_train_is_obeyed_too(data, tmp_path):
     model = built(data).requires_grad_(requires_grad=False)
     checkpoints = Checkpoints(tmp_path, {}, minutes=1e9, resume=False)
     with pytest.raises(SystemExit):
-        fit(model, data, sequential(2), SETTINGS, keep_going=ends_after_the_last, checkpoints=checkpoints)
+        fit(model, data, sequential(2), SETTINGS, keep_going=ends_after_the_last, keeper=Keeper(checkpoints))
     assert checkpoints.paths == []
 
 
 def test_a_signal_that_is_handled_outside_of_python_is_left_alone(data, tmp_path, monkeypatch):
     monkeypatch.setattr("mfsbi.train.checkpoint.signal.getsignal", lambda _: None)
     monkeypatch.setattr("mfsbi.train.checkpoint.signal.signal", lambda *_: pytest.fail("which could not be put back"))
-    fit(built(data), data, sequential(2), SETTINGS, checkpoints=Checkpoints(tmp_path, {}, minutes=1e9, resume=False))
+    fit(built(data), data, sequential(2), SETTINGS, keeper=Keeper(Checkpoints(tmp_path, {}, minutes=1e9, resume=False)))
 
 
 def ends_after_the_last(phase):

@@ -9,6 +9,7 @@ from torch import nn
 from mfsbi import AF, ManifoldNLE, MFlow, sequential
 from mfsbi.flows import AutoregressiveMixtures
 from mfsbi.train import course
+from mfsbi.train.checkpoint import Keeper
 from mfsbi.train.course import Average, steps_of_chart, waits_until
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import Alices, latent_nll, reconstruction
@@ -110,9 +111,9 @@ def test_what_was_killed_goes_on_bit_for_bit(kills_at, data, model, tmp_path):
     whole = weights(model)
     model.load_state_dict(first)
     with pytest.raises(Killed):
-        fit(model, data, schedule, QUICK, checkpoints=Kept(tmp_path, kills_at=kills_at))
+        fit(model, data, schedule, QUICK, keeper=Keeper(Kept(tmp_path, kills_at=kills_at)))
     model.load_state_dict(first)
-    found = fit(model, data, schedule, QUICK, checkpoints=Kept(tmp_path, resume=True))
+    found = fit(model, data, schedule, QUICK, keeper=Keeper(Kept(tmp_path, resume=True)))
     assert (weights(model) == whole).all()
     assert [epoch[:6] for epoch in found.epochs] == [epoch[:6] for epoch in expected.epochs]
 

@@ -6,7 +6,7 @@ from torch import Generator
 
 from mfsbi import MFlow, Plan, sequential, simulate_to_store
 from mfsbi.flows import SplineCouplings
-from mfsbi.train.checkpoint import Checkpoints
+from mfsbi.train.checkpoint import Checkpoints, Keeper
 from mfsbi.train.data import Stream
 from mfsbi.train.loop import fit
 from mfsbi.train.schedules import Settings
@@ -100,9 +100,11 @@ def test_a_stream_is_learned_from_and_resumed_bit_for_bit(store, tmp_path):
             (stream, held_out),
             sequential(20),
             SETTINGS,
-            checkpoints=Kept(tmp_path, {}, minutes=1e-9, resume=False),
+            keeper=Keeper(Kept(tmp_path, {}, minutes=1e-9, resume=False)),
         )
     model = built(stream)
-    fit(model, (stream, held_out), sequential(20), SETTINGS, checkpoints=Kept(tmp_path, {}, minutes=1e9, resume=True))
+    fit(
+        model, (stream, held_out), sequential(20), SETTINGS, keeper=Keeper(Kept(tmp_path, {}, minutes=1e9, resume=True))
+    )
     found, expected = model.state_dict(), whole.state_dict()
     assert all((found[name] == expected[name]).all() for name in expected)

@@ -14,7 +14,7 @@ from torch import Generator
 from mfsbi import MFlow, Plan, alternating, sequential, simulate_to_store
 from mfsbi.flows import SplineCouplings
 from mfsbi.ratio import RatioModel
-from mfsbi.train.checkpoint import Checkpoints
+from mfsbi.train.checkpoint import Checkpoints, Keeper
 from mfsbi.train.data import Batch, Stream, split
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import Alices, Scandal, joint_nll, latent_nll, reconstruction
@@ -102,8 +102,8 @@ def message(function):
     return "no error"
 
 
-def checkpoints(folder, *, resume):
-    return Checkpoints(folder, {}, minutes=1e9, resume=resume)
+def keeper(folder, *, resume):
+    return Keeper(Checkpoints(folder, {}, minutes=1e9, resume=resume))
 
 
 def refuse(ranks):
@@ -123,8 +123,8 @@ def main(folder):
         found["streamed"] = learned("", STREAMED, streamed(ranks.from_first(lambda: simulated(folder / "store"))))
         kept = folder / "kept" if ranks.first else folder / "nobody writes here"
         stopped = signalled(signal.SIGTERM)
-        said = {"SIGTERM": message(lambda: learned("", stopped, data, checkpoints=checkpoints(kept, resume=False)))}
-        found["resumed"] = learned("", NOISY, data, checkpoints=checkpoints(kept, resume=True))
+        said = {"SIGTERM": message(lambda: learned("", stopped, data, keeper=keeper(kept, resume=False)))}
+        found["resumed"] = learned("", NOISY, data, keeper=keeper(kept, resume=True))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found["interrupted"] = learned("", signalled(signal.SIGINT), data)
