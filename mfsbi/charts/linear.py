@@ -93,10 +93,10 @@ class LinearCoordinates(nn.Module):
         with torch.no_grad():
             blocks = [self._solve(chart, block) for block in rows.split(rows_at_work(chart.data_dim, w.shape[-1]))]
         u, off = (torch.cat(each) for each in zip(*blocks, strict=True))
-        lost = int((off > FAR * (1 + rows.norm(dim=-1))).sum())
-        if lost > FEW * len(rows):
+        lost = off > FAR * (1 + rows.norm(dim=-1))
+        if lost.sum() > FEW * len(rows):
             warn(
-                f"{lost} of {len(rows)} rows have coordinates that belong to no point of the learned manifold, and get "
+                f"{int(lost.sum())} of {len(rows)} rows have coordinates that belong to no point of the learned manifold, and get "
                 "those of a point nearby: draws of x are misplaced there, and densities of x have the volume of "
                 "another point, while posteriors, which do not depend on the volume, stay as they are. If you need "
                 "these draws, train with `max_num_epochs`, which keeps the coordinates of the chart."
@@ -104,7 +104,8 @@ class LinearCoordinates(nn.Module):
         if torch.is_grad_enabled():  # a last step of Newton's method carries the gradient
             with torch.no_grad():
                 inverse = torch.linalg.pinv(self.slopes(chart.tangents(u)))
-            u = u - (inverse @ (self.of(chart.decode(u)) - rows).unsqueeze(-1)).squeeze(-1)
+            step = (inverse @ (self.of(chart.decode(u)) - rows).unsqueeze(-1)).squeeze(-1)
+            u = torch.where(lost.unsqueeze(-1), u, u - step)
         return u.view_as(w)
 
     def slopes(self, tangents: Tangents) -> Tensor:
