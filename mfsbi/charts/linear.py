@@ -96,10 +96,10 @@ class LinearCoordinates(nn.Module):
         lost = off > FAR * (1 + rows.norm(dim=-1))
         if lost.sum() > FEW * len(rows):
             warn(
-                f"{int(lost.sum())} of {len(rows)} rows have coordinates that belong to no point of the learned manifold, and get "
-                "those of a point nearby: draws of x are misplaced there, and densities of x have the volume of "
-                "another point, while posteriors, which do not depend on the volume, stay as they are. If you need "
-                "these draws, train with `max_num_epochs`, which keeps the coordinates of the chart."
+                f"{int(lost.sum())} of {len(rows)} rows have coordinates that belong to no point of the learned "
+                "manifold, and get those of a point nearby: draws of x are misplaced there, and densities of x have "
+                "the volume of another point, while posteriors, which do not depend on that, stay as they are. If you "
+                "need these draws, train with `max_num_epochs`, which keeps the coordinates of the chart."
             )
         if torch.is_grad_enabled():  # a last step of Newton's method carries the gradient
             with torch.no_grad():
