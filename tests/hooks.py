@@ -106,7 +106,7 @@ def _short_search(request):
     """Let trainings look for linear coordinates only shortly, but in slow exams."""
     with pytest.MonkeyPatch.context() as patch:
         if request.config.option.markexpr == "not slow":
-            patch.setattr("mfsbi.train.directions.EPOCHS", 3)
+            patch.setattr("mfsbi.train.directions.LONGEST", 40)
         yield
 
 

@@ -60,8 +60,8 @@ LHC = {
 }
 """Ibid., the LHC table, on MadGraph's events, whose exact posterior nobody knows; ALICES had 48 features, 15 events."""
 
-PLAIN = "AF", "sbi NLE, maf", "sbi NLE, nsf"
-LIFTED = "MFlow", "AF", "sbi NLE, maf", "sbi NLE, nsf"
+PLAIN = "AF", "AF (SCANDAL)", "sbi NLE, maf", "sbi NLE, nsf"
+LIFTED = "MFlow", "MFlow (SCANDAL)", "AF", "sbi NLE, maf", "sbi NLE, nsf"
 """Rows of the panel that are shown, on plain x and on lifted."""
 
 LEAST = 1e-3

@@ -124,9 +124,7 @@ def _lhc(budget: Budget) -> list[Row]:
         "MeFlow": (MeFlow(14, **parts), budget.sequential),
     }
     plain = [Row(name, spec, _of_many(schedule), budget.seeds) for name, (spec, schedule) in models.items()]
-    scored = [
-        replace(row, name=_with_scandal(row.name), schedule=with_score(row.schedule), model=row.name) for row in plain
-    ]
+    scored = [_scored(row) for row in plain]
     network = RatioNetwork(budget.passes(3 * budget.density_steps))
     return [*plain, *scored, Row("ALICES", network, [], budget.seeds), _peer("nsf", budget)]
 
@@ -150,21 +148,21 @@ def _of_many(schedule: Schedule) -> Schedule:
     ]
 
 
-def _with_scandal(name: str) -> str:
-    """Return the paper's name of the row trained with joint scores."""
-    return f"{name[:-1]}, SCANDAL)" if name.endswith(")") else f"{name} (SCANDAL)"
+def _scored(row: Row) -> Row:
+    """Return the row trained with joint scores, by the paper's name."""
+    name = f"{row.name[:-1]}, SCANDAL)" if row.name.endswith(")") else f"{row.name} (SCANDAL)"
+    return replace(row, name=name, schedule=with_score(row.schedule), model=row.name)
 
 
 def _law(name: str, factor: int) -> Table:
-    """Return the table of a law, plain or lifted: specs with nothing set, and sbi's own networks."""
+    """Return the table of a law, plain or lifted: specs with nothing set, with scores as well, and sbi's networks."""
 
     def rows(budget: Budget) -> list[Row]:
-        ours: list[Spec] = [AF()]
+        specs: list[Spec] = [AF()]
         if factor > 1:
-            ours.append(MFlow(cast(Any, named("law", name=name)).data_dim))
-        return [Row(type(spec).__name__, spec, spec.schedule(None), budget.seeds) for spec in ours] + [
-            _peer(net, budget) for net in ("maf", "nsf")
-        ]
+            specs.append(MFlow(cast(Any, named("law", name=name)).data_dim))
+        ours = [Row(type(spec).__name__, spec, spec.schedule(None), budget.seeds) for spec in specs]
+        return [*ours, _scored(ours[-1]), *(_peer(net, budget) for net in ("maf", "nsf"))]
 
     return Table("law", rows, judge_law, options={"name": name, "factor": factor}, presets=PANEL_PRESETS)
 

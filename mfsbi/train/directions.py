@@ -13,11 +13,12 @@ small network f learns along that tells u from w, and what it misses counts as i
     L = -log p(w|theta) - log|det C^T J| + 1/2 |u - f(w)|^2,    u with a spread of one.
 
 They are the coordinates from then on if the manifold is a graph over them, and held-out rows are likelier than with a
-density of u that learned the same way for as long. A graph: the determinant has one sign at all held-out rows but a
-thousandth, and f tells u but for a twentieth of its variance. A closed manifold has no such coordinates, and keeps
-those of its chart. Both densities are given up afterwards.
+density of u that learned the same way for half as long. It is a graph if the determinant has one sign at all held-out
+rows but a thousandth, and f tells u but for a twentieth of its variance. A closed manifold has no such coordinates, and
+keeps those of its chart. Both densities are given up afterwards.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -40,8 +41,11 @@ from mfsbi.train.schedules import STEADY, Phase, Settings
 
 __all__ = ["learn_directions"]
 
-EPOCHS: int | None = None
-"""Passes over the rows; None for as many as the data ask for."""
+LONGEST = 2_000
+"""Steps after which the learning rate falls in any case: C is found by then, and more only improves the density."""
+
+SHORTER = 0.5
+"""Passes that the density of u gets, in units of those that C took."""
 
 NUMBERS = 10**8
 """Of tangents that are kept, at most: rows are left out where they would be more."""
@@ -154,11 +158,11 @@ def learn_directions(model: AbstractModel, data: Split, settings: Settings, keep
     rows = _rows(model, frame, data, keeper)
     with seeded(derived(settings.seed, 3)):
         linear = _Linear(rows[0])
-    likelihood, (det, unknown), epochs = _trained(linear, rows, settings, keeper, EPOCHS)
+    likelihood, (det, unknown), epochs = _trained(linear, rows, settings, keeper)
     folded = (det.sign() != det.sum().sign()).float().mean()
     if folded > FOLDED or unknown.mean() > UNKNOWN * frame.manifold_dim:
         return "coordinates: those of the chart, since the manifold is no graph over linear functions of x"
-    gain = likelihood - _trained(_Own(), rows, settings, keeper, epochs)[0]
+    gain = likelihood - _trained(_Own(), rows, settings, keeper, math.ceil(SHORTER * epochs))[0]
     if gain <= 0:
         return f"coordinates: those of the chart; linear functions of x lose {-gain:.2g} nats of a held-out row"
     y, directions = rows[0].x, linear.directions.detach()
@@ -202,9 +206,13 @@ def _rows(model: AbstractModel, frame: Standardized, data: Split, keeper: Keeper
 
 
 def _trained(
-    coordinates: _Own | _Linear, rows: tuple[_Rows, _Rows], settings: Settings, keeper: Keeper, epochs: int | None
+    coordinates: _Own | _Linear,
+    rows: tuple[_Rows, _Rows],
+    settings: Settings,
+    keeper: Keeper,
+    epochs: int | None = None,
 ) -> tuple[float, tuple[Tensor, Tensor], int]:
-    """Train coordinates and a density of them.
+    """Train coordinates and a density of them, for so many passes or for as many as the data ask for.
 
     Returns:
         the mean log likelihood of held-out rows, how these are judged, and how many passes it took
@@ -213,7 +221,7 @@ def _trained(
         learned = _Learned(coordinates, rows[0])
     trains = tuple(name for name, part in learned.named_children() if any(True for _ in part.parameters()))
     size = rows_of_step(rows[0].rows, settings.training_batch_size)
-    settings = replace(settings, seed=derived(settings.seed, 5), stop_after_epochs=None)
+    settings = replace(settings, seed=derived(settings.seed, 5), stop_after_epochs=None, longest=LONGEST)
     history = fit(learned, rows, [Phase(coordinates_nll, trains, epochs, STEADY, rows=size)], settings, keeper=keeper)
     keeper.ranks.hand_out(learned)
 

@@ -179,7 +179,8 @@ class _Run:
         """Return whether there is another epoch, of so many steps; the learning rate may begin to fall with it."""
         state, done = self.state, self.state.epoch - 1
         if state.ends is None:
-            waits = done < waits_until(state.best.epoch, steps) and done * steps < LONGEST
+            longest = self.settings.longest or LONGEST
+            waits = done < waits_until(state.best.epoch, steps) and done * steps < longest
             if waits and not state.patience.over:
                 return True
             state.fall(epochs_of_fall(state.best.epoch), steps)
@@ -255,13 +256,14 @@ class _Run:
 
     def _step(self, batch: Batch) -> Tensor:
         """Move the weights once along the gradient of the mean loss and return that."""
-        state, parts = self.state, self.state.optimizer.parts
-        parts.zero_grad(set_to_none=True)
+        state, weights = self.state, self.state.optimizer.weights
+        for weight in weights:
+            weight.grad = None
         if self.ranks.size > 1:  # each rank draws its own random numbers, the same whenever the step is repeated
             place = state.number, state.epoch, len(state.losses), self.ranks.rank
             torch.manual_seed(derived(self.settings.seed, 2, *place))
         losses = state.loss(state.model, batch.paired.select(self.ranks.share(batch.rows)))
-        loss = self.ranks.backward(losses, batch.rows, parts.parameters())
+        loss = self.ranks.backward(losses, batch.rows, weights)
         state.optimizer.step(self.settings.clip_max_norm)
         state.average.update()
         return loss

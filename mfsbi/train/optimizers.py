@@ -55,14 +55,15 @@ class PartsOptimizer:
         steps: how many are to come, or None
 
     Attributes:
+        weights: what it moves, and what else the parts have
         taken: the steps taken
         falls: after how many of them the learning rate begins to fall, and over how many, once that is known
     """
 
     def __init__(self, parts: nn.Module, learning_rate: float, weight_decay: float, steps: int | None) -> None:
-        self.parts = parts
+        self.parts, self.weights = parts, list(parts.parameters())
         self.usual_norm: Tensor | None = None
-        weights = [weight for weight in parts.parameters() if weight.requires_grad]
+        weights = [weight for weight in self.weights if weight.requires_grad]
         matrices = [weight for weight in weights if _is_matrix(weight)]
         vectors = [weight for weight in weights if not _is_matrix(weight)]
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -92,7 +93,7 @@ class PartsOptimizer:
 
     def clip(self, max_norm: float | None) -> None:
         """Shorten a gradient that is longer than `max_norm`, or than three times what has been usual."""
-        gradients = [weight.grad for weight in self.parts.parameters() if weight.grad is not None]
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
         if not gradients:
             return
         norm = nn.utils.get_total_norm(gradients)

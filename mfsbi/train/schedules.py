@@ -100,6 +100,7 @@ class Settings:
         clip_max_norm: largest norm of the gradient; None for no such limit
         stop_after_epochs: epochs without a better validation loss (averaged over five) before a phase stops; None for
             no early end
+        longest: steps after which the rate of a phase without a number of epochs falls in any case; 30,000 if None
         seed: of the order of the rows
         show_progress_bars: True, False, or None for "only on a terminal"
 
@@ -113,6 +114,7 @@ class Settings:
     weight_decay: float = 0.1
     clip_max_norm: float | None = 5.0
     stop_after_epochs: int | None = None
+    longest: int | None = None
     seed: int = 0
     show_progress_bars: bool | None = None
 
@@ -124,6 +126,8 @@ class Settings:
             require_positive("clip_max_norm", self.clip_max_norm)
         if self.stop_after_epochs is not None:
             require_positive_integer("stop_after_epochs", self.stop_after_epochs)
+        if self.longest is not None:
+            require_positive_integer("longest", self.longest)
 
 
 def sequential(epochs: int | None = 50) -> Schedule:

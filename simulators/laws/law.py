@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
-from simulators.base import generator_from, require_last_axis
+from simulators.base import Gold, generator_from, reference_for, require_last_axis
 
 __all__ = ["FIXED_SEED", "Law", "Lifted"]
 
@@ -77,6 +77,18 @@ class Law:
             x, least = self.given(theta.double()).sample().to(theta.dtype), torch.finfo(theta.dtype).eps
             return x.clamp(least, 1 - least) if self.fraction else x
 
+    def simulate_with_gold(
+        self, theta: Tensor, *, theta_ref: Tensor | None = None, seed: int | Generator | None = None
+    ) -> Gold:
+        """Draw the x of `simulate` with their score and log ratio, which are the joint ones: there are no latents.
+
+        Arguments:
+            theta: shape `(*, parameter)`
+            theta_ref: the other side of the ratio, broadcast to the shape of theta; 0 if not given
+            seed: an integer or a generator for a repeatable draw; a random one if not given
+        """
+        return _golden(self, theta, theta_ref, seed)
+
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
         """Return log p(x|theta), shape `(*)`; theta of shape `(*, parameter)` is broadcast against x, `(*, data)`."""
         require_last_axis("x", x, self.data_dim)
@@ -129,6 +141,12 @@ class Lifted:
         """Draw one point of the manifold for each row of theta, shape `(*, data)`; arguments as for the law."""
         return self.decode(self.law.simulate(theta.double(), seed=seed)).to(theta.dtype)
 
+    def simulate_with_gold(
+        self, theta: Tensor, *, theta_ref: Tensor | None = None, seed: int | Generator | None = None
+    ) -> Gold:
+        """Draw the points of `simulate` with their gold, as the law has it."""
+        return _golden(self, theta, theta_ref, seed)
+
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
         """Return log p(x|theta) with respect to the surface measure, shape `(*)`, x taken to lie on the manifold."""
         u = self.encode(x.double())
@@ -162,3 +180,9 @@ class Lifted:
 
     def _height(self, z: Tensor) -> Tensor:
         return (z @ self._waves.T + self._phases).sin()
+
+
+def _golden(law: Law | Lifted, theta: Tensor, theta_ref: Tensor | None, seed: int | Generator | None) -> Gold:
+    """Return draws with their score and log ratio."""
+    x, other = law.simulate(theta, seed=seed), reference_for(theta, theta_ref)
+    return Gold(x, law.score(x, theta), law.log_prob(x, theta) - law.log_prob(x, other))

@@ -61,6 +61,18 @@ def test_lifted_x_lies_on_a_manifold_with_the_volume_of_its_tangents(name):
     torch.testing.assert_close(lifted.score(y, theta), LAWS[name].score(u, theta))
 
 
+@pytest.mark.parametrize("factor", [1, 3])
+@ALL
+def test_draws_come_with_their_score_and_log_ratio(name, factor):
+    problem = law(name, factor)
+    theta, x = simulated(problem, rows=8)
+    gold = problem.simulate_with_gold(theta, theta_ref=theta[0], seed=0)
+    torch.testing.assert_close(gold.x, x, rtol=0, atol=0)
+    torch.testing.assert_close(gold.joint_score, problem.score(x, theta))
+    torch.testing.assert_close(gold.joint_log_ratio, problem.log_prob(x, theta) - problem.log_prob(x, theta[:1]))
+    assert gold.joint_log_ratio[0] == 0
+
+
 def test_a_law_is_had_by_name():
     assert isinstance(law("banana"), Law)
     lifted = law("banana", factor=4)

@@ -49,7 +49,7 @@ def charted(spec, theta, x):
 
 
 def test_coordinates_in_which_a_law_is_linear_are_found(monkeypatch):
-    monkeypatch.setattr("mfsbi.train.directions.EPOCHS", 10)
+    monkeypatch.setattr("mfsbi.train.directions.LONGEST", 200)
     theta, x, z = curve(1300)
     model, data = charted(MFlow(1), theta, x)
     assert learn_directions(model, data, QUIET).startswith("coordinates: linear functions of x")
