@@ -30,7 +30,7 @@ TINY = ["demo", "--simulations", "1000", "--quiet"]
 @pytest.fixture
 def short(monkeypatch, short_chains):
     """A demo of a few steps: it cannot learn much, and says so."""
-    monkeypatch.setattr("mfsbi.train.schedules.steps_of_chart", lambda rows: 20)
+    monkeypatch.setattr("mfsbi.train.schedules.steps_of_chart", lambda *_: 20)
     monkeypatch.setattr("mfsbi.train.loop.LONGEST", 20)
     monkeypatch.setattr(demo, "sample_chains", partial(demo.sample_chains, draws=400))
 

@@ -97,7 +97,8 @@ class Standardized(MappedChart):
     are no normals then, and no split.
 
     Coordinates may be linear functions of y in place of those of the wrapped chart, once `linear` has been given some
-    (`mfsbi.charts.linear`). A point off the manifold is still projected as the wrapped chart projects it.
+    (`mfsbi.charts.linear`). A point off the manifold then has those of its own y, and its density is that of the point
+    of the manifold which shares them; `project` and `squared_distance` take the wrapped chart's point, which is nearer.
 
     Arguments:
         chart: a chart of y, of d features or of r

@@ -84,15 +84,18 @@ def samplers(
 @bench.command()
 @command(ValueError, OSError)
 def panel(
-    preset: Annotated[str, typer.Option(help="smoke, 1e3, 1e4 or 1e5: numbers of simulations.")] = "1e3",
+    preset: Annotated[
+        str, typer.Option(help="smoke, quick (1,000 simulations, 20 minutes), 1e4, 1e5, or paper for all three.")
+    ] = "quick",
     only: Annotated[str, typer.Option(help="Problems whose name holds these letters; all if not given.")] = "",
     out: Annotated[Path, typer.Option(help="Folder of results; what lies there is not run again.")] = TABLES_FOLDER,
 ) -> None:
     """Train with defaults on a dozen small problems, plain and on curved manifolds, and judge by exact posteriors."""
-    for name in (name for problem in PANEL for name in (f"law-{problem}", f"law-{problem}-lifted")):
-        if only in name:
-            run_table(name, preset, out, tell=_tell)
-    say(panel_report(preset, out))
+    for each in PANEL_SCALES.get(preset, (preset,)):
+        for name in (name for problem in PANEL for name in (f"law-{problem}", f"law-{problem}-lifted")):
+            if only in name:
+                run_table(name, each, out, tell=_tell)
+        say(panel_report(each, out))
 
 
 @bench.command()
@@ -121,6 +124,7 @@ def _of_table(table: str, presets: str) -> Callable[..., None]:
     return run
 
 
+PANEL_SCALES = {"quick": ("1e3",), "paper": ("1e3", "1e4", "1e5")}
 TABLES = {
     "polynomial": "smoke (a minute), quick (a quarter of an hour) or paper.",
     "circle": "smoke (a minute), quick (minutes) or paper.",
