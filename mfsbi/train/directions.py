@@ -47,6 +47,9 @@ LONGEST = 2_000
 SHORTER = 0.5
 """Passes that the density of u gets, in units of those that C took."""
 
+SPEED = 3.0
+"""Factor on the steps of C, which has far to go."""
+
 NUMBERS = 10**8
 """Of tangents that are kept, at most: rows are left out where they would be more."""
 
@@ -92,13 +95,19 @@ class _Linear(nn.Module):
         (_, d), n = y.shape, u.shape[1]
         ridge = RIDGE * len(y) * torch.eye(d, dtype=y.dtype, device=y.device)
         directions = torch.linalg.solve(y.T @ y + ridge, y.T @ u)
-        self.directions = nn.Parameter((directions / (y @ directions).std(0)).to(rows.x))
+        self.start = nn.Buffer((directions / (y @ directions).std(0)).to(rows.x))
+        self.moved = nn.Parameter(torch.zeros_like(self.start))
         self.straight, self.bent = nn.Linear(n, n), perceptron([n, 64, 64, n], nn.SiLU)
         self.to(rows.x)
         with torch.no_grad():
             self.straight.weight.copy_(torch.linalg.lstsq(self(rows).double(), u).solution.T)
             for weight in (self.straight.bias, *self.bent[-1].parameters()):
                 weight.zero_()
+
+    @property
+    def directions(self) -> Tensor:
+        """C, shape `(data, manifold)`."""
+        return self.start + SPEED * self.moved
 
     def forward(self, rows: _Rows) -> Tensor:
         """Return w, shape `(rows, manifold)`."""
