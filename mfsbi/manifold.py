@@ -81,5 +81,5 @@ def interpolate(model: AbstractModel, start: Tensor, end: Tensor, steps: int = 1
     start, end, kind = model.as_data(start), model.as_data(end), model.latent.theta_mean
     with torch.no_grad():
         weight = torch.linspace(0, 1, steps, dtype=kind.dtype, device=kind.device)[:, None]
-        one, two = (model.encode(x).unsqueeze(-2) for x in (start, end))
+        one, two = (model.encode(model.project(x)).unsqueeze(-2) for x in (start, end))
         return model.chart.decode(one + weight * (two - one))

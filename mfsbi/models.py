@@ -199,7 +199,10 @@ class AbstractModel(nn.Module, ABC):
         return self.chart.at(self.latent.standardize(theta))
 
     def encode(self, x: Data, theta: Parameters | None = None) -> Coordinates:
-        """Return the coordinates of the point that x is projected to, shape `(*, manifold)`.
+        """Return the coordinates of the point of the manifold whose density x has, shape `(*, manifold)`.
+
+        That is the point which x is projected to; with linear coordinates (`mfsbi.charts.linear`) the one which shares
+        those of x, another one off the manifold.
 
         Arguments:
             x: shape `(*, data)`

@@ -66,7 +66,7 @@ class AbstractChart(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Data) -> Coordinates:
-        """Return the coordinates of the point that x is projected to, shape `(*, manifold)`."""
+        """Return the coordinates of the point of the manifold whose density x has, shape `(*, manifold)`."""
 
     @property
     def conditional(self) -> bool:

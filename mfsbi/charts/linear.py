@@ -93,7 +93,7 @@ class LinearCoordinates(nn.Module):
         with torch.no_grad():
             blocks = [self._solve(chart, block) for block in rows.split(rows_at_work(chart.data_dim, w.shape[-1]))]
         u, off = (torch.cat(each) for each in zip(*blocks, strict=True))
-        lost = off > FAR * (1 + rows.norm(dim=-1))
+        lost = ~(off <= FAR * (1 + rows.norm(dim=-1)))
         if lost.sum() > FEW * len(rows):
             warn(
                 f"{int(lost.sum())} of {len(rows)} rows have coordinates that belong to no point of the learned "
@@ -103,8 +103,9 @@ class LinearCoordinates(nn.Module):
             )
         if torch.is_grad_enabled():  # a last step of Newton's method carries the gradient
             with torch.no_grad():
-                inverse = torch.linalg.pinv(self.slopes(chart.tangents(u)))
-            step = (inverse @ (self.of(chart.decode(u)) - rows).unsqueeze(-1)).squeeze(-1)
+                unit = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+                slopes = torch.where(lost[:, None, None], unit, self.slopes(chart.tangents(u)))
+            step = torch.linalg.solve_ex(slopes, (self.of(chart.decode(u)) - rows).unsqueeze(-1))[0].squeeze(-1)
             u = torch.where(lost.unsqueeze(-1), u, u - step)
         return u.view_as(w)
 

@@ -13,12 +13,11 @@ small network f learns along that tells u from w, and what it misses counts as i
     L = -log p(w|theta) - log|det C^T J| + 1/2 |u - f(w)|^2,    u with a spread of one.
 
 They are the coordinates from then on if the manifold is a graph over them, and held-out rows are likelier than with a
-density of u that learned the same way for half as long. It is a graph if the determinant has one sign at all held-out
-rows but a thousandth, and f tells u but for a twentieth of its variance. A closed manifold has no such coordinates, and
-keeps those of its chart. Both densities are given up afterwards.
+density of u that learned the same way, by more than two standard errors. It is a graph if the determinant has one sign
+at all held-out rows but one or a thousandth, and f tells u but for a twentieth of its variance. A closed manifold has
+no such coordinates, and keeps those of its chart. Both densities are given up afterwards.
 """
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -33,7 +32,7 @@ from mfsbi.networks import perceptron
 from mfsbi.seeds import derived, seeded
 from mfsbi.train.checkpoint import Keeper
 from mfsbi.train.course import rows_of_step
-from mfsbi.train.data import Batch, Split
+from mfsbi.train.data import Batch, Split, in_chunks
 from mfsbi.train.loop import fit
 from mfsbi.train.losses import Kind
 from mfsbi.train.losses.plain import FunctionLoss
@@ -43,9 +42,6 @@ __all__ = ["learn_directions"]
 
 LONGEST = 2_000
 """Steps after which the learning rate falls in any case: C is found by then, and more only improves the density."""
-
-SHORTER = 0.5
-"""Passes that the density of u gets, in units of those that C took."""
 
 SPEED = 3.0
 """Factor on the steps of C, which has far to go."""
@@ -58,6 +54,9 @@ RIDGE = 1e-6
 
 FOLDED, UNKNOWN = 1e-3, 0.05
 """Share of rows on the other side of a fold, and of the variance of u that w does not tell, which are too much."""
+
+ERRORS, FEWEST = 2.0, 30
+"""Standard errors by which rows have to be likelier, and held-out rows below which nothing can be told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +79,10 @@ class _Own(nn.Module):
         """Return u, shape `(rows, manifold)`."""
         return cast(Tensor, rows.own)
 
-    def judged(self, rows: _Rows) -> tuple[Tensor, Tensor]:
-        """Return their determinant, which is one, and what they do not tell of u, which is nothing."""
-        return rows.theta.new_ones(rows.rows), rows.theta.new_zeros(rows.rows)
+    def judged(self, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Return sign and log of their determinant, which is one, and what they do not tell of u, which is nothing."""
+        nothing = rows.theta.new_zeros(rows.rows)
+        return nothing + 1, nothing, nothing
 
 
 class _Linear(nn.Module):
@@ -113,11 +113,12 @@ class _Linear(nn.Module):
         """Return w, shape `(rows, manifold)`."""
         return (rows.x - self.centre) @ self.directions
 
-    def judged(self, rows: _Rows) -> tuple[Tensor, Tensor]:
-        """Return det dw/du, and the squared error of u as told by w, for each row."""
+    def judged(self, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Return sign and log|det dw/du|, and the squared error of u as told by w, for each row."""
         w = self(rows)
         unknown = (rows.own - self.straight(w) - self.bent(w)).square().sum(-1)
-        return torch.linalg.det(self.directions.T @ cast(Tensor, rows.tangents)), unknown
+        sign, log_det = torch.linalg.slogdet(self.directions.T @ cast(Tensor, rows.tangents))
+        return sign, log_det, unknown
 
 
 class _Learned(nn.Module):
@@ -131,17 +132,17 @@ class _Learned(nn.Module):
             self.density = AutoregressiveMixtures(start="linear", bends=0).build(w.shape[1], rows.theta.shape[1]).to(w)
             self.density.measure(w, rows.theta)
 
-    def nll(self, rows: _Rows) -> Tensor:
-        """Return -log p(y|theta) but for what all coordinates have in common, shape `(rows,)`."""
-        det, _ = self.coordinates.judged(rows)
-        return -self.density.log_prob(self.coordinates(rows), rows.theta) - det.abs().log()
+    def judged(self, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log p(y|theta) but for what all coordinates have in common, and how these are judged, for each row."""
+        sign, log_det, unknown = self.coordinates.judged(rows)
+        return self.density.log_prob(self.coordinates(rows), rows.theta) + log_det, sign, unknown
 
 
 @partial(FunctionLoss, kind=Kind.DENSITY)
 def coordinates_nll(model: _Learned, batch: Batch) -> Tensor:
     """Return -log p(y|theta) and half the squared error of u as told by w, in nats, shape `(rows,)`."""
-    rows = cast(_Rows, batch)
-    return model.nll(rows) + 0.5 * model.coordinates.judged(rows)[1]
+    log_prob, _, unknown = model.judged(cast(_Rows, batch))
+    return 0.5 * unknown - log_prob
 
 
 def learn_directions(model: AbstractModel, data: Split, settings: Settings, keeper: Keeper | None = None) -> str:
@@ -161,24 +162,39 @@ def learn_directions(model: AbstractModel, data: Split, settings: Settings, keep
         KeyboardInterrupt: after Ctrl-C; the model is as it was
     """
     frame = _frame(model)
-    if frame is None or frame.linear.given:
+    if frame is None or frame.linear.given or data[1].rows < FEWEST:
         return ""
     keeper = Keeper(outer=Keeper() if keeper is None else keeper)
     rows = _rows(model, frame, data, keeper)
     with seeded(derived(settings.seed, 3)):
         linear = _Linear(rows[0])
-    likelihood, (det, unknown), epochs = _trained(linear, rows, settings, keeper)
-    folded = (det.sign() != det.sum().sign()).float().mean()
-    if folded > FOLDED or unknown.mean() > UNKNOWN * frame.manifold_dim:
-        return "coordinates: those of the chart, since the manifold is no graph over linear functions of x"
-    gain = likelihood - _trained(_Own(), rows, settings, keeper, math.ceil(SHORTER * epochs))[0]
-    if gain <= 0:
-        return f"coordinates: those of the chart; linear functions of x lose {-gain:.2g} nats of a held-out row"
-    y, directions = rows[0].x, linear.directions.detach()
-    w = torch.cat([y @ directions, torch.ones_like(y[:, :1])], 1).double()
-    u = frame.chart.encode(y.to(frame.mean)).detach().double()
-    frame.linear.take(directions.to(frame.mean), torch.linalg.lstsq(w, u).solution.to(frame.mean))
-    return f"coordinates: linear functions of x, which gain {gain:.2g} nats of a held-out row over those of the chart"
+    try:
+        found = _trained(linear, rows, settings, keeper)
+        faults = keeper.ranks.from_first(lambda: _faults(found, frame.manifold_dim))
+        if faults:
+            return f"coordinates: those of the chart; over no linear functions of x is the manifold a graph: {faults}"
+        gains = found[0] - _trained(_Own(), rows, settings, keeper)[0]
+    except ArithmeticError as error:
+        return f"coordinates: those of the chart, since the search for linear functions of x ended early: {error}"
+    gain, least = keeper.ranks.from_first(
+        lambda: (float(gains.mean()), ERRORS * float(gains.std()) / len(gains) ** 0.5)
+    )
+    if gain <= least:
+        return f"coordinates: those of the chart; linear functions of x gain {gain:.2g} ± {least:.1g} nats of a row"
+    directions, kind = linear.directions.detach(), frame.mean
+    w = torch.cat([rows[0].x @ directions, torch.ones_like(rows[0].x[:, :1])], 1).double()
+    u = in_chunks(lambda some: frame.chart.encode(some.x.to(kind)), rows[0]).double()
+    frame.linear.take(directions.to(kind), torch.linalg.lstsq(w, u).solution.to(kind))
+    return f"coordinates: linear functions of x, which gain {gain:.2g} ± {least:.1g} nats of a row over the chart's"
+
+
+def _faults(judged: tuple[Tensor, ...], dims: int) -> str:
+    """Return why a manifold is no graph over coordinates, or nothing."""
+    _, sign, unknown = judged
+    folded, untold = int((sign != sign.sum().sign()).sum()), float(unknown.mean()) / dims
+    if folded <= max(1.0, FOLDED * len(sign)) and untold <= UNKNOWN:
+        return ""
+    return f"{folded} of {len(sign)} held-out rows are beyond a fold, and {100 * untold:.2g}% of their variance is lost"
 
 
 def _frame(model: AbstractModel) -> Standardized | None:
@@ -190,7 +206,7 @@ def _frame(model: AbstractModel) -> Standardized | None:
 
 
 def _rows(model: AbstractModel, frame: Standardized, data: Split, keeper: Keeper) -> tuple[_Rows, _Rows]:
-    """Return rows to learn from and to judge by, as they are learned from, in the type of theta."""
+    """Return rows to learn from and to judge by, as they are learned from, in the type of theta, alike on all ranks."""
     d, n = frame.chart.data_dim, frame.manifold_dim
     count = NUMBERS // (d * n)
 
@@ -198,44 +214,30 @@ def _rows(model: AbstractModel, frame: Standardized, data: Split, keeper: Keeper
         y = frame.inward(model.chart.straightened(model.as_data(some.x)))
         blocks = [frame.chart.encode(block) for block in y.split(1_000)]
         tangents = [frame.chart.tangents(u).flatten(1) for u in blocks]
-        return torch.cat([y, torch.cat(blocks), torch.cat(tangents)], 1).to(some.theta)
-
-    def of(some: Batch) -> tuple[Batch, Tensor, Tensor, Tensor]:
-        y, u, tangents = keeper.ranks.in_shares(charted, some).split([d, n, d * n], 1)
-        return some, y, u, tangents.unflatten(1, (d, n))
-
-    learned, held_out = of(data[0].excerpt.select(slice(count))), of(data[1].select(slice(count // 4)))
-    middle, spread = learned[2].mean(0), learned[2].std(0)
-
-    def made(some: Batch, y: Tensor, u: Tensor, tangents: Tensor) -> _Rows:
         theta = model.latent.standardize(some.theta)
-        return _Rows(theta=theta, x=y, own=(u - middle) / spread, tangents=tangents * spread)
+        return torch.cat([each.to(theta) for each in (theta, y, torch.cat(blocks), torch.cat(tangents))], 1)
+
+    sizes = [data[1].theta.shape[1], d, n, d * n]
+    chosen = data[0].excerpt.select(slice(count)), data[1].select(slice(count // 4))
+    learned, held_out = (keeper.ranks.in_shares(charted, some).split(sizes, 1) for some in chosen)
+    middle, spread = keeper.ranks.from_first(lambda: (learned[2].mean(0), learned[2].std(0)))
+
+    def made(theta: Tensor, y: Tensor, u: Tensor, tangents: Tensor) -> _Rows:
+        return _Rows(theta=theta, x=y, own=(u - middle) / spread, tangents=tangents.unflatten(1, (d, n)) * spread)
 
     return made(*learned), made(*held_out)
 
 
 def _trained(
-    coordinates: _Own | _Linear,
-    rows: tuple[_Rows, _Rows],
-    settings: Settings,
-    keeper: Keeper,
-    epochs: int | None = None,
-) -> tuple[float, tuple[Tensor, Tensor], int]:
-    """Train coordinates and a density of them, for so many passes or for as many as the data ask for.
-
-    Returns:
-        the mean log likelihood of held-out rows, how these are judged, and how many passes it took
-    """
+    coordinates: _Own | _Linear, rows: tuple[_Rows, _Rows], settings: Settings, keeper: Keeper
+) -> tuple[Tensor, ...]:
+    """Train coordinates and a density of them, and return what `_Learned.judged` says of held-out rows."""
     with seeded(derived(settings.seed, 4)):
         learned = _Learned(coordinates, rows[0])
     trains = tuple(name for name, part in learned.named_children() if any(True for _ in part.parameters()))
     size = rows_of_step(rows[0].rows, settings.training_batch_size)
     settings = replace(settings, seed=derived(settings.seed, 5), stop_after_epochs=None, longest=LONGEST)
-    history = fit(learned, rows, [Phase(coordinates_nll, trains, epochs, STEADY, rows=size)], settings, keeper=keeper)
+    fit(learned, rows, [Phase(coordinates_nll, trains, None, STEADY, rows=size)], settings, keeper=keeper)
     keeper.ranks.hand_out(learned)
-
-    def judged(some: Batch) -> Tensor:
-        return torch.stack([learned.nll(cast(_Rows, some)), *coordinates.judged(cast(_Rows, some))], 1)
-
-    nll, det, unknown = keeper.ranks.in_shares(judged, rows[1]).unbind(1)
-    return -float(nll.mean()), (det, unknown), len(history.epochs)
+    judged = keeper.ranks.in_shares(lambda some: torch.stack(learned.judged(cast(_Rows, some)), 1), rows[1])
+    return judged.unbind(1)

@@ -232,11 +232,12 @@ class _Run:
         state.average.restart()
         state.optimizer.halt()
         self._held_out(validation)
-        warn(
-            f"Training broke down in phase {state.number + 1} ({state.loss.__name__}), epoch {state.epoch}: the "
-            f"validation loss went from {state.best.loss:.4g} to {record.validation_loss:.4g}. It goes on from the "
-            f"weights of epoch {state.best.epoch}. Should that happen again, take a lower `learning_rate`."
-        )
+        if self.keeper.outer is None:  # of a training within another nobody knows phases and epochs
+            warn(
+                f"Training broke down in phase {state.number + 1} ({state.loss.__name__}), epoch {state.epoch}: the "
+                f"validation loss went from {state.best.loss:.4g} to {record.validation_loss:.4g}. It goes on from the "
+                f"weights of epoch {state.best.epoch}. Should that happen again, take a lower `learning_rate`."
+            )
 
     def _keep_if_better(self, validation: Batch) -> None:
         """Copy the present weights if they do better on the validation rows than the best so far."""

@@ -234,7 +234,7 @@ class State:
         for index, optimizer in enumerate(self.optimizers.values()):
             if optimizer is not None:
                 _remember(optimizer, snapshot.part(f"optimizer.{index}."))
-        self.history.epochs[:] = snapshot.history.epochs
+        self.history.epochs[:], self.history.coordinates = snapshot.history.epochs, snapshot.history.coordinates
         self.begin(numbers["phase"])
         device = next(self.optimizer.parts.parameters()).device
         rest = {name: value for name, value in tensors.items() if not name.startswith(NOT_OF_LOSSES)}

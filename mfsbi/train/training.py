@@ -170,7 +170,9 @@ class Training:
         if not guard(number):
             return False
         assert self.history is not None
-        begun = self.history.coordinates or any(record.phase > number for record in self.history.epochs)
+        begun = self.history.coordinates or any(
+            self.schedule[record.phase].moves("latent") for record in self.history.epochs
+        )
         ahead = self.schedule[number + 1 :]
         if number == guard.judged and not begun and ahead and ahead[0].epochs is None:
             model = cast(AbstractModel, self.model)

@@ -68,8 +68,31 @@ def test_a_closed_manifold_keeps_the_coordinates_of_its_chart():
     x = decode_angle(3 * theta + 2 * torch.randn(1300, 1))
     model = MFlow(1, chart=Prescribed(decode_angle, lambda x: torch.atan2(x[..., 1:], x[..., :1]))).build(theta, x)
     data = Batch(theta[:1000], x[:1000]), Batch(theta[1000:], x[1000:])
-    assert "no graph" in learn_directions(model, data, QUIET)
+    assert "is the manifold a graph" in learn_directions(model, data, QUIET)
     assert not model.chart.linear.given
+
+
+def test_coordinates_that_are_no_better_are_left_alone():
+    """On a straight line all linear functions of x are the chart's own coordinate, over other units."""
+    theta, _, z = curve(1300)
+    x = torch.cat([z, 2 * z + 1], 1) + 1e-4 * torch.randn(1300, 2, generator=torch.Generator().manual_seed(3))
+    chart = Prescribed(lambda u: torch.cat([u, 2 * u + 1], -1), lambda x: (x[..., :1] + 2 * (x[..., 1:] - 1)) / 5)
+    model, data = MFlow(1, chart=chart).build(theta, x), (Batch(theta[:1000], x[:1000]), Batch(theta[1000:], x[1000:]))
+    for seed in range(3):
+        told = learn_directions(model, data, Settings(seed=seed, show_progress_bars=False))
+        assert told.startswith("coordinates: those of the chart; linear functions of x gain")
+    assert not model.chart.linear.given
+
+
+def test_few_rows_tell_nothing_and_a_search_that_fails_is_told_of(monkeypatch):
+    theta, x, _ = curve(600)
+    model = MFlow(1, BENT).build(theta, x)
+    assert learn_directions(model, (Batch(theta, x), Batch(theta[:29], x[:29])), QUIET) == ""
+    stopping(monkeypatch, ArithmeticError("it diverged"), 3)
+    told = learn_directions(model, (Batch(theta, x), Batch(theta, x)), QUIET)
+    assert (
+        told == "coordinates: those of the chart, since the search for linear functions of x ended early: it diverged"
+    )
 
 
 def decode_angle(u):
@@ -95,9 +118,7 @@ def test_a_training_takes_them_where_the_data_decide_and_a_file_holds_them(spec,
     trainer = ManifoldNLE(PRIOR, spec, show_progress_bars=False).append_simulations(theta, x)
     model = trained(trainer)
     assert model.chart.linear.given
-    assert re.search(
-        r"coordinates: linear functions of x, which gain 0\.\d+ nats of a held-out row", str(trainer.history)
-    )
+    assert re.search(r"coordinates: linear functions of x, which gain 0\.\d+ nats of a row", str(trainer.history))
     save(trainer.estimator, tmp_path / "model.safetensors")
     again = load(tmp_path / "model.safetensors").model
     theta, x = theta[:50], x[:50]
@@ -134,15 +155,15 @@ def test_a_training_that_goes_on_keeps_the_coordinates_its_density_has(monkeypat
 
 def stopping(monkeypatch, error, after):
     """Let the training of coordinates stop by an error after so many losses."""
-    calls, nll = [], directions._Learned.nll
+    calls, judged = [], directions._Learned.judged
 
     def counted(self, rows):
         calls.append(None)
         if len(calls) == after:
             raise error
-        return nll(self, rows)
+        return judged(self, rows)
 
-    monkeypatch.setattr(directions._Learned, "nll", counted)
+    monkeypatch.setattr(directions._Learned, "judged", counted)
 
 
 def test_after_ctrl_c_meanwhile_the_chart_is_kept_and_no_density_is_trained(monkeypatch):
@@ -164,6 +185,29 @@ def test_a_training_that_was_killed_meanwhile_goes_on_as_if_it_was_not(tmp_path,
     assert "chart.linear.directions" in found
     assert found.keys() == whole.keys()
     assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def test_what_was_found_is_known_to_a_training_that_goes_on_later(tmp_path, monkeypatch):
+    found, write = [], Checkpoints.write
+
+    def written(self, snapshot):
+        write(self, snapshot)
+        if found:
+            raise SystemExit(143)
+
+    def sought(*given):
+        found.append(learn_directions(*given))
+        return found[0]
+
+    monkeypatch.setattr("mfsbi.train.training.learn_directions", sought)
+    monkeypatch.setattr(Checkpoints, "due", lambda self: bool(found))
+    monkeypatch.setattr(Checkpoints, "write", written)
+    with pytest.raises(SystemExit):
+        trained(short_trainer(), checkpoint=tmp_path)  # after the first step of the density
+    monkeypatch.setattr(Checkpoints, "write", write)
+    again = short_trainer()
+    trained(again, checkpoint=tmp_path, resume_training=True)
+    assert [again.history.coordinates] == found != [""]
 
 
 def test_sigterm_is_heard_by_the_outer_training_and_obeyed_within(tmp_path):
