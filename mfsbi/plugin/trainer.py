@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from copy import copy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -340,7 +340,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
             "mfsbi": version("mfsbi"),
             "trainer": type(self).__name__,
             "schedule": [phase._asdict() | {"loss": _told(phase.loss)} for phase in schedule],
-            "settings": asdict(request.settings) | {"show_progress_bars": None},
+            "settings": request.settings.described,
             "simulations": self.simulations.digest(),
             "rows": [part.rows for part in request.data],
         }

@@ -21,7 +21,7 @@ splines, which affine couplings cannot replace (`notebooks/measurements.md`).
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -128,6 +128,13 @@ class Settings:
             require_positive_integer("stop_after_epochs", self.stop_after_epochs)
         if self.longest is not None:
             require_positive_integer("longest", self.longest)
+
+    @property
+    def described(self) -> dict[str, object]:
+        """What tells a training of a user's from another, as values: all but bars, and what no user sets."""
+        values = asdict(self) | {"show_progress_bars": None}
+        del values["longest"]
+        return values
 
 
 def sequential(epochs: int | None = 50) -> Schedule:

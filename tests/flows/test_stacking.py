@@ -76,6 +76,7 @@ def test_a_phase_of_the_density_is_run_for_each_member(schedule, spec, trains):
 
 
 @pytest.mark.parametrize("spec", [MFlow(2, latent=PAIR), AF(PAIR), PIE(2, latent=PAIR)])
+@pytest.mark.usefixtures("short_chains")
 def test_it_trains_samples_saves_loads_and_resumes(spec, tmp_path):
     prior, (theta, x) = surface_data(2)[0].prior, plane(300)
     trainer = ManifoldNLE(prior, spec, show_progress_bars=False)
