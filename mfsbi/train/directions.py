@@ -13,9 +13,12 @@ small network f learns along that tells u from w, and what it misses counts as i
     L = -log p(w|theta) - log|det C^T J| + 1/2 |u - f(w)|^2,    u with a spread of one.
 
 They are the coordinates from then on if the manifold is a graph over them, and held-out rows are likelier than with a
-density of u that learned the same way, by more than two standard errors. It is a graph if the determinant has one sign
+density of u that learned the same way, for as long as the data ask for. It is a graph if the determinant has one sign
 at all held-out rows but one or a thousandth, and f tells u but for a twentieth of its variance. A closed manifold has
 no such coordinates, and keeps those of its chart. Both densities are given up afterwards.
+
+The record gives the difference with two standard errors. It decides even where it is less than these: rows are drawn
+once for either, and coordinates that are as good do no harm.
 """
 
 from dataclasses import dataclass, replace
@@ -56,7 +59,7 @@ FOLDED, UNKNOWN = 1e-3, 0.05
 """Share of rows on the other side of a fold, and of the variance of u that w does not tell, which are too much."""
 
 ERRORS, FEWEST = 2.0, 30
-"""Standard errors by which rows have to be likelier, and held-out rows below which nothing can be told."""
+"""Standard errors that the record gives, and held-out rows below which nothing can be told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,18 +177,18 @@ def learn_directions(model: AbstractModel, data: Split, settings: Settings, keep
         if faults:
             return f"coordinates: those of the chart; over no linear functions of x is the manifold a graph: {faults}"
         gains = found[0] - _trained(_Own(), rows, settings, keeper)[0]
-    except ArithmeticError as error:
-        return f"coordinates: those of the chart, since the search for linear functions of x ended early: {error}"
-    gain, least = keeper.ranks.from_first(
+    except ArithmeticError as reason:
+        return f"coordinates: those of the chart, since the search for linear functions of x ended early: {reason}"
+    gain, error = keeper.ranks.from_first(
         lambda: (float(gains.mean()), ERRORS * float(gains.std()) / len(gains) ** 0.5)
     )
-    if gain <= least:
-        return f"coordinates: those of the chart; linear functions of x gain {gain:.2g} ± {least:.1g} nats of a row"
+    if gain <= 0:
+        return f"coordinates: those of the chart; linear functions of x gain {gain:.2g} ± {error:.1g} nats of a row"
     directions, kind = linear.directions.detach(), frame.mean
     w = torch.cat([rows[0].x @ directions, torch.ones_like(rows[0].x[:, :1])], 1).double()
     u = in_chunks(lambda some: frame.chart.encode(some.x.to(kind)), rows[0]).double()
     frame.linear.take(directions.to(kind), torch.linalg.lstsq(w, u).solution.to(kind))
-    return f"coordinates: linear functions of x, which gain {gain:.2g} ± {least:.1g} nats of a row over the chart's"
+    return f"coordinates: linear functions of x, which gain {gain:.2g} ± {error:.1g} nats of a row over the chart's"
 
 
 def _faults(judged: tuple[Tensor, ...], dims: int) -> str:
