@@ -223,10 +223,10 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         build = cache(partial(self._built, data))
         learned = None if self.estimator is None else self.estimator.to(self.device).model
         require_phases(phases, learned or build(0))
-        phases = measured(phases, data[0].rows, data[1].x.shape[1], settings.training_batch_size)
-        phases = unfolded(phases, learned or build(0))
-        about, noise = partial(self._about, request, phases, starts), None
+        phases = unfolded(measured(phases, data[0].rows, settings.training_batch_size), learned or build(0))
+        about = partial(self._about, request, phases, starts)
         kept = opened(checkpoint, about, minutes=checkpoint_minutes, resume=resume_training, agree=agree)
+        noise = None
         if data[0].excerpt.joint_score is not None and score_weight != 0:
             phases = self._scored(request, phases)
             if score_weight is None and needs_noise(phases):

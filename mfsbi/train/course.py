@@ -41,25 +41,13 @@ FALL = 0.5
 LONGEST = 30_000
 """Steps after which it falls in any case."""
 
-WIDE, MANY = 10, 30_000
-"""Features from which charts get all steps, and rows above which fewer features do."""
-
 MEMORY = 100
 """Steps over which weights are averaged."""
 
 
-def steps_of_chart(rows: int, features: int = WIDE) -> int:
-    """Return how many steps a chart gets: 1,300 for 1,000 rows and 8,200 for 100,000, and fewer for few features.
-
-    A surface in three dimensions is known after three tenths of the steps, unless so many rows make posteriors so sharp
-    that they see the rest.
-
-    Arguments:
-        rows: to learn from
-        features: of the data
-    """
-    share = min(1.0, features / WIDE * max(1.0, rows / MANY))
-    return round(1300 * share * max(1.0, rows / 1000) ** 0.4)
+def steps_of_chart(rows: int) -> int:
+    """Return how many steps a chart gets that learns from so many rows: 1,300 for 1,000 and 8,200 for 100,000."""
+    return round(1300 * max(1.0, rows / 1000) ** 0.4)
 
 
 def rows_of_chart(rows: int, most: int) -> int:

@@ -17,8 +17,8 @@ density of u that learned the same way, for as long as the data ask for. It is a
 at all held-out rows but one or a thousandth, and f tells u but for a twentieth of its variance. A closed manifold has
 no such coordinates, and keeps those of its chart. Both densities are given up afterwards.
 
-The record gives the difference with two standard errors. It decides even where it is less than these: rows are drawn
-once for either, and coordinates that are as good do no harm.
+The record gives the difference with two standard errors. The likelier coordinates are taken even where it is less than
+these; if they are no better, posteriors are as good, and draws of x take longer, by Newton's method.
 """
 
 from dataclasses import dataclass, replace
@@ -182,7 +182,7 @@ def learn_directions(model: AbstractModel, data: Split, settings: Settings, keep
     gain, error = keeper.ranks.from_first(
         lambda: (float(gains.mean()), ERRORS * float(gains.std()) / len(gains) ** 0.5)
     )
-    if gain <= 0:
+    if not gain > 0:  # nor if it is NaN
         return f"coordinates: those of the chart; linear functions of x gain {gain:.2g} ± {error:.1g} nats of a row"
     directions, kind = linear.directions.detach(), frame.mean
     w = torch.cat([rows[0].x @ directions, torch.ones_like(rows[0].x[:, :1])], 1).double()

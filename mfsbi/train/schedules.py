@@ -260,8 +260,8 @@ def needs_noise(schedule: Schedule) -> bool:
     return any(isinstance(phase.loss, ScoreLoss) and phase.loss.unmeasured for phase in schedule)
 
 
-def measured(schedule: Schedule, rows: int, features: int, size: int) -> Schedule:
-    """Return the schedule with what follows from the size of the data, in phases without a number of epochs.
+def measured(schedule: Schedule, rows: int, size: int) -> Schedule:
+    """Return the schedule with what follows from the number of rows, in phases without a number of epochs.
 
     Charts get that number, since they learn without noise, and most once the learning rate has fallen. All others go on
     as long as held-out rows gain. Both take fewer rows a step where there are few.
@@ -269,7 +269,6 @@ def measured(schedule: Schedule, rows: int, features: int, size: int) -> Schedul
     Arguments:
         schedule: any
         rows: to learn from
-        features: of the data
         size: rows of a step where a phase does not say otherwise
     """
 
@@ -278,8 +277,7 @@ def measured(schedule: Schedule, rows: int, features: int, size: int) -> Schedul
             return phase
         if as_loss(phase.loss).kind is Kind.DISTANCE:
             taken = rows_of_chart(rows, size) if phase.rows is None else phase.rows
-            steps = steps_of_chart(rows, features)
-            return phase._replace(epochs=math.ceil(steps / steps_per_epoch(rows, taken)), rows=taken)
+            return phase._replace(epochs=math.ceil(steps_of_chart(rows) / steps_per_epoch(rows, taken)), rows=taken)
         return phase if phase.rows is not None else phase._replace(rows=rows_of_step(rows, size))
 
     return [of(phase) for phase in schedule]

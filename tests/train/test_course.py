@@ -119,17 +119,15 @@ def test_what_was_killed_goes_on_bit_for_bit(kills_at, data, model, tmp_path):
 
 
 def test_charts_get_steps_by_the_number_of_rows_and_densities_small_steps_where_rows_are_few():
-    chart, density = measured(sequential(None), 900, 10, 500)
+    chart, density = measured(sequential(None), 900, 500)
     assert (chart.loss, chart.epochs, chart.rows) == (reconstruction, 145, 100)
     assert (density.loss, density.epochs, density.rows) == (latent_nll, None, 50)
-    chart, density = measured(sequential(None), 100_000, 40, 500)
+    chart, density = measured(sequential(None), 100_000, 500)
     assert chart.rows == 398
     assert chart.epochs * 252 == pytest.approx(steps_of_chart(100_000), abs=252)
     assert density.rows == 500
-    assert measured(sequential(None), 900, 3, 500)[0].epochs == 44
-    assert steps_of_chart(100_000, 3) == steps_of_chart(100_000)
-    assert measured(sequential(4), 900, 10, 500) == sequential(4)
-    (chosen,) = measured([Phase(Alices(), ("network",), None, rows=7)], 900, 10, 500)
+    assert measured(sequential(4), 900, 500) == sequential(4)
+    (chosen,) = measured([Phase(Alices(), ("network",), None, rows=7)], 900, 500)
     assert (chosen.epochs, chosen.rows) == (None, 7)
 
 
