@@ -13,17 +13,23 @@ small network f learns along that tells u from w, and what it misses counts as i
     L = -log p(w|theta) - log|det C^T J| + 1/2 |u - f(w)|^2,    u with a spread of one.
 
 They are the coordinates from then on if the manifold is a graph over them, and held-out rows are likelier than with a
-density of u that learned the same way, for as long as the data ask for. It is a graph if the determinant has one sign
-at all held-out rows but one or a thousandth, and f tells u but for a twentieth of its variance. A closed manifold has
-no such coordinates, and keeps those of its chart. Both densities are given up afterwards.
+density of u that learned the same way, for as long as the data ask for, and tell no less of theta. What a row tells is
+
+    log p(y|theta) - log sum_k p(y|theta_k)/K,    theta_k its own and those of some other rows:
+
+where data are sharp, as those of a detector that obey conservation laws, coordinates that are sharp, too, gain nats
+that say nothing of theta, while the density learns to see theta where there is only chance. It is a graph if the
+determinant has one sign at all held-out rows but one or a thousandth, and f tells u but for a twentieth of its
+variance. A closed manifold has no such coordinates, and keeps those of its chart. Both densities are given up afterwards.
 
 The record gives the difference with two standard errors. The likelier coordinates are taken even where it is less than
 these; if they are no better, posteriors are as good, and draws of x take longer, by Newton's method.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +66,9 @@ FOLDED, UNKNOWN = 1e-3, 0.05
 
 ERRORS, FEWEST = 2.0, 30
 """Standard errors that the record gives, and held-out rows below which nothing can be told."""
+
+OTHERS = 20
+"""Rows whose theta stand for all others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +149,17 @@ class _Learned(nn.Module):
         sign, log_det, unknown = self.coordinates.judged(rows)
         return self.density.log_prob(self.coordinates(rows), rows.theta) + log_det, sign, unknown
 
+    def told(self, rows: _Rows, others: Tensor) -> Tensor:
+        """Return what y tells of theta, in nats, shape `(rows,)`.
+
+        Arguments:
+            rows: of y and theta
+            others: theta of other rows, shape `(others, parameter)`
+        """
+        w, theta = self.coordinates(rows), torch.cat([rows.theta[None], others[:, None].expand(-1, rows.rows, -1)])
+        each = torch.stack([self.density.log_prob(w, some) for some in theta])
+        return each[0] - each.logsumexp(0) + math.log(len(each))
+
 
 @partial(FunctionLoss, kind=Kind.DENSITY)
 def coordinates_nll(model: _Learned, batch: Batch) -> Tensor:
@@ -169,32 +189,48 @@ def learn_directions(model: AbstractModel, data: Split, settings: Settings, keep
         return ""
     keeper = Keeper(outer=Keeper() if keeper is None else keeper)
     rows = _rows(model, frame, data, keeper)
-    with seeded(derived(settings.seed, 3)):
-        linear = _Linear(rows[0])
     try:
+        with seeded(derived(settings.seed, 3)):
+            linear = _Linear(rows[0])
         found = _trained(linear, rows, settings, keeper)
         faults = keeper.ranks.from_first(lambda: _faults(found, frame.manifold_dim))
         if faults:
             return f"coordinates: those of the chart; over no linear functions of x is the manifold a graph: {faults}"
-        gains = found[0] - _trained(_Own(), rows, settings, keeper)[0]
-    except ArithmeticError as reason:
+        own = _trained(_Own(), rows, settings, keeper)
+    except (ArithmeticError, torch.linalg.LinAlgError) as reason:  # type: ignore[attr-defined]
         return f"coordinates: those of the chart, since the search for linear functions of x ended early: {reason}"
-    gain, error = keeper.ranks.from_first(
-        lambda: (float(gains.mean()), ERRORS * float(gains.std()) / len(gains) ** 0.5)
-    )
+    gains, told = found.log_prob - own.log_prob, found.told - own.told
+    (gain, error), (tells, doubt) = keeper.ranks.from_first(lambda: [_mean(each) for each in (gains, told)])
+    found_that = f"linear functions of x, which gain {gain:.2g} ± {error:.1g} nats of a row over the chart's"
+    if tells < -doubt:
+        return f"coordinates: those of the chart, not {found_that} but tell {-tells:.2g} ± {doubt:.1g} less of theta"
     if not gain > 0:  # nor if it is NaN
-        return f"coordinates: those of the chart; linear functions of x gain {gain:.2g} ± {error:.1g} nats of a row"
+        return f"coordinates: those of the chart, not {found_that}"
     directions, kind = linear.directions.detach(), frame.mean
     w = torch.cat([rows[0].x @ directions, torch.ones_like(rows[0].x[:, :1])], 1).double()
     u = in_chunks(lambda some: frame.chart.encode(some.x.to(kind)), rows[0]).double()
     frame.linear.take(directions.to(kind), torch.linalg.lstsq(w, u).solution.to(kind))
-    return f"coordinates: linear functions of x, which gain {gain:.2g} ± {error:.1g} nats of a row over the chart's"
+    return f"coordinates: {found_that}"
 
 
-def _faults(judged: tuple[Tensor, ...], dims: int) -> str:
+class _Judged(NamedTuple):
+    """What held-out rows say of coordinates and their density, each of shape `(rows,)`."""
+
+    log_prob: Tensor
+    sign: Tensor
+    unknown: Tensor
+    told: Tensor
+
+
+def _mean(values: Tensor) -> tuple[float, float]:
+    """Return the mean of some values, and its error."""
+    return float(values.mean()), ERRORS * float(values.std()) / len(values) ** 0.5
+
+
+def _faults(judged: _Judged, dims: int) -> str:
     """Return why a manifold is no graph over coordinates, or nothing."""
-    _, sign, unknown = judged
-    folded, untold = int((sign != sign.sum().sign()).sum()), float(unknown.mean()) / dims
+    sign, untold = judged.sign, float(judged.unknown.mean()) / dims
+    folded = int((sign != sign.sum().sign()).sum())
     if folded <= max(1.0, FOLDED * len(sign)) and untold <= UNKNOWN:
         return ""
     return f"{folded} of {len(sign)} held-out rows are beyond a fold, and {100 * untold:.2g}% of their variance is lost"
@@ -231,10 +267,8 @@ def _rows(model: AbstractModel, frame: Standardized, data: Split, keeper: Keeper
     return made(*learned), made(*held_out)
 
 
-def _trained(
-    coordinates: _Own | _Linear, rows: tuple[_Rows, _Rows], settings: Settings, keeper: Keeper
-) -> tuple[Tensor, ...]:
-    """Train coordinates and a density of them, and return what `_Learned.judged` says of held-out rows."""
+def _trained(coordinates: _Own | _Linear, rows: tuple[_Rows, _Rows], settings: Settings, keeper: Keeper) -> _Judged:
+    """Train coordinates and a density of them, and return what held-out rows say of them."""
     with seeded(derived(settings.seed, 4)):
         learned = _Learned(coordinates, rows[0])
     trains = tuple(name for name, part in learned.named_children() if any(True for _ in part.parameters()))
@@ -242,5 +276,9 @@ def _trained(
     settings = replace(settings, seed=derived(settings.seed, 5), stop_after_epochs=None, longest=LONGEST)
     fit(learned, rows, [Phase(coordinates_nll, trains, None, STEADY, rows=size)], settings, keeper=keeper)
     keeper.ranks.hand_out(learned)
-    judged = keeper.ranks.in_shares(lambda some: torch.stack(learned.judged(cast(_Rows, some)), 1), rows[1])
-    return judged.unbind(1)
+
+    def judged(some: Batch) -> Tensor:
+        own = cast(_Rows, some)
+        return torch.stack([*learned.judged(own), learned.told(own, rows[1].theta[:OTHERS])], 1)
+
+    return _Judged(*keeper.ranks.in_shares(judged, rows[1]).unbind(1))
