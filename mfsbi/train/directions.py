@@ -20,7 +20,8 @@ density of u that learned the same way, for as long as the data ask for, and tel
 where data are sharp, as those of a detector that obey conservation laws, coordinates that are sharp, too, gain nats
 that say nothing of theta, while the density learns to see theta where there is only chance. It is a graph if the
 determinant has one sign at all held-out rows but one or a thousandth, and f tells u but for a twentieth of its
-variance. A closed manifold has no such coordinates, and keeps those of its chart. Both densities are given up afterwards.
+variance. A closed manifold has no such coordinates, and keeps those of its chart. Both densities are given up
+afterwards.
 
 The record gives the difference with two standard errors. The likelier coordinates are taken even where it is less than
 these; if they are no better, posteriors are as good, and draws of x take longer, by Newton's method.
