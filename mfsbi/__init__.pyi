@@ -9,6 +9,7 @@ from .inference.predictive import posterior_predictive as posterior_predictive
 from .inference.run_emcee import Emcee as Emcee
 from .inference.run_pyro import HMC as HMC
 from .inference.run_pyro import NUTS as NUTS
+from .inference.run_smc import SMC as SMC
 from .inference.to_arviz import to_arviz as to_arviz
 from .manifold import interpolate as interpolate
 from .manifold import outlier_p_value as outlier_p_value

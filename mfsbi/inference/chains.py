@@ -29,6 +29,8 @@ class Info(NamedTuple):
             resampled by their weights
         divergences: the number of trajectories that diverged
         evaluations: how many theta the potential was evaluated at
+        log_evidence: log p(x), or of a ratio the log of its mean over the prior
+        log_evidence_error: its standard error
     """
 
     sampler: str = ""
@@ -40,6 +42,8 @@ class Info(NamedTuple):
     acceptance: float | None = None
     divergences: int | None = None
     evaluations: int | None = None
+    log_evidence: float | None = None
+    log_evidence_error: float | None = None
 
     @property
     def told(self) -> dict[str, object]:

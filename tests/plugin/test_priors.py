@@ -116,6 +116,7 @@ ROADS = {
     "importance": (250, {"oversampling": 16}),
     "rejection": (100, {}),
     "grid": (250, {}),
+    "smc": (250, {}),
     "emcee": (15, {"warmup": 12}),
     "slice": (8, {}),
     "nuts": (14, {"warmup": 8, "chains": 2, "max_tree_depth": 3}),

@@ -14,6 +14,7 @@ from mfsbi import (
     AF,
     HMC,
     NUTS,
+    SMC,
     Chains,
     Emcee,
     Grid,
@@ -95,6 +96,7 @@ QUICK = {
     "emcee": {"draws": 200, "warmup": 60, "thin": 2},
     "rejection": {},
     "importance": {"oversampling": 16},
+    "smc": {},
     "nuts": {"draws": 60, "warmup": 30, "chains": 4},
     "hmc": {"draws": 40, "warmup": 20, "chains": 2, "trajectory_length": 1.0},
     "vi": {"max_num_iters": 200},
@@ -235,6 +237,7 @@ VALUES = {
     "rejection": (Rejection(), {}),
     "importance": (Importance(oversampling=4), {"oversampling": 4}),
     "vi": (Variational(max_num_iters=3, n_particles=8), {"max_num_iters": 3, "n_particles": 8}),
+    "smc": (SMC(chains=2, particles=20), {"chains": 2, "particles": 20}),
     "grid": (Grid(points=50), {"bounds": [(-1.0, 1.0)], "points": 50}),
 }
 """Each sampler as a value, and the settings of its word that mean the same."""

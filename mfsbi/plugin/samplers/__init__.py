@@ -3,6 +3,7 @@
 | value | word | who does it | at its best |
 |---|---|---|---|
 | `Slice()` | `slice` | sbi, vectorised over chains | the default: no gradients, few parameters |
+| `SMC()` | `smc` | `mfsbi.inference.run_smc` | several modes, some tens of parameters, the evidence |
 | `NUTS()`, `HMC()` | `nuts`, `hmc` | Pyro | many parameters: follows the gradient |
 | `Emcee()` | `emcee` | emcee, vectorised over walkers | stretched posteriors of few parameters, no gradients |
 | `Rejection()` | `rejection` | sbi | independent draws of a posterior not much narrower than the prior |
@@ -18,14 +19,28 @@ from collections.abc import Callable
 
 from mfsbi.inference.run_emcee import Emcee
 from mfsbi.inference.run_pyro import HMC, NUTS
+from mfsbi.inference.run_smc import SMC
 from mfsbi.inference.samplers import Sampler, leave_out
 from mfsbi.plugin.samplers.grid import Grid
 from mfsbi.plugin.samplers.of_sbi import Importance, Rejection, Slice, Variational
 
-__all__ = ["HMC", "NUTS", "SAMPLERS", "Emcee", "Grid", "Importance", "Rejection", "Slice", "Variational", "sampler_of"]
+__all__ = [
+    "HMC",
+    "NUTS",
+    "SAMPLERS",
+    "SMC",
+    "Emcee",
+    "Grid",
+    "Importance",
+    "Rejection",
+    "Slice",
+    "Variational",
+    "sampler_of",
+]
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "slice": Slice,
+    "smc": SMC,
     "nuts": NUTS,
     "hmc": HMC,
     "emcee": Emcee,
