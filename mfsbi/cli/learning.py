@@ -149,7 +149,7 @@ class BeliefOptions:
 class ChainOptions:
     """How the posterior is drawn."""
 
-    sampler: Annotated[str, typer.Option(help=f"{', '.join(SAMPLERS)}.")] = "slice"
+    sampler: Annotated[str, typer.Option(help=f"{', '.join(SAMPLERS)}.")] = "smc"
     draws: Annotated[int, typer.Option(min=4, help="Of each chain, after warm-up.")] = 250
 
 

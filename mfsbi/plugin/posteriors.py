@@ -1,14 +1,17 @@
 """sbi's posteriors for a potential of ours: which class, and with which settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from typing import Any, TypeAlias, cast
 
-from torch import Tensor
+import torch
+from torch import Size, Tensor
 
 from mfsbi.checks import warn
-from mfsbi.inference.samplers import FEW_VALUES
+from mfsbi.inference.doubts import warn_of_chains
+from mfsbi.inference.run_smc import SMC
+from mfsbi.inference.samplers import FEW_VALUES, Problem, bars_shown
 from mfsbi.plugin import host
 from mfsbi.plugin.host import BasePotential, NeuralPosterior
 from mfsbi.plugin.parameter_prior import ParameterPrior
@@ -23,13 +26,20 @@ PosteriorParameters: TypeAlias = (
     | host.ImportanceSamplingPosteriorParameters
 )
 
+
+def _of_mcmc() -> PosteriorParameters:
+    """Return sbi's settings, but for chain starts drawn from 1,000 candidates each instead of 10,000."""
+    return host.MCMCPosteriorParameters(init_strategy_parameters={"num_candidate_samples": 1000})
+
+
 DEFAULTS: dict[str, Callable[[], PosteriorParameters]] = {
-    "mcmc": lambda: host.MCMCPosteriorParameters(init_strategy_parameters={"num_candidate_samples": 1000}),
+    "smc": _of_mcmc,
+    "mcmc": _of_mcmc,
     "rejection": host.RejectionPosteriorParameters,
     "vi": host.VIPosteriorParameters,
     "importance": host.ImportanceSamplingPosteriorParameters,
 }
-"""sbi's settings, but for chain starts drawn from 1,000 candidates each instead of 10,000."""
+"""Settings of each way to sample; a posterior sampled by SMC has those of MCMC, too, for when it is asked for that."""
 
 
 def posterior_of(
@@ -44,7 +54,7 @@ def posterior_of(
     Arguments:
         potential_with: returns the potential with a prior, which is its own copy
         prior: the prior, as `parameter_prior` returns it
-        sample_with: "mcmc", "rejection", "vi" or "importance"; the kind of parameters decides if they are given
+        sample_with: "smc", "mcmc", "rejection", "vi" or "importance"; the kind of parameters decides if they are given
         parameters: settings of the sampler
         device: where to evaluate
 
@@ -57,14 +67,16 @@ def posterior_of(
     if prior is None:
         raise ValueError("A posterior needs a `prior`; this trainer was made without one, for data without parameters.")
     own = deepcopy(prior).to(device)
-    parameters = DEFAULTS[sample_with]() if parameters is None else parameters
+    given, parameters = parameters, DEFAULTS[sample_with]() if parameters is None else parameters
     kind = next((kind for settings, kind in KINDS.items() if isinstance(parameters, settings)), None)
     if kind is None:
         raise TypeError(
             "`posterior_parameters` should be MCMC-, Rejection-, VI- or ImportanceSamplingPosteriorParameters of sbi; "
             f"got {type(parameters).__name__}."
         )
-    if kind in (MCMCPosterior, VIPosterior) and own.discrete:
+    if kind is MCMCPosterior and given is None and sample_with == "smc":
+        kind = SMCPosterior
+    if kind in (SMCPosterior, MCMCPosterior, VIPosterior) and own.discrete:
         warn(f"{kind.__name__} moves through theta continuously, and {FEW_VALUES}")
     settings = asdict(parameters) | {"prior" if kind is VIPosterior else "proposal": own, "device": device}
     settings["theta_transform"] = settings.get("theta_transform") or own.unconstrained
@@ -92,6 +104,62 @@ class _WithAllDigits:
 
 class MCMCPosterior(_WithAllDigits, host.MCMCPosterior):
     """sbi's class of this name, which keeps the digits of observations."""
+
+
+class SMCPosterior(MCMCPosterior):
+    """sbi's `MCMCPosterior` whose draws come from `mfsbi.SMC`, unless a setting of MCMC is given with the call."""
+
+    def sample(
+        self,
+        sample_shape: Sequence[int] = (),
+        x: object = None,
+        *others: object,
+        show_progress_bars: bool | None = True,
+        **settings: object,
+    ) -> Tensor:
+        """Draw theta for observations that share one, shape `(*sample_shape, parameter)`, from torch's generator.
+
+        A warning says so if the draws are to be doubted.
+
+        Arguments:
+            sample_shape: of the draws
+            x: the observations; those of `set_default_x` if None
+            others: settings of sbi's MCMC in its order, with which that is used
+            show_progress_bars: True, False, or None for "only on a terminal"
+            settings: the same by name, such as `method="nuts_pyro"` or `num_chains=4`
+        """
+        if others or settings:
+            shown = bool(bars_shown(wanted=show_progress_bars))
+            return cast(Tensor, super().sample(sample_shape, x, *others, show_progress_bars=shown, **settings))
+        observed = self._x_else_default_x(x)
+        potential, count = cast(Any, self).potential_fn, Size(sample_shape).numel()
+        potential.set_x(observed)
+        bars = bars_shown(wanted=show_progress_bars)
+        problem = Problem(potential, potential.prior, cast(Any, self).theta_transform, observed, self, bars)
+        sampler = SMC()
+        chains = sampler.draw(problem, max(sampler.particles, -(-count // sampler.chains)), _seed())
+        warn_of_chains(chains)
+        return chains.draws.transpose(0, 1).flatten(0, 1)[:count].reshape(*sample_shape, -1)
+
+    def sample_batched(
+        self,
+        sample_shape: Sequence[int],
+        x: Tensor,
+        *others: object,
+        show_progress_bars: bool | None = True,
+        **settings: object,
+    ) -> Tensor:
+        """Draw theta for each row of x, or each set of rows, `(*sample_shape, rows, parameter)`; see `sample`."""
+        if others or settings:
+            shown = bool(bars_shown(wanted=show_progress_bars))
+            return cast(Tensor, super().sample_batched(sample_shape, x, *others, show_progress_bars=shown, **settings))
+        each = [self.sample(sample_shape, one, show_progress_bars=show_progress_bars) for one in with_all_digits(x)]
+        return torch.stack(each, dim=-2)
+
+
+def _seed() -> int:
+    """Return a seed that torch's generator decides."""
+    return int(torch.randint(2**31, ()))
 
 
 class RejectionPosterior(_WithAllDigits, host.RejectionPosterior):

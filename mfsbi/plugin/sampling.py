@@ -1,24 +1,20 @@
 """`sample_chains`: draws of theta by any sampler, kept apart by chain and examined."""
 
 import time
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 
 from torch import Tensor
 
-from mfsbi.checks import require_finite, require_positive_integer, require_seed, require_tensor, warn
+from mfsbi.checks import require_finite, require_positive_integer, require_seed, require_tensor
 from mfsbi.inference.chains import Chains
+from mfsbi.inference.doubts import warn_of_chains
 from mfsbi.inference.samplers import Problem, Sampler, bars_shown, leave_out
-from mfsbi.inference.to_arviz import diagnose
 from mfsbi.plugin.host import BasePotential, EnsemblePosterior, NeuralPosterior, RatioBasedPotential
 from mfsbi.plugin.potential import OwnPotential
 from mfsbi.plugin.samplers import Slice, sampler_of
 
 __all__ = ["sample_chains"]
-
-LEAST_SHARE = 0.01
-"""Share of accepted steps below which a Markov chain hardly moves."""
 
 
 def sample_chains(
@@ -70,7 +66,7 @@ def sample_chains(
     elif how is not None:
         leave_out([] if draws is None else ["draws"], f"The draws came after `x`, {how!r}")
         draws = how
-    chosen = sampler_of("slice" if sampler is None else sampler, **settings)
+    chosen = sampler_of(_default(posterior) if sampler is None else sampler, **settings)
     draws = 250 if draws is None else draws
     require_positive_integer("draws", draws)
     require_seed(seed)
@@ -89,7 +85,17 @@ def sample_chains(
         seconds=time.perf_counter() - start,
         evaluations=own.potential_fn.evaluations if isinstance(own.potential_fn, OwnPotential) else None,
     )
-    return _checked(replace(chains, draws=chains.draws.cpu(), log_prob=chains.log_prob.cpu(), info=info))
+    chains = replace(chains, draws=chains.draws.cpu(), log_prob=chains.log_prob.cpu(), info=info)
+    warn_of_chains(chains)
+    return chains
+
+
+def _default(posterior: NeuralPosterior) -> str:
+    """Return the word of the sampler for a posterior if none is given."""
+    potential = getattr(posterior, "potential_fn", None)
+    if not isinstance(potential, OwnPotential | RatioBasedPotential):
+        return "slice"  # sbi's own potential, which only its own sampler takes
+    return "importance" if getattr(potential.prior, "discrete", False) else "smc"
 
 
 def _require_posterior(posterior: NeuralPosterior, sampler: Sampler) -> None:
@@ -112,31 +118,3 @@ def _require_observations(x: Tensor) -> None:
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"`x` should have shape (observations, data), with an observation; got {tuple(x.shape)}.")
     require_finite("x", x, "An observation without numbers has no likelihood: take it out.")
-
-
-def _checked(chains: Chains) -> Chains:
-    """Return the chains, with a warning for each reason to doubt them."""
-    for complaint in filter(None, _complaints(chains)):
-        warn(complaint)
-    return chains
-
-
-def _complaints(chains: Chains) -> Iterator[str]:
-    """Yield reasons to doubt chains: no convergence, low acceptance, divergences; an empty text is no reason."""
-    info, (count, draws, _) = chains.info, chains.draws.shape
-    if count > 1 and draws >= 4:
-        found = diagnose(chains)
-        if info.markov:
-            yield found.complaint
-        elif not found.enough:
-            yield f"There are few independent draws: {found.sizes}. Take more, or another sampler, such as slice."
-    if info.markov and info.acceptance is not None and info.acceptance < LEAST_SHARE:
-        yield (
-            f"Only {info.acceptance:.2%} of the steps of {info.sampler!r} were accepted. Take another sampler, such as "
-            "slice or nuts."
-        )
-    if info.divergences:
-        yield (
-            f"{info.divergences} trajectories diverged: part of the posterior may be missing. Raise "
-            "`target_accept_prob`, or sample by slice."
-        )

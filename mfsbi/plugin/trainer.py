@@ -245,7 +245,7 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         self,
         density_estimator: EstimatorT | None = None,
         prior: Prior | None = None,
-        sample_with: str = "mcmc",
+        sample_with: str = "smc",
         posterior_parameters: PosteriorParameters | None = None,
     ) -> NeuralPosterior:
         """Return sbi's posterior for what was trained; it owns a frozen copy of the estimator.
@@ -253,12 +253,12 @@ class AbstractTrainer(ABC, Generic[EstimatorT]):
         Arguments:
             density_estimator: the trained estimator if not given; sbi calls ratio estimators so, too
             prior: the trainer's if not given
-            sample_with: "mcmc", "rejection", "vi" or "importance"; what posterior_parameters say if they are given
+            sample_with: "smc", "mcmc", "rejection", "vi" or "importance"; what posterior_parameters say if given
             posterior_parameters: settings of the sampler, one of sbi's `...PosteriorParameters`; for MCMC
                 the defaults are sbi's, but the start of each chain is drawn from 1,000 candidates instead of 10,000
 
         Returns:
-            sbi's `MCMCPosterior`, `RejectionPosterior`, `VIPosterior` or `ImportanceSamplingPosterior`
+            sbi's `MCMC-`, `Rejection-`, `VI-` or `ImportanceSamplingPosterior`; for "smc" the first, drawing by `SMC`
 
         Raises:
             RuntimeError: if nothing was trained

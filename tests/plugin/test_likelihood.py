@@ -12,6 +12,8 @@ from torch.distributions import Exponential, Independent, Uniform
 
 from mfsbi import AF, ManifoldNLE, MFlow, alternating, sequential
 from mfsbi.flows import SplineCouplings
+from mfsbi.inference.grid import grid_posterior
+from mfsbi.plugin.posteriors import SMCPosterior
 from mfsbi.train.losses import reconstruction
 from mfsbi.train.schedules import Phase
 from tests.problems import surface_data
@@ -169,6 +171,7 @@ def test_the_summary_is_shown_on_demand(problem, capsys):
 @pytest.mark.parametrize(
     ("sample_with", "kind"),
     [
+        ("smc", SMCPosterior),
         ("mcmc", MCMCPosterior),
         ("rejection", RejectionPosterior),
         ("importance", ImportanceSamplingPosterior),
@@ -177,6 +180,37 @@ def test_the_summary_is_shown_on_demand(problem, capsys):
 )
 def test_every_posterior_class_is_built(trained, sample_with, kind):
     assert isinstance(trained.build_posterior(sample_with=sample_with), kind)
+
+
+def test_the_default_posterior_draws_by_smc_and_by_mcmc_where_that_is_asked_for(trained, problem, short_tuning):
+    posterior = trained.build_posterior().set_default_x(problem[2][:5])
+    assert type(posterior) is SMCPosterior
+    torch.manual_seed(0)
+    draws = posterior.sample((1000,), show_progress_bars=False)
+    again = posterior.sample((10, 100), show_progress_bars=False)
+    torch.manual_seed(0)
+    assert (posterior.sample((1000,), show_progress_bars=False) == draws).all()
+    assert again.shape == (10, 100, 1)
+    assert not (again.view(1000, 1) == draws).all()
+    exact = grid_posterior(posterior.potential, [-1], [1])
+    for some in (draws, again.view(1000, 1)):
+        assert abs(float(some.mean()) - float(exact.mean)) < 0.15 * float(exact.std)
+        assert abs(float(some.std()) / float(exact.std) - 1) < 0.1
+    evaluations, posterior.potential_fn.evaluations = posterior.potential_fn.evaluations, 0
+    few = {"num_chains": 2, "warmup_steps": 2, "init_strategy_parameters": {"num_candidate_samples": 10}}
+    assert posterior.sample((4,), method="slice_np_vectorized", show_progress_bars=False, **few).shape == (4, 1)
+    assert posterior.potential_fn.evaluations < 1000 < evaluations
+
+
+def test_it_draws_for_many_data_sets(trained, problem):
+    x = problem[0].simulate(torch.tensor([[-0.8], [0.8]]).repeat(20, 1), seed=1)
+    sets = x.view(20, 2, -1).transpose(0, 1)
+    posterior = trained.build_posterior()
+    draws = posterior.sample_batched((500,), sets, show_progress_bars=False)
+    assert draws.shape == (500, 2, 1)
+    for k in range(2):
+        exact = grid_posterior(lambda some, k=k: posterior.potential(some, sets[k]), [-1], [1])
+        assert abs(float(draws[:, k].mean()) - float(exact.mean)) < 0.2 * float(exact.std)
 
 
 @pytest.mark.parametrize("sample_with", ["rejection", "importance"])

@@ -125,6 +125,7 @@ def test_sbis_untrained_trainer_builds_a_posterior_from_our_estimator(trained, t
 @pytest.mark.parametrize(
     ("sample_with", "kind"),
     [
+        ("smc", MCMCPosterior),
         ("mcmc", MCMCPosterior),
         ("rejection", RejectionPosterior),
         ("importance", ImportanceSamplingPosterior),

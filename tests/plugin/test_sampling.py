@@ -67,7 +67,7 @@ def test_sbis_pooled_draws_are_chain_by_chain(posterior, x, monkeypatch):
     tagged = np.arange(4.0)[:, None, None] + 0.01 * generator.normal(size=(4, posterior.warmup_steps + 6, 1))
     monkeypatch.setattr(SliceSamplerVectorized, "run", lambda sampler, draws: tagged[:, :draws])
     with pytest.warns(UserWarning, match="have not converged"):
-        chains = sample_chains(posterior, x, draws=6)
+        chains = sample_chains(posterior, x, "slice", draws=6)
     expected = posterior.theta_transform.inv(torch.from_numpy(tagged[:, posterior.warmup_steps :]).float())
     torch.testing.assert_close(chains.draws, expected)
 
@@ -88,7 +88,7 @@ def test_one_seed_gives_one_set_of_chains_and_leaves_the_global_state_alone(post
 
 def test_chains_that_have_not_converged_are_a_warning_with_the_numbers(posterior, x, short_tuning):
     with pytest.warns(UserWarning, match="largest R-hat .* smallest effective sample size .*a longer warm-up and more"):
-        sample_chains(posterior, x, draws=5)
+        sample_chains(posterior, x, "slice", draws=5)
 
 
 QUICK = {

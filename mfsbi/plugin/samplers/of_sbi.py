@@ -43,7 +43,7 @@ class Slice:
             raise TypeError(f"`posterior` should be sbi's MCMCPosterior; got {type(posterior).__name__}.")
         bars, count = problem.show_progress_bars, posterior.num_chains
         with seeded(seed):
-            pooled = posterior.sample((count * draws,), x=problem.x, show_progress_bars=bars)
+            pooled = MCMCPosterior.sample(posterior, (count * draws,), x=problem.x, show_progress_bars=bars)
         info = Info(posterior.method, warmup_steps=posterior.warmup_steps, thin=posterior.thin)
         return problem.chains(pooled.view(count, draws, -1), info)
 

@@ -1,0 +1,51 @@
+"""Reasons to doubt draws, whichever sampler made them, in words that say what to do."""
+
+from collections.abc import Iterator
+
+from mfsbi.checks import warn
+from mfsbi.inference.chains import Chains
+from mfsbi.inference.to_arviz import APART, diagnose
+
+__all__ = ["warn_of_chains"]
+
+LEAST_SHARE = 0.01
+"""Share of accepted steps below which a Markov chain hardly moves."""
+
+MANY = 100
+"""Draws of each chain from which on R-hat says something of independent ones."""
+
+
+def warn_of_chains(chains: Chains) -> None:
+    """Warn of each reason to doubt chains: no convergence, few effective draws, low acceptance, divergences.
+
+    Arguments:
+        chains: as a sampler returned them
+    """
+    for complaint in filter(None, _complaints(chains)):
+        warn(complaint)
+
+
+def _complaints(chains: Chains) -> Iterator[str]:
+    """Yield reasons to doubt chains: no convergence, low acceptance, divergences; an empty text is no reason."""
+    info, (count, draws, _) = chains.info, chains.draws.shape
+    if count > 1 and draws >= 4:
+        found = diagnose(chains)
+        if info.markov:
+            yield found.complaint
+        elif info.sampler == "smc" and draws >= MANY and max(found.r_hat) > APART:
+            yield (
+                f"Populations of particles disagree: {found}. Regions of the posterior, such as separate modes, have "
+                "too many or too few draws. Raise `particles`, and compare with another seed."
+            )
+        elif not found.enough:
+            yield f"There are few independent draws: {found.sizes}. Take more, or another sampler, such as smc."
+    if info.markov and info.acceptance is not None and info.acceptance < LEAST_SHARE:
+        yield (
+            f"Only {info.acceptance:.2%} of the steps of {info.sampler!r} were accepted. Take another sampler, such as "
+            "slice or nuts."
+        )
+    if info.divergences:
+        yield (
+            f"{info.divergences} trajectories diverged: part of the posterior may be missing. Raise "
+            "`target_accept_prob`, or sample by slice."
+        )
