@@ -11,8 +11,14 @@ numbers is uniform on (0, 1) over data sets:
 * the *closeness*: the share of draws that are nearer to a point chosen without knowing theta (TARP, Lemos et al.,
   arXiv:2302.03026).
 
-Each is tested by Kolmogorov and Smirnov's test. No test sees every mistake: a posterior that is just the prior passes
-the first of them.
+Each is tested by Kolmogorov and Smirnov's test. Of each parameter two further tests name what is wrong. The quantiles
+of the normal law at the ranks, z = Phi^-1(rank), have mean zero and variance one but for the steps of the ranks:
+
+* their mean is the *shift* of the truths, in standard deviations of the posterior: above zero if this lies too low;
+* their spread is the *width* that the posterior should have, in units of the one it has: above one if this is too
+  narrow, below one if it is too wide, which is an honest answer, but not the best one.
+
+No test sees every mistake: a posterior that is just the prior passes all of ranks.
 """
 
 from dataclasses import dataclass
@@ -26,6 +32,9 @@ from mfsbi.checks import require_finite
 from mfsbi.seeds import derived
 
 __all__ = ["Calibration", "closeness", "coverage", "levels", "ranks", "uniform_p_value"]
+
+LEAST = 0.01
+"""The p-value of all tests together below which something is wrong."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +55,12 @@ class Calibration:
 
     @property
     def p_values(self) -> dict[str, list[float]]:
-        """The p-value of each test of uniformity: one for each parameter's ranks, one each for levels and closeness."""
+        """The p-value of each test: ranks, shift and width of each parameter, and one each for levels and closeness."""
+        columns = [_Normal.of(column, self.draws.shape[1]) for column in self.ranks.unbind(-1)]
         return {
             "ranks": [uniform_p_value(column) for column in self.ranks.unbind(-1)],
+            "shift": [column.p_of_shift for column in columns],
+            "width": [column.p_of_width for column in columns],
             "levels": [uniform_p_value(self.levels)],
             "closeness": [uniform_p_value(self.closeness)],
         }
@@ -60,6 +72,26 @@ class Calibration:
         return min(1.0, len(each) * min(each))
 
     @property
+    def faults(self) -> list[str]:
+        """What is wrong with the posterior of which parameter, and by how much, in words; empty if no test says."""
+        found, each = [], self.p_values
+        limit = LEAST / sum(map(len, each.values()))
+        for i, column in enumerate(self.ranks.unbind(-1)):
+            normal = _Normal.of(column, self.draws.shape[1])
+            if each["width"][i] < limit:
+                word, factor = ("narrow", normal.width) if normal.width > 1 else ("wide", 1 / normal.width)
+                found.append(f"parameter {i} is too {word} by a factor of {factor:.2f}")
+            if each["shift"][i] < limit:
+                way = "low" if normal.shift > 0 else "high"
+                found.append(f"parameter {i} is too {way} by {abs(normal.shift):.2f} of its standard deviations")
+        return found
+
+    @property
+    def conservative(self) -> bool:
+        """Whether posteriors are too wide and nothing else: honest, but less than the data could tell."""
+        return bool(self.faults) and all("too wide" in fault for fault in self.faults)
+
+    @property
     def coverage_gap(self) -> float:
         """The largest |coverage(c) - c| over credibilities c of 0.05, 0.1, ..., 0.95."""
         credibility = torch.linspace(0.05, 0.95, 19)
@@ -68,18 +100,50 @@ class Calibration:
     @property
     def passed(self) -> bool:
         """Whether `p_value` is above 0.01."""
-        return self.p_value > 0.01
+        return self.p_value > LEAST
 
     def __str__(self) -> str:
         parts = "; ".join(f"{name} {', '.join(f'{p:.3g}' for p in values)}" for name, values in self.p_values.items())
-        verdict = "No fault found" if self.passed else "NOT calibrated"
+        verdict = "No fault found" if self.passed else "Too wide" if self.conservative else "NOT calibrated"
+        told = f": {', '.join(self.faults)}" if self.faults else ""
         return (
-            f"{verdict} in {len(self.levels)} data sets: p = {self.p_value:.3g} of all tests together ({parts}); "
+            f"{verdict} in {len(self.levels)} data sets{told}: p = {self.p_value:.3g} of all tests together ({parts}); "
             f"coverage within {self.coverage_gap:.3f}."
         )
 
     def __repr__(self) -> str:
         return f"Calibration({self})"
+
+
+@dataclass(frozen=True)
+class _Normal:
+    """The ranks of one parameter as quantiles of a normal law.
+
+    Arguments:
+        shift: their mean
+        width: their spread, over what it should be
+        p_of_shift: of the hypothesis that the mean is zero
+        p_of_width: that the spread is one
+    """
+
+    shift: float
+    width: float
+    p_of_shift: float
+    p_of_width: float
+
+    @classmethod
+    def of(cls, ranks: Tensor, draws: int) -> "_Normal":
+        """Return that of ranks among so many draws: steps of 1 / (draws + 1), each as likely if all is right."""
+        z = torch.special.ndtri(ranks.double().cpu())
+        steps = torch.special.ndtri((torch.arange(draws + 1, dtype=torch.float64) + 0.5) / (draws + 1))
+        variance, fourth = float(steps.square().mean()), float(steps.pow(4).mean())
+        count, shift = len(z), float(z.mean())
+        spread = float((z - shift).square().sum()) / (count - 1)
+        off_centre = shift / (variance / count) ** 0.5
+        scatter = ((fourth - variance**2) / count) ** 0.5  # none for a single draw, whose ranks are two
+        off_spread = (spread - variance) / scatter if scatter > 1e-9 else 0.0
+        p_values = [float(2 * stats.norm.sf(abs(off))) for off in (off_centre, off_spread)]
+        return cls(shift, (spread / variance) ** 0.5, *p_values)
 
 
 def ranks(theta: Tensor, draws: Tensor) -> Tensor:

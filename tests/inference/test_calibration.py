@@ -1,6 +1,9 @@
+import re
+
 import pytest
 import torch
 
+from mfsbi.inference import calibration
 from mfsbi.inference.calibration import Calibration, closeness, coverage, levels, ranks, uniform_p_value
 
 SETS, DRAWS = 400, 200
@@ -30,14 +33,39 @@ def test_the_exact_posterior_passes(problem):
     assert result.p_value > 0.05
     assert result.coverage_gap < 0.06
     assert result.passed
+    assert not result.faults
     assert str(result).startswith("No fault found in 400 data sets: p = ")
 
 
-@pytest.mark.parametrize("wrong", [{"std": 0.35}, {"std": 1.4}, {"shift": 0.3}])
-def test_a_wrong_posterior_fails(problem, wrong):
+SD = 0.5**0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdict", "fault"),
+    [
+        ({"std": SD / 1.3}, "NOT calibrated", r"too narrow by a factor of 1\.[23]\d"),
+        ({"std": SD * 1.3}, "Too wide", r"too wide by a factor of 1\.[23]\d"),
+        ({"shift": SD / 2}, "NOT calibrated", r"too high by 0\.[3-6]\d of its standard deviations"),
+        ({"shift": -SD / 2}, "NOT calibrated", r"too low by 0\.[3-6]\d of its standard deviations"),
+    ],
+)
+def test_a_wrong_posterior_fails_and_the_verdict_names_the_way(problem, wrong, verdict, fault):
     result = exam(*problem, **wrong)
     assert not result.passed
-    assert "NOT calibrated" in repr(result)
+    for parameter, told in enumerate(result.faults):
+        assert re.fullmatch(f"parameter {parameter} is {fault}", told)
+    assert len(result.faults) == 2
+    assert repr(result).startswith(f"Calibration({verdict} in 400 data sets: parameter 0 is too")
+
+
+@pytest.mark.parametrize("draws", [5, 20, 1000])
+def test_ranks_among_few_draws_have_no_width_of_their_own(draws):
+    """The p-values of shift and width are uniform however coarse ranks are."""
+    generator = torch.Generator().manual_seed(draws)
+    rank = (torch.randint(draws + 1, (300, 400), generator=generator) + 0.5) / (draws + 1)
+    found = [calibration._Normal.of(column, draws) for column in rank]
+    for p_values in ([each.p_of_shift for each in found], [each.p_of_width for each in found]):
+        assert abs(sum(p < 0.05 for p in p_values) / 300 - 0.05) < 0.04
 
 
 def test_ranks_pass_a_posterior_that_is_the_prior(problem):

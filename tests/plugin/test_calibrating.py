@@ -41,7 +41,7 @@ def test_one_call_examines_all_data_sets(posterior, sets, short_tuning):
     assert result.draws.shape == (SETS, 20, 1)
     assert result.ranks.shape == (SETS, 1)
     assert result.levels.shape == result.closeness.shape == (SETS,)
-    assert set(result.p_values) == {"ranks", "levels", "closeness"}
+    assert set(result.p_values) == {"ranks", "shift", "width", "levels", "closeness"}
 
 
 def test_each_data_set_has_its_own_posterior(trainer, sets, short_tuning):
