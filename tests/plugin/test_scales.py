@@ -122,11 +122,8 @@ def require_right(bias: Tensor, ratio: Tensor) -> None:
     assert ratio.log().square().mean().sqrt() < math.log(1.2), ratio
 
 
-@pytest.mark.parametrize(
-    "name", ["log-uniform theta and x", "runs that blew up", pytest.param("a clock", marks=pytest.mark.slow)]
-)
-def test_posteriors_are_right_at_any_scale(name):
-    require_right(*errors(PROBLEMS[name], TRAINERS["MFlow"], 2))
+def test_posteriors_are_right_although_runs_blew_up():
+    require_right(*errors(PROBLEMS["runs that blew up"], TRAINERS["MFlow"], 2))
 
 
 @pytest.mark.slow
