@@ -40,7 +40,7 @@ class DemoResult:
     Arguments:
         reconstruction_error: mean |x - project(x)| over new points of the surface
         manifold_distance: mean vertical distance of model samples to the true surface
-        mean: posterior mean of the model's MCMC draws
+        mean: posterior mean of the model's draws
         std: their standard deviation
         exact_mean: mean of the exact posterior
         exact_std: its standard deviation
@@ -125,7 +125,7 @@ def run_demo(
     if trainer.history.interrupted:
         raise KeyboardInterrupt
 
-    tell(f"Sampling the posterior of {EVENTS} observations with sbi's slice sampler ...")
+    tell(f"Sampling the posterior of {EVENTS} observations by tempered SMC ...")
     posterior = trainer.build_posterior()
     chains = sample_chains(posterior, x_o, seed=derived(seed, 103), show_progress_bars=bars)
     data = to_arviz(chains, surface.parameter_names, x=x_o, prior=theta[:5000])

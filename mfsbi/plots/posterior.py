@@ -17,20 +17,20 @@ __all__ = ["calibration", "corner", "posterior_against_truth", "posteriors", "ro
 def posterior_against_truth(
     theta: Array, exact: Array, model: Array, draws: Array, true_theta: float, name: str = "theta"
 ) -> Figure:
-    """Return the exact posterior of one parameter, the model's, and a histogram of MCMC draws.
+    """Return the exact posterior of one parameter, the model's, and a histogram of draws.
 
     Arguments:
         theta: grid, shape `(points,)`
         exact: density of the exact posterior on it, shape `(points,)`
         model: density of the model's posterior on it, shape `(points,)`
-        draws: MCMC draws, shape `(draws,)`
+        draws: of the posterior, shape `(draws,)`
         true_theta: the value the observations were simulated with
         name: of the parameter
     """
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
     ends = theta.min(), theta.max()
-    axes.hist(draws, bins=60, range=ends, density=True, color=MODEL, alpha=0.25, label="MCMC draws")
+    axes.hist(draws, bins=30, range=ends, density=True, color=MODEL, alpha=0.25, label="draws")
     axes.plot(theta, model, color=MODEL, label="model")
     axes.plot(theta, exact, color=TRUTH, linestyle="--", label="exact")
     axes.axvline(true_theta, color=OFF, linewidth=1.0, label="true value")
