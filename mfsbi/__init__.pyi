@@ -16,6 +16,8 @@ from .manifold import outlier_p_value as outlier_p_value
 from .plugin.calibrating import calibrate as calibrate
 from .plugin.ensembles import ensemble_posterior as ensemble_posterior
 from .plugin.ensembles import train_ensemble as train_ensemble
+from .plugin.evidence import compare as compare
+from .plugin.evidence import log_evidence as log_evidence
 from .plugin.likelihood import ManifoldNLE as ManifoldNLE
 from .plugin.ratio import ALICES as ALICES
 from .plugin.samplers import Grid as Grid
