@@ -98,7 +98,8 @@ def short_chains(monkeypatch, short_tuning):
     from mfsbi.plugin import host, posteriors
 
     settings = {"num_chains": 4, "warmup_steps": 10, "init_strategy_parameters": {"num_candidate_samples": 100}}
-    monkeypatch.setitem(posteriors.DEFAULTS, "mcmc", lambda: host.MCMCPosteriorParameters(**settings))
+    for word in ("smc", "mcmc"):
+        monkeypatch.setitem(posteriors.DEFAULTS, word, lambda: host.MCMCPosteriorParameters(**settings))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -36,6 +36,9 @@ __all__ = ["Calibration", "closeness", "coverage", "levels", "ranks", "uniform_p
 LEAST = 0.01
 """The p-value of all tests together below which something is wrong."""
 
+LEAST_WIDTH = 0.01
+"""Of truths over that of draws which is told, where all have one rank."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -79,7 +82,9 @@ class Calibration:
         for i, column in enumerate(self.ranks.unbind(-1)):
             normal = _Normal.of(column, self.draws.shape[1])
             if each["width"][i] < limit:
-                word, factor = ("narrow", normal.width) if normal.width > 1 else ("wide", 1 / normal.width)
+                word, factor = (
+                    ("narrow", normal.width) if normal.width > 1 else ("wide", 1 / max(normal.width, LEAST_WIDTH))
+                )
                 found.append(f"parameter {i} is too {word} by a factor of {factor:.2f}")
             if each["shift"][i] < limit:
                 way = "low" if normal.shift > 0 else "high"
