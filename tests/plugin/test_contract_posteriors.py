@@ -195,7 +195,7 @@ def test_importance_weights_are_those_of_the_posterior(trained):
     assert ((made.log_prob(near) - exact.log_prob(near)).abs() < 0.4).all()  # it estimates the evidence
 
 
-@pytest.mark.parametrize("sample_with", ["mcmc", "rejection", "importance", "vi"])
+@pytest.mark.parametrize("sample_with", ["smc", "mcmc", "rejection", "importance", "vi"])
 def test_the_maximum_is_found(trained, sample_with):
     x = observed(4)
     made = trained.build_posterior(sample_with=sample_with).set_default_x(x)
