@@ -102,8 +102,32 @@ class _WithAllDigits:
         return found
 
 
-class MCMCPosterior(_WithAllDigits, host.MCMCPosterior):
+class _Moved(_WithAllDigits):
+    """One that can be moved: sbi's own `to` looks for a transform of the prior among torch's, and there is none."""
+
+    def to(self, device: str | torch.device) -> NeuralPosterior:
+        """Move the estimator, the prior and the observations to a device, and return the posterior."""
+        own = cast(Any, self)
+        observed, prior = own._x, own.potential_fn.prior
+        own.potential_fn.to(device)
+        own.proposal.to(device)
+        own.device = own._device = str(torch.empty(0, device=device).device)
+        own.theta_transform, own._map = prior.unconstrained, None
+        if observed is not None:
+            self.set_default_x(observed)
+        return cast(NeuralPosterior, self)
+
+
+class MCMCPosterior(_Moved, host.MCMCPosterior):
     """sbi's class of this name, which keeps the digits of observations."""
+
+    def to(self, device: str | torch.device) -> NeuralPosterior:
+        """Move the estimator, the prior and the observations to a device, and return the posterior."""
+        super().to(device)
+        own = cast(Any, self)
+        own._posterior_sampler = own._mcmc_init_params = None
+        own.potential_ = own._prepare_potential(own.method)
+        return cast(NeuralPosterior, self)
 
 
 class SMCPosterior(MCMCPosterior):
@@ -162,12 +186,19 @@ def _seed() -> int:
     return int(torch.randint(2**31, ()))
 
 
-class RejectionPosterior(_WithAllDigits, host.RejectionPosterior):
+class RejectionPosterior(_Moved, host.RejectionPosterior):
     """sbi's class of this name, which keeps the digits of observations."""
 
 
 class VIPosterior(_WithAllDigits, host.VIPosterior):
     """sbi's class of this name, which keeps the digits of observations."""
+
+    def to(self, device: str | torch.device) -> NeuralPosterior:
+        """Move the fitted density, the estimator, the prior and the observations to a device."""
+        own = cast(Any, self)
+        own.potential_fn.to(device)
+        own.theta_transform = own.potential_fn.prior.unconstrained
+        return cast(NeuralPosterior, super().to(device))
 
     def train(self, x: object = None, *args: object, **settings: object) -> "VIPosterior":
         """Fit the density, as sbi does, and remember the observations as they came, not as float32."""
@@ -183,7 +214,7 @@ class VIPosterior(_WithAllDigits, host.VIPosterior):
         return self
 
 
-class ImportanceSamplingPosterior(_WithAllDigits, host.ImportanceSamplingPosterior):
+class ImportanceSamplingPosterior(_Moved, host.ImportanceSamplingPosterior):
     """sbi's class of this name, which keeps the digits of observations."""
 
 

@@ -31,6 +31,7 @@ from sbi.utils.conditional_density_utils import (
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from mfsbi.plugin.potential import ManifoldPotential
+from mfsbi.seeds import seeded
 from tests.plugin.contract import (
     FEW,
     PRIOR,
@@ -311,3 +312,21 @@ def test_proposals_can_be_truncated_to_the_posterior(posterior, trained, short_t
     assert (log_prob == torch.cat([PRIOR.log_prob(theta), torch.tensor([-torch.inf])])).all()
     again = copy.deepcopy(trained).append_simulations(theta, simulate(theta), from_round=1)
     assert "2,040" in repr(again)
+
+
+@pytest.mark.parametrize("sample_with", ["smc", "mcmc", "rejection", "importance", "vi"])
+def test_a_posterior_that_was_moved_draws_as_before(trained, sample_with, short_chains):
+    x = observed(3)
+    made = trained.build_posterior(sample_with=sample_with).set_default_x(x)
+    if sample_with == "vi":
+        made.train(max_num_iters=5, quality_control=False, show_progress_bar=False)
+    before = _drawn(made)
+    assert made.to("cpu") is made
+    torch.testing.assert_close(_drawn(made), before)
+    assert made.default_x.tolist() == x.tolist()
+
+
+def _drawn(posterior):
+    """Return draws of one seed; sbi's slice draws from numpy's generator."""
+    with seeded(0):
+        return posterior.sample((20,), show_progress_bars=False)
