@@ -73,6 +73,9 @@ _Proposal: TypeAlias = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 class SMC:
     """Particles led from the prior to the posterior, whose evidence is in `Chains.info`.
 
+    A mode that is much narrower than the others may be missed if no particle of the first ones is near it, as by any
+    sampler: more particles see finer. Ctrl-C before the end leaves no draws.
+
     Arguments:
         chains: populations, whose disagreement tells whether there were too few particles
         particles: of each population, at least; as many as the draws if those are more
@@ -189,12 +192,12 @@ class _Particles:
     def move(self) -> int:
         """Let particles forget where they were resampled, and return after how many steps they had."""
         start, before, normal = self.y, self.log_likelihood, _Normal.of(self.y)
-        steps, enough, farthest = 0, FEWEST, 0.0
+        steps, enough, farthest, accepted = 0, FEWEST, 0.0, 0.0
         proposals: dict[str, _Proposal] = {"differences": _Differences(start, normal), "mean": _AboutMean(normal)}
         while True:
             for name, propose in proposals.items():
-                self._step(propose, name)
-            steps += len(proposals)
+                steps, accepted = steps + 1, accepted + self._step(propose, name)
+            self.accepted = accepted / steps
             if steps >= enough:
                 distance = float(normal.whitened(self.y, start).norm(dim=1).mean())
                 if distance < FARTHER * farthest or distance == 0.0:
@@ -214,8 +217,8 @@ class _Particles:
                 "have too many or too few draws: compare with another seed, or take another sampler, such as nuts."
             )
 
-    def _step(self, propose: _Proposal, name: str) -> None:
-        """Propose a new place for each particle and accept by Metropolis and Hastings's rule."""
+    def _step(self, propose: _Proposal, name: str) -> float:
+        """Propose a new place for each particle, accept by Metropolis and Hastings's rule, and return the share."""
         y, log_ratio = propose(self.y, self.sizes[name])
         log_prior, log_likelihood = self.target(y)
         gain = log_prior - self.log_prior + self.temperature * (log_likelihood - self.log_likelihood) + log_ratio
@@ -224,8 +227,9 @@ class _Particles:
         self.y = torch.where(taken[:, None], y, self.y)
         self.log_prior = torch.where(taken, log_prior, self.log_prior)
         self.log_likelihood = torch.where(taken, log_likelihood, self.log_likelihood)
-        self.accepted = float(taken.double().mean())
-        self.sizes[name] = min(max(self.sizes[name] * math.exp(self.accepted - WANTED[name]), 1e-3), LARGEST[name])
+        share = float(taken.double().mean())
+        self.sizes[name] = min(max(self.sizes[name] * math.exp(share - WANTED[name]), 1e-3), LARGEST[name])
+        return share
 
 
 @dataclass(frozen=True)
