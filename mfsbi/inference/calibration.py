@@ -145,10 +145,12 @@ class _Normal:
         count, shift = len(z), float(z.mean())
         spread = float((z - shift).square().sum()) / (count - 1)
         off_centre = shift / (variance / count) ** 0.5
-        scatter = ((fourth - variance**2) / count) ** 0.5  # none for a single draw, whose ranks are two
-        off_spread = (spread - variance) / scatter if scatter > 1e-9 else 0.0
-        p_values = [float(2 * stats.norm.sf(abs(off))) for off in (off_centre, off_spread)]
-        return cls(shift, (spread / variance) ** 0.5, *p_values)
+        p_of_width, excess = 1.0, fourth - variance**2
+        if excess > 1e-9:  # none for a single draw, whose ranks are two
+            freedom = 2 * variance**2 * (count - 1) / excess  # of the chi-squared law with the same scatter
+            at = freedom * spread / variance
+            p_of_width = min(1.0, 2 * float(min(stats.chi2.sf(at, freedom), stats.chi2.cdf(at, freedom))))
+        return cls(shift, (spread / variance) ** 0.5, float(2 * stats.norm.sf(abs(off_centre))), p_of_width)
 
 
 def ranks(theta: Tensor, draws: Tensor) -> Tensor:

@@ -35,10 +35,12 @@ def _complaints(chains: Chains) -> Iterator[str]:
         elif info.sampler == "smc" and draws >= MANY and max(found.r_hat) > APART:
             yield (
                 f"Populations of particles disagree: {found}. Regions of the posterior, such as separate modes, have "
-                "too many or too few draws. Raise `particles`, and compare with another seed."
+                'too many or too few draws. Take more particles, as in `sample_chains(posterior, x, "smc", '
+                "particles=2000)`, and compare with another seed."
             )
         elif not found.enough:
-            yield f"There are few independent draws: {found.sizes}. Take more, or another sampler, such as smc."
+            other = "" if info.sampler == "smc" else ", or another sampler, such as smc"
+            yield f"There are few independent draws: {found.sizes}. Take more{other}."
     if info.markov and info.acceptance is not None and info.acceptance < LEAST_SHARE:
         yield (
             f"Only {info.acceptance:.2%} of the steps of {info.sampler!r} were accepted. Take another sampler, such as "

@@ -24,8 +24,9 @@ where they were resampled than two thirds of the steps before, within a hundredt
 they still change between modes after two hundred steps they need not go on: the modes have their masses by weights.
 
 **Populations.** Chains are populations that are weighted and resampled apart, but take steps of one size along each
-other's differences. So they are as good as independent: where they disagree, R-hat says so, and the scatter of their
-evidences is the error of the mean.
+other's differences, at temperatures they share. So they are nearly independent, and their evidences nearly unbiased:
+where they disagree, R-hat says so, and the scatter of their evidences is the error of the mean. Neither sees what all
+of them missed.
 """
 
 import math
@@ -145,8 +146,12 @@ class _Target:
         theta = self.problem.transform.inv(rows)
         volume = self.problem.transform.log_abs_det_jacobian(theta, rows).reshape(len(y), -1).sum(-1)
         log_prior, log_posterior = self.problem.prior.log_prob(theta), self.problem.log_prob(theta)
-        if torch.isnan(log_posterior).any():
-            raise ValueError("The log posterior should be a number or -inf; it is NaN at some theta.")
+        wrong = torch.isnan(log_posterior) | (log_posterior == math.inf)
+        if wrong.any():
+            raise ValueError(
+                f"The log posterior should be a number or -inf; it is {float(log_posterior[wrong][0])} at "
+                f"{int(wrong.sum())} of {len(y)} theta, such as {theta[wrong][0].tolist()}. Narrow the prior."
+            )
         there = log_prior.isfinite() & volume.isfinite() & log_posterior.isfinite()
         nowhere = torch.full_like(log_prior, -math.inf)
         parts = log_prior - volume, log_posterior - log_prior
@@ -173,7 +178,8 @@ class _Particles:
         if possible < 2:
             raise ValueError(
                 f"The posterior is zero at all but {possible} of {len(y) // populations} draws of the prior, which "
-                "are too few to start from. Is x within reach of the prior? If it is, raise `particles`."
+                "are too few to start from. Is x within reach of the prior? If it is, take more `particles`, as in "
+                '`sample_chains(posterior, x, "smc", particles=2000)`.'
             )
 
     def resample(self) -> None:
@@ -330,8 +336,11 @@ def _systematic(weight: Tensor) -> Tensor:
 
 
 def _mean_evidence(log_evidence: Tensor) -> tuple[float, float]:
-    """Return the log of the mean of the populations' evidences, and its standard error."""
+    """Return the log of the mean of the populations' evidences, and its standard error.
+
+    That is the larger one of the scatter of the evidences over their mean, which never exceeds one, and of their logs.
+    """
     count = len(log_evidence)
     evidence = (log_evidence - log_evidence.max()).exp()
-    error = float(evidence.std() / evidence.mean()) / math.sqrt(count)
+    error = float(torch.maximum(evidence.std() / evidence.mean(), log_evidence.std())) / math.sqrt(count)
     return float(log_evidence.logsumexp(0)) - math.log(count), error

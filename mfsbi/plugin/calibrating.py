@@ -45,8 +45,9 @@ def calibrate(
 ) -> Calibration:
     """Examine whether a posterior is calibrated, on data whose theta is known.
 
-    By default the posterior's own way of sampling is used; MCMC of a `ManifoldNLE` walks on all data sets at once. The
-    posterior stays as it is.
+    By default posteriors of a `ManifoldNLE` that draw by SMC or MCMC are drawn by slice sampling of all data sets at
+    once, and others by their own way; `sampler="smc"` examines the draws of SMC themselves, one data set after the
+    other, and sees modes that short chains do not cross. The posterior stays as it is.
 
     Arguments:
         posterior: any of sbi's, as `build_posterior()` returns them

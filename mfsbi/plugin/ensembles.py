@@ -122,6 +122,19 @@ class _Ensemble(EnsemblePosterior):
         super()._build_potential_fns()
         self.potential_fn.device = self.device
 
+    def to(self, device: str | torch.device) -> "_Ensemble":
+        """Move the members to a device, and return the ensemble."""
+        observed = self._x
+        for member in self.posteriors:
+            member.to(device)
+        self.device = self._device = str(torch.empty(0, device=device).device)
+        self.prior = self.posteriors[0].potential_fn.prior
+        self.theta_transform = self.posteriors[0].theta_transform
+        self._build_potential_fns()
+        if observed is not None:
+            self.set_default_x(observed.to(device))
+        return self
+
 
 def _seeds(trainer: Trainer, members: int | Sequence[int]) -> list[int]:
     """Return the seeds of the members, all different."""

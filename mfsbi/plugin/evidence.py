@@ -6,7 +6,8 @@ The evidence is the probability of the observations before theta is known,
 
 and the ratio of two is the Bayes factor, by which the observations change the odds of two models (Kass & Raftery 1995).
 It comes from tempered SMC (`mfsbi.inference.run_smc`), by several populations of particles whose scatter gives its
-error; the evidence of a population is unbiased, so the mean of evidences, not that of their logarithms, is taken.
+error; the evidence of a population is nearly unbiased, so the mean of evidences, not that of their logarithms, is
+taken. A mode that all populations miss is in neither, see `mfsbi.SMC`.
 
 A Bayes factor means what it says only if both models say how probable the same thing is. Densities in data space can
 be compared with each other, those on manifolds of n dimensions only if it is one manifold, and those of coordinates, or
@@ -28,7 +29,7 @@ from mfsbi.inference.run_smc import SMC
 from mfsbi.models import AmbientModel, DensityModel
 from mfsbi.plugin.host import NeuralPosterior
 from mfsbi.plugin.potential import ManifoldPotential
-from mfsbi.plugin.sampling import sample_chains
+from mfsbi.plugin.sampling import require_posterior, sample_chains
 
 __all__ = ["Comparison", "Evidence", "compare", "log_evidence"]
 
@@ -36,7 +37,10 @@ POPULATIONS = 8
 """Whose evidences are averaged, and whose scatter is the error."""
 
 DRAWS = 100
-"""Of each population, to be examined; its particles are more."""
+"""Of each population, to be examined; its particles are as many at least."""
+
+FAR_APART = 1.0
+"""Nats of the error from which on an evidence is of no use."""
 
 SURE = 0.95
 """Of the interval that the error is half of."""
@@ -118,7 +122,13 @@ def log_evidence(
     sampler = SMC(chains=POPULATIONS, particles=particles)
     chains = sample_chains(posterior, x, sampler, draws=DRAWS, seed=seed, show_progress_bars=show_progress_bars)
     log, error = cast(tuple[float, float], (chains.info.log_evidence, chains.info.log_evidence_error))
-    return Evidence(log, error * float(stats.t.ppf((1 + SURE) / 2, POPULATIONS - 1)))
+    found = Evidence(log, error * float(stats.t.ppf((1 + SURE) / 2, POPULATIONS - 1)))
+    if found.error > FAR_APART:
+        warn(
+            f"Populations of particles disagree on log p(x): {found}. A Bayes factor by this one means little. Raise "
+            f"`particles`, now {particles}."
+        )
+    return found
 
 
 def compare(
@@ -146,6 +156,7 @@ def compare(
         raise ValueError(f"`posteriors` should be two or more, by name; got {len(posteriors)}.")
     for name, each in posteriors.items():
         require_kind(f"posteriors[{name!r}]", each, NeuralPosterior, "a posterior, as `build_posterior()` returns it")
+        require_posterior(each, SMC())
     _require_one_space(posteriors)
     return Comparison(
         {

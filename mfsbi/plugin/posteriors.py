@@ -133,6 +133,10 @@ class MCMCPosterior(_Moved, host.MCMCPosterior):
 class SMCPosterior(MCMCPosterior):
     """sbi's `MCMCPosterior` whose draws come from `mfsbi.SMC`, unless a setting of MCMC is given with the call."""
 
+    def __init__(self, *args: object, **settings: object) -> None:
+        super().__init__(*args, **settings)
+        self._purpose = "It draws by tempered SMC, and evaluates the unnormalised posterior with `.potential()`."
+
     def sample(
         self,
         sample_shape: Sequence[int] = (),
@@ -163,7 +167,7 @@ class SMCPosterior(MCMCPosterior):
         sampler = SMC()
         chains = sampler.draw(problem, max(sampler.particles, -(-count // sampler.chains)), _seed())
         warn_of_chains(chains)
-        return chains.draws.transpose(0, 1).flatten(0, 1)[:count].reshape(*sample_shape, -1)
+        return chains.draws.transpose(0, 1).flatten(0, 1)[:count].reshape(*sample_shape, chains.draws.shape[-1])
 
     def sample_batched(
         self,

@@ -46,6 +46,8 @@ class OwnPotential(BasePotential):
                 so does `posterior.sample_batched((draws,), x)` read the first axis of x
         """
         super().set_x(x_o, x_is_iid)
+        if self._given is not None and self._x_o is not None:  # it may have been moved since
+            self._given = self._given.to(self._x_o.device)
         if x_o is not None and self._x_o is not None:
             rows, known = with_all_digits(x_o).to(self._x_o.device), self._given
             alike = known is not None and known.shape == rows.shape and (self.keeps_digits or known.dtype == rows.dtype)

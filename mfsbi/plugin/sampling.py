@@ -10,11 +10,12 @@ from mfsbi.checks import require_finite, require_positive_integer, require_seed,
 from mfsbi.inference.chains import Chains
 from mfsbi.inference.doubts import warn_of_chains
 from mfsbi.inference.samplers import Problem, Sampler, bars_shown, leave_out
-from mfsbi.plugin.host import BasePotential, EnsemblePosterior, NeuralPosterior, RatioBasedPotential
+from mfsbi.plugin.host import BasePotential, EnsemblePosterior, MCMCPosterior, NeuralPosterior, RatioBasedPotential
+from mfsbi.plugin.posteriors import SMCPosterior
 from mfsbi.plugin.potential import OwnPotential
 from mfsbi.plugin.samplers import Slice, sampler_of
 
-__all__ = ["sample_chains"]
+__all__ = ["require_posterior", "sample_chains"]
 
 
 def sample_chains(
@@ -35,8 +36,8 @@ def sample_chains(
         sample_chains(posterior, x, "nuts", draws=1000, chains=8)
         sample_chains(posterior, x, 1000, sampler="nuts", chains=8)
 
-    `posterior.sample` pools its chains and says nothing about them; here they stay apart, and chains that have not
-    converged by R-hat and effective sample sizes, or too few independent draws, are a warning with these numbers.
+    `posterior.sample` pools its chains; here they stay apart, and chains that have not converged by R-hat and effective
+    sample sizes, or too few independent draws, are a warning with these numbers.
 
     The sampler works on a copy of the posterior, which stays as it is: give `posterior.potential(theta, x)` the
     observations as well, or set them by `posterior.potential_fn.set_x(x)`.
@@ -46,7 +47,8 @@ def sample_chains(
         x: iid observations, shape `(observations, data)`
         how: the draws or the sampler, without their name
         draws: of each chain after its warm-up; 250 if not given
-        sampler: as a value, or a word of `mfsbi.plugin.samplers.SAMPLERS`; `Slice()` if not given
+        sampler: as a value, or a word of `mfsbi.plugin.samplers.SAMPLERS`; if not given `SMC()`, but
+            `Importance()` where theta takes few values, and `Slice()` for posteriors that were built to draw by MCMC
         seed: of everything random
         show_progress_bars: the sampler's, True, False, or None for "only on a terminal"
         settings: those of the sampler, if it is given by word
@@ -71,7 +73,7 @@ def sample_chains(
     require_positive_integer("draws", draws)
     require_seed(seed)
     _require_observations(x)
-    _require_posterior(posterior, chosen)
+    require_posterior(posterior, chosen)
     own = deepcopy(posterior)
     own.potential_fn.set_x(x, x_is_iid=True)
     own.potential_fn.evaluations = 0
@@ -95,10 +97,12 @@ def _default(posterior: NeuralPosterior) -> str:
     potential = getattr(posterior, "potential_fn", None)
     if not isinstance(potential, OwnPotential | RatioBasedPotential):
         return "slice"  # sbi's own potential, which only its own sampler takes
+    if isinstance(posterior, MCMCPosterior) and not isinstance(posterior, SMCPosterior):
+        return "slice"  # with settings that somebody chose
     return "importance" if getattr(potential.prior, "discrete", False) else "smc"
 
 
-def _require_posterior(posterior: NeuralPosterior, sampler: Sampler) -> None:
+def require_posterior(posterior: NeuralPosterior, sampler: Sampler) -> None:
     """Raise TypeError unless the posterior has a potential that the sampler can use."""
     potential = getattr(posterior, "potential_fn", None)
     if isinstance(posterior, EnsemblePosterior):

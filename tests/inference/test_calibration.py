@@ -68,6 +68,12 @@ def test_ranks_among_few_draws_have_no_width_of_their_own(draws):
         assert abs(sum(p < 0.05 for p in p_values) / 300 - 0.05) < 0.04
 
 
+def test_few_data_sets_seldom_call_a_right_posterior_too_narrow():
+    rank = torch.rand(2000, 15, generator=torch.Generator().manual_seed(0))
+    found = [calibration._Normal.of((100 * column).floor() / 101 + 0.5 / 101, 100) for column in rank]
+    assert sum(each.p_of_width < 0.005 for each in found) < 24  # ten expected; a normal law of the spread had 32
+
+
 def test_ranks_pass_a_posterior_that_is_the_prior(problem):
     """Simulation-based calibration does not see that the data are ignored."""
     theta, _ = problem

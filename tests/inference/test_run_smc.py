@@ -101,7 +101,8 @@ def test_populations_that_disagree_are_told_of_by_their_effective_size():
 @pytest.mark.parametrize(
     ("log_likelihood", "told"),
     [
-        (lambda theta: theta[:, 0] * math.nan, "it is NaN at some theta"),
+        (lambda theta: theta[:, 0] * math.nan, "it is nan at 1000 of 1000 theta"),
+        (lambda theta: theta[:, 0] * 0 + math.inf, "it is inf at 1000 of 1000 theta"),
         (lambda theta: theta[:, 0] * 0 - math.inf, "zero at all but 0 of 250 draws of the prior"),
     ],
 )

@@ -88,6 +88,16 @@ def failing(seeds, trainer, monkeypatch):
     monkeypatch.setattr(type(trainer), "train", broken)
 
 
+def test_an_ensemble_that_was_moved_draws_as_before(trainer, short_chains):
+    estimators = train_ensemble(trainer, 2, **QUICK)
+    posterior = ensemble_posterior(trainer, estimators).set_default_x(plane(3)[1])
+    torch.manual_seed(0)
+    before = posterior.sample((20,), show_progress_bars=False)
+    assert posterior.to("cpu") is posterior
+    torch.manual_seed(0)
+    torch.testing.assert_close(posterior.sample((20,), show_progress_bars=False), before)
+
+
 def test_a_member_that_fails_does_not_lose_the_others(trainer, monkeypatch):
     failing({4}, trainer, monkeypatch)
     with pytest.warns(UserWarning, match=r"2 of 3 members were trained. Failed seeds: 4 \(ArithmeticError: diverged\)"):

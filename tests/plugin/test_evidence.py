@@ -5,8 +5,12 @@ import pytest
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from mfsbi import AF, PAE, ManifoldNLE, MFlow, compare, log_evidence
+from mfsbi import AF, PAE, Chains, ManifoldNLE, MFlow, compare, log_evidence
 from mfsbi.flows import SplineCouplings
+from mfsbi.inference.chains import Info
+from mfsbi.inference.run_smc import _mean_evidence
+from mfsbi.plugin import evidence
+from mfsbi.plugin.host import EnsemblePosterior
 from mfsbi.plugin.parameter_prior import parameter_prior
 from mfsbi.plugin.posteriors import posterior_of
 from tests.plugin.test_priors import KINDS, NOISE
@@ -98,6 +102,25 @@ def test_different_spaces_are_refused(trained, other):
 def test_one_model_is_not_compared(trained):
     with pytest.raises(ValueError, match="`posteriors` should be two or more, by name; got 1"):
         compare({"flow": trained["flow"]}, trained["observed"])
+
+
+def test_an_ensemble_is_refused_by_name(trained):
+    ensemble = EnsemblePosterior([trained["flow"], trained["other flow"]])
+    with pytest.raises(TypeError, match="got an ensemble"):
+        compare({"flow": trained["flow"], "both": ensemble}, trained["observed"])
+
+
+def test_populations_that_disagree_are_a_warning(trained, monkeypatch):
+    found = Chains(torch.zeros(8, 4, 1), torch.zeros(8, 4), Info("smc", log_evidence=-3.0, log_evidence_error=0.9))
+    monkeypatch.setattr(evidence, "sample_chains", lambda *_, **__: found)
+    with pytest.warns(UserWarning, match=r"Populations of particles disagree on log p\(x\): -3.00 ± 2.13"):
+        log_evidence(trained["flow"], trained["observed"])
+
+
+def test_the_error_of_evidences_that_have_nothing_in_common_is_large():
+    log, error = _mean_evidence(torch.tensor([-100.0] + [-300.0] * 7, dtype=torch.float64))
+    assert abs(log + 100 + math.log(8)) < 1e-6
+    assert error > 20
 
 
 def test_what_is_no_posterior_is_refused(trained):

@@ -2,8 +2,8 @@
 
 | value | word | who does it | at its best |
 |---|---|---|---|
-| `Slice()` | `slice` | sbi, vectorised over chains | the default: no gradients, few parameters |
-| `SMC()` | `smc` | `mfsbi.inference.run_smc` | several modes, some tens of parameters, the evidence |
+| `SMC()` | `smc` | `mfsbi.inference.run_smc` | the default: several modes, some tens of parameters, the evidence |
+| `Slice()` | `slice` | sbi, vectorised over chains | its MCMC, with the settings of the posterior |
 | `NUTS()`, `HMC()` | `nuts`, `hmc` | Pyro | many parameters: follows the gradient |
 | `Emcee()` | `emcee` | emcee, vectorised over walkers | stretched posteriors of few parameters, no gradients |
 | `Rejection()` | `rejection` | sbi | independent draws of a posterior not much narrower than the prior |
