@@ -144,7 +144,7 @@ class _Normal:
         variance, fourth = float(steps.square().mean()), float(steps.pow(4).mean())
         count, shift = len(z), float(z.mean())
         spread = float((z - shift).square().sum()) / (count - 1)
-        off_centre = shift / (variance / count) ** 0.5
+        off_centre = shift / (max(variance, spread) / count) ** 0.5  # what scatters widely is off by chance, too
         p_of_width, excess = 1.0, fourth - variance**2
         if excess > 1e-9:  # none for a single draw, whose ranks are two
             freedom = 2 * variance**2 * (count - 1) / excess  # of the chi-squared law with the same scatter
