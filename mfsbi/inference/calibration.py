@@ -59,7 +59,7 @@ class Calibration:
     @property
     def p_values(self) -> dict[str, list[float]]:
         """The p-value of each test: ranks, shift and width of each parameter, and one each for levels and closeness."""
-        columns = [_Normal.of(column, self.draws.shape[1]) for column in self.ranks.unbind(-1)]
+        columns = self._normals
         return {
             "ranks": [uniform_p_value(column) for column in self.ranks.unbind(-1)],
             "shift": [column.p_of_shift for column in columns],
@@ -77,24 +77,30 @@ class Calibration:
     @property
     def faults(self) -> list[str]:
         """What is wrong with the posterior of which parameter, and by how much, in words; empty if no test says."""
-        found, each = [], self.p_values
-        limit = LEAST / sum(map(len, each.values()))
-        for i, column in enumerate(self.ranks.unbind(-1)):
-            normal = _Normal.of(column, self.draws.shape[1])
-            if each["width"][i] < limit:
-                word, factor = (
-                    ("narrow", normal.width) if normal.width > 1 else ("wide", 1 / max(normal.width, LEAST_WIDTH))
-                )
+        found = []
+        limit = LEAST / sum(map(len, self.p_values.values()))
+        for i, normal in enumerate(self._normals):
+            if normal.p_of_width < limit:
+                word = "narrow" if normal.width > 1 else "wide"
+                factor = normal.width if normal.width > 1 else 1 / max(normal.width, LEAST_WIDTH)
                 found.append(f"parameter {i} is too {word} by a factor of {factor:.2f}")
-            if each["shift"][i] < limit:
+            if normal.p_of_shift < limit:
                 way = "low" if normal.shift > 0 else "high"
                 found.append(f"parameter {i} is too {way} by {abs(normal.shift):.2f} of its standard deviations")
         return found
 
     @property
+    def _normals(self) -> "list[_Normal]":
+        return [_Normal.of(column, self.draws.shape[1]) for column in self.ranks.unbind(-1)]
+
+    @property
     def conservative(self) -> bool:
-        """Whether posteriors are too wide and nothing else: honest, but less than the data could tell."""
-        return bool(self.faults) and all("too wide" in fault for fault in self.faults)
+        """Whether posteriors are too wide and nothing else: honest, but less than the data could tell.
+
+        Regions that hold the truth too seldom are not, whatever single parameters say.
+        """
+        wide = bool(self.faults) and all("too wide" in fault for fault in self.faults)
+        return wide and float(self.levels.mean()) <= 0.5
 
     @property
     def coverage_gap(self) -> float:

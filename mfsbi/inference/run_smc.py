@@ -228,7 +228,7 @@ class _Particles:
         y, log_ratio = propose(self.y, self.sizes[name])
         log_prior, log_likelihood = self.target(y)
         gain = log_prior - self.log_prior + self.temperature * (log_likelihood - self.log_likelihood) + log_ratio
-        gain = gain.nan_to_num(-math.inf)  # of a particle without a posterior, to be resampled, or of a place without
+        gain = torch.where(log_likelihood > -math.inf, gain, -math.inf)  # nobody goes where there is no posterior
         taken = torch.rand_like(gain).log() < gain
         self.y = torch.where(taken[:, None], y, self.y)
         self.log_prior = torch.where(taken, log_prior, self.log_prior)

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,6 +73,14 @@ def test_few_data_sets_seldom_call_a_right_posterior_too_narrow():
     rank = torch.rand(2000, 15, generator=torch.Generator().manual_seed(0))
     found = [calibration._Normal.of((100 * column).floor() / 101 + 0.5 / 101, 100) for column in rank]
     assert sum(each.p_of_width < 0.005 for each in found) < 24  # ten expected; a normal law of the spread had 32
+
+
+def test_wide_parameters_in_regions_that_are_too_small_are_not_called_honest(problem):
+    wide = exam(*problem, std=SD * 1.3)
+    assert wide.conservative
+    small = replace(wide, levels=1 - wide.levels)
+    assert not small.conservative
+    assert "NOT calibrated" in str(small)
 
 
 def test_ranks_pass_a_posterior_that_is_the_prior(problem):
