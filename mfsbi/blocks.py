@@ -1,11 +1,11 @@
 """How many rows are worked on at a time, wherever memory has to stay bounded: one budget for all.
 
-A block holds at most 2^24 numbers, 64 MiB in float32:
+A block holds at most 2^23 numbers, 32 MiB in float32:
 
-    rows of a block = 2^24 / (numbers of a row).
+    rows of a block = 2^23 / (numbers of a row).
 
 A row that passes through a network takes more than its features: the parameters of a spline are some 2^5 numbers for
-each of them, and hidden layers 2^11 as a rule. So blocks have 8192 rows or, if there are more than 64 features, fewer.
+each of them, and hidden layers 2^11 as a rule. So blocks have 4096 rows or, if there are more than 64 features, fewer.
 A tangent takes as much as a row does. The speed of networks does not depend on it between some 500 and 30,000 rows.
 
 Densities and means do not depend on the size of blocks but for rounding. Random draws do: what draws block by block
@@ -14,7 +14,7 @@ gives other numbers with other blocks.
 
 __all__ = ["rows_at_work"]
 
-NUMBERS = 2**24
+NUMBERS = 2**23
 """Of a block at most."""
 
 LAYER, FEATURE = 2**11, 2**5

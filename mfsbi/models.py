@@ -19,6 +19,7 @@ p(u|theta) alone, for coordinates that are computed once.
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from torch import Generator, Tensor, nn
 
 from mfsbi.charts import AbstractChart, Warped
 from mfsbi.flows import Bijection, Density
-from mfsbi.flows.densities import log_normal, log_prob_of, sample_of
+from mfsbi.flows.densities import Pairing, log_normal, log_prob_of, pairing_of, sample_of
 from mfsbi.types import Coordinates, Data, Parameters, Scalars
 from mfsbi.warp import ThetaScale, Warp, as_data
 
@@ -78,6 +79,14 @@ class Latent(ThetaScale):
             ValueError: if theta has another number of parameters
         """
         return log_prob_of(self.flow, self._scaled(u), self.standardize(theta)) - self.u_std.log().sum()
+
+    def pairing(self, u: Tensor) -> Pairing:
+        """Return log p(u|theta) of fixed points as a function of theta in its own units.
+
+        Arguments:
+            u: coordinates, not standardised, shape `(sets, points, manifold)`
+        """
+        return _LatentPairing(self, pairing_of(self.flow, self._scaled(u)))
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, manifold)`.
@@ -145,6 +154,17 @@ class Latent(ThetaScale):
     def _scaled(self, u: Tensor) -> Tensor:
         """Return u sheared and standardised, shape `(*, n)`."""
         return (u - self.u_mean) @ self.u_shear / self.u_std
+
+
+@dataclass(frozen=True)
+class _LatentPairing:
+    """log p(u|theta) of fixed coordinates, given that of standardised ones."""
+
+    latent: Latent
+    standardised: Pairing
+
+    def __call__(self, theta: Tensor, which: Tensor) -> Tensor:
+        return self.standardised(self.latent.standardize(theta), which) - self.latent.u_std.log().sum()
 
 
 def _is_narrow(u: Tensor) -> bool:

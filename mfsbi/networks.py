@@ -61,7 +61,7 @@ class ResidualNetwork(nn.Module):
 
 
 class Affine(nn.Module):
-    """An affine map of columns, y = W x + b for x of shape `(features, rows)`; for no features, b itself.
+    """An affine map of columns, y = W x + b for x of shape `(features, *)`; for no features, b itself.
 
     Arguments:
         inputs: features that come in
@@ -84,8 +84,9 @@ class Affine(nn.Module):
         return self.weight if self.mask is None else self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y, shape `(outputs, rows)`."""
-        return torch.addmm(self.bias, self.matrix, x)
+        """Return y, shape `(outputs, *)`."""
+        y = torch.addmm(self.bias, self.matrix, x if x.ndim == 2 else x.flatten(1))
+        return y if x.ndim == 2 else y.view(-1, *x.shape[1:])
 
 
 class Conditioner(nn.Module):
@@ -182,19 +183,20 @@ class MaskedConditioner(nn.Module):
         _zero(self.last)
 
     def told(self, theta: Tensor) -> Told:
-        """Return what the hidden layers are told of theta, shape `(parameters, rows)`."""
+        """Return what the hidden layers are told of theta, shape `(parameters, *)`."""
         if self.gate is None:
-            return Told([theta.new_zeros(1, 1)] * len(self.hidden), theta.new_ones(1, 1))
+            one = theta.new_ones(1, *[1] * (theta.ndim - 1))
+            return Told([0 * one] * len(self.hidden), one)
         first, second = self.features
         features = functional.silu(second(first(theta).tanh()))
         return Told([shift(features) for shift in self.shifts], 1 + self.gate(features))
 
     def forward(self, x: Tensor, told: Told) -> Tensor:
-        """Return the outputs, shape `(numbers d, rows)`, for x of shape `(d, rows)`."""
+        """Return the outputs, shape `(numbers d, *)`, for x of shape `(d, *)`; x and theta may be broadcast."""
         return self.last(self.last_hidden(x, told))
 
     def last_hidden(self, x: Tensor, told: Told) -> Tensor:
-        """Return the last hidden layer, shape `(width, rows)`, for x of shape `(d, rows)`."""
+        """Return the last hidden layer, shape `(width, *)`, for x of shape `(d, *)`."""
         for number, (layer, shift) in enumerate(zip(self.hidden, told.shifts, strict=True)):
             x = functional.silu(layer(x) + shift)
             x = x * told.gates if number == self.gated else x

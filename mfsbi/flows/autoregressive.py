@@ -72,9 +72,15 @@ class AutoregressiveSpline(nn.Module):
         sharpness, rank = (settings.sharpness, settings.theta_sharpness), order.argsort()
         self.network = MaskedConditioner(rank, parameters, self.outputs[0], width, settings.depth, sharpness)
 
+    @property
+    def meets_theta(self) -> bool:
+        """Whether theta conditions the layer."""
+        return self.network.gate is not None
+
     def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y, shape `(d, rows)`, and log|det dy/dx|, shape `(rows,)`."""
-        y, log_slope = spline(x, self._raw(x, self.network.told(theta)), self.bound)
+        """Return y, shape `(d, *)`, and log|det dy/dx|, shape `(*)`; those of x and theta may be broadcast."""
+        raw = self._raw(x, self.network.told(theta))
+        y, log_slope = spline(x.expand(raw.shape[1:]), raw, self.bound)
         return y, log_slope.sum(0)
 
     def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
@@ -100,5 +106,5 @@ class AutoregressiveSpline(nn.Module):
         return x, dx
 
     def _raw(self, x: Tensor, told: Told) -> Tensor:
-        """Return what the network says, shape `(numbers, d, rows)`."""
-        return self.network(x, told).view(*self.outputs, -1)
+        """Return what the network says, shape `(numbers, d, *)`."""
+        return self.network(x, told).unflatten(0, self.outputs)

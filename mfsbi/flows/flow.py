@@ -44,7 +44,8 @@ class Density(Protocol):
     """What a latent density may be besides a bijection to the standard normal: any `nn.Module` with these methods.
 
     Charts cannot use it. It may have `measure(u, theta)`, which takes from standardised rows what it begins with, and
-    `settle(u, theta)`, which takes from held-out rows what it ends with.
+    `settle(u, theta)`, which takes from held-out rows what it ends with. It may also have `pairing(u)`, a quick
+    `mfsbi.flows.densities.Pairing`.
 
     Arguments:
         features: d
@@ -119,7 +120,10 @@ def _require_flow(config: FlowConfig, flow: object, dims: tuple[int, int], kind:
 
 
 class Layer(Protocol):
-    """What a flow is made of; arrays have shape `(coordinates, rows)`, tangents `(rows, n, coordinates)`."""
+    """What a flow is made of; arrays have shape `(coordinates, rows)`, tangents `(rows, n, coordinates)`.
+
+    A layer may say whether it `meets_theta`; one that does say it takes points and theta that are to be broadcast.
+    """
 
     def __call__(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and log|det dy/dx|, shape `(rows,)` or one for all rows."""
@@ -247,6 +251,8 @@ class Linear(nn.Module):
 
     The diagonal of U is exp(log_diagonal): the layer cannot become singular.
     """
+
+    meets_theta = False
 
     def __init__(self, features: int) -> None:
         super().__init__()

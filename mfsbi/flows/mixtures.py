@@ -32,13 +32,14 @@ they bring where coordinates are alike given theta; with `start="normal"` there 
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 from mfsbi.checks import require_sizes
 from mfsbi.flows.couplings import AffineCouplings
+from mfsbi.flows.densities import Pairing
 from mfsbi.flows.flow import FlowConfig
 from mfsbi.networks import MaskedConditioner, perceptron
 
@@ -137,19 +138,36 @@ class AutoregressiveMixture(nn.Module):
 
     def log_prob(self, u: Tensor, theta: Tensor | None = None) -> Tensor:
         """Return log p(u|theta), shape `(*)`, for u of shape `(*, d)` and theta of shape `(*, parameter)`."""
-        bent, log_det = (u, u.new_zeros(())) if self.bends is None else self.bends.forward_and_log_det(u)
+        bent, log_det = self._bent(u)
         columns = bent.reshape(math.prod(u.shape[:-1]), self.features).T.contiguous()
-        theta = self._columns(u, theta)
+        return self._log_prob(columns, self._columns(u, theta)).view(u.shape[:-1]) + log_det
+
+    def pairing(self, u: Tensor) -> Pairing:
+        """Return log p(u|theta) of fixed points, shape `(sets, points, d)`."""
+        bent, log_det = self._bent(u)
+        return _MixturePairing(self, bent.movedim(-1, 0).contiguous(), log_det.expand(u.shape[:-1]))
+
+    def _bent(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h(u) and log|det dh/du|."""
+        return (u, u.new_zeros(())) if self.bends is None else self.bends.forward_and_log_det(u)
+
+    def _log_prob(self, columns: Tensor, theta: Tensor) -> Tensor:
+        """Return the log density of bent coordinates, shape `(*)`, those of columns and theta broadcast.
+
+        Arguments:
+            columns: shape `(d, *)`
+            theta: shape `(parameter, *)`
+        """
         seen, told = _bounded(columns), self.network.told(theta)
         raw, shift, log_scale = self._of_theta(theta)
-        raw = raw + self.network(seen, told).view(raw.shape)
+        raw = raw + self.network(seen, told).unflatten(0, self.outputs)
         if self.linear:
-            shift = shift + (self.slope * self.before) @ seen
+            shift = shift + ((self.slope * self.before) @ seen.flatten(1)).view_as(seen)
         z = (columns - shift) * (-log_scale).exp()
         log_weight, mean, log_width = raw[0].log_softmax(0), raw[1], _limited(raw[2])
         e = (z - mean) * (-log_width).exp()
         each = (log_weight - log_width - 0.5 * e.square()).logsumexp(0) - log_scale - 0.5 * math.log(2 * math.pi)
-        return each.sum(0).view(u.shape[:-1]) + log_det
+        return each.sum(0)
 
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, d)`; theta has shape `(*, parameter)`."""
@@ -194,7 +212,8 @@ class AutoregressiveMixture(nn.Module):
             self.slope[i, earlier] = fit.slopes[p:].to(u)
 
     def _of_theta(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what theta alone says: logits, means and log widths, `(3, K, d, rows)`, shift and log scale."""
+        """Return what theta alone says: logits, means and log widths, `(3, K, d, *)`, shift and log scale."""
+        shape, theta = theta.shape[1:], theta.flatten(1)
         rows = theta.shape[1]
         raw = self.offset[..., None].expand(*self.outputs, rows)
         shift = self.shift[:, None] + self.theta_slope @ theta
@@ -203,7 +222,8 @@ class AutoregressiveMixture(nn.Module):
             told = self.of_theta(theta.T).T.view(2 + math.prod(self.outputs[:2]), self.features, rows)
             raw = raw + told[:-2].view(*self.outputs, rows)
             shift, log_scale = shift + told[-2], log_scale + told[-1]
-        return raw, shift, _limited(log_scale)
+        each = raw, shift, _limited(log_scale)
+        return each if len(shape) == 1 else cast(Any, tuple(part.unflatten(-1, shape) for part in each))
 
     def _columns(self, u: Tensor, theta: Tensor | None) -> Tensor:
         """Return theta in columns, one for each row of u; without parameters an array without rows."""
@@ -211,6 +231,19 @@ class AutoregressiveMixture(nn.Module):
             return u.new_zeros(0, math.prod(u.shape[:-1]))
         rows = math.prod(u.shape[:-1])
         return theta.expand(*u.shape[:-1], theta.shape[-1]).reshape(rows, theta.shape[-1]).T.contiguous()
+
+
+@dataclass(frozen=True)
+class _MixturePairing:
+    """log p(u|theta) of fixed points, bent beforehand, shape `(d, sets, points)`."""
+
+    density: AutoregressiveMixture
+    columns: Tensor
+    log_det: Tensor
+
+    def __call__(self, theta: Tensor, which: Tensor) -> Tensor:
+        columns, at = self.columns[:, which, None], theta.movedim(-1, 0)[..., None]
+        return self.density._log_prob(columns, at) + self.log_det[which, None]
 
 
 @dataclass(frozen=True)

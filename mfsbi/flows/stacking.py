@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 
 from mfsbi.blocks import rows_at_work
 from mfsbi.checks import require_kind
-from mfsbi.flows.densities import log_prob_of, sample_of
+from mfsbi.flows.densities import Pairing, log_prob_of, pairing_of, sample_of
 from mfsbi.flows.flow import Bijection, Density, FlowConfig, density_of
 
 __all__ = ["Stacked", "StackedDensity"]
@@ -84,6 +84,10 @@ class StackedDensity(nn.Module):
             return torch.stack([log_prob_of(member, u, theta) for member in learning]).mean(0)
         return (self._each(u, theta) + self.weights.log().view(-1, *[1] * (u.ndim - 1))).logsumexp(0)
 
+    def pairing(self, u: Tensor) -> Pairing:
+        """Return log p(u|theta) of fixed points, shape `(sets, points, d)`, by the mixture."""
+        return _StackedPairing(self, [pairing_of(member, u) for member in self.members])
+
     def sample(self, theta: Tensor, generator: Generator | None = None) -> Tensor:
         """Draw one u for each row of theta, shape `(*, d)`, from a member drawn by its weight."""
         rows = theta.reshape(math.prod(theta.shape[:-1]), theta.shape[-1])
@@ -134,3 +138,15 @@ class StackedDensity(nn.Module):
     def _each(self, u: Tensor, theta: Tensor | None) -> Tensor:
         """Return the log densities of the members, shape `(members, *)`."""
         return torch.stack([log_prob_of(member, u, theta) for member in self.members])
+
+
+@dataclass(frozen=True)
+class _StackedPairing:
+    """log p(u|theta) of fixed points by a mixture, given that by each member."""
+
+    density: StackedDensity
+    members: list[Pairing]
+
+    def __call__(self, theta: Tensor, which: Tensor) -> Tensor:
+        each = torch.stack([member(theta, which) for member in self.members])
+        return (each + self.density.weights.log().view(-1, 1, 1, 1)).logsumexp(0)

@@ -2,17 +2,24 @@
 
 from collections.abc import Iterator
 
+import torch
+from torch import Tensor
+
 from mfsbi.checks import warn
 from mfsbi.inference.chains import Chains
 from mfsbi.inference.to_arviz import APART, diagnose
 
-__all__ = ["warn_of_chains"]
+__all__ = ["warn_of_chains", "warn_of_populations"]
 
 LEAST_SHARE = 0.01
 """Share of accepted steps below which a Markov chain hardly moves."""
 
 MANY = 100
 """Draws of each chain from which on R-hat says something of independent ones."""
+
+
+FAR_APART = 1.1
+"""R-hat of populations of a hundred particles that is no chance in any of a thousand data sets."""
 
 
 def warn_of_chains(chains: Chains) -> None:
@@ -23,6 +30,27 @@ def warn_of_chains(chains: Chains) -> None:
     """
     for complaint in filter(None, _complaints(chains)):
         warn(complaint)
+
+
+def warn_of_populations(theta: Tensor) -> None:
+    r"""Warn of data sets whose populations of particles disagree by more than so few particles do by chance.
+
+    By R-hat of the means, the root of (n - 1) / n + var(means) / mean(variances), n the draws of each.
+
+    Arguments:
+        theta: shape `(sets, populations, draws, parameter)`, two populations or more
+    """
+    draws = theta.shape[2]
+    within = theta.var(2).mean(1)
+    r_hat = ((draws - 1) / draws + theta.mean(2).var(1) / within.clamp(min=torch.finfo(theta.dtype).tiny)).sqrt()
+    disagree = (r_hat > FAR_APART).any(-1)
+    if disagree.any():
+        warn(
+            f"In {int(disagree.sum())} of {len(theta)} data sets populations of particles disagree, worst in number "
+            f"{int(r_hat.amax(-1).argmax())} with R-hat {float(r_hat.max()):.2f}: regions of these posteriors, such as "
+            "separate modes, have too many or too few draws. Draw from these one by one, with more particles, as in "
+            '`sample_chains(posterior, x, "smc", particles=1000)`.'
+        )
 
 
 def _complaints(chains: Chains) -> Iterator[str]:

@@ -13,12 +13,15 @@ Where the chart depends on theta nothing is constant, and every call evaluates l
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from mfsbi.blocks import rows_at_work
 from mfsbi.checks import require_features
+from mfsbi.flows.densities import Pairing
 from mfsbi.models import AbstractModel, DensityModel
 from mfsbi.types import HasQuickLikelihood, KnownLikelihood
 
@@ -48,28 +51,25 @@ class EncodedLikelihood:
         rows = x.flatten(0, 1) if x.ndim == 3 else x
         require_features("x", rows, model.chart.data_dim, "the data the model was trained on")
         rows = model.as_data(rows)
-        self._log_prob: Callable[[Tensor, Tensor], Tensor] = model.latent.log_prob
         factor = model.latent.theta_mean.new_zeros(len(rows))
         with torch.no_grad():
             if not isinstance(model, DensityModel):
                 points = model.encode(rows)
             elif model.chart.conditional:
-                points, self._log_prob = rows, model.log_prob
+                points = rows
             else:
                 parts = [model.place(chunk) for chunk in rows.split(rows_at_work(rows.shape[-1]))]
                 points, factor = (torch.cat(part) for part in zip(*parts, strict=True))
         self.points = points.view(*x.shape[:-1], -1)
-        self._constant = factor.view(len(x), -1).sum(-1)
+        self._model, self._constant = model, factor.view(len(x), -1).sum(-1)
 
     def iid(self, theta: Tensor) -> Tensor:
         """Return sum_j log p(x_j|theta) for each row of theta, shape `(rows,)`.
 
         All observations share one theta, also those of several sets.
         """
-        points = self.points.flatten(0, -2)
-        per_chunk = max(1, rows_at_work(points.shape[-1]) // len(points))
-        sums = torch.cat([self._sums(points.expand(len(rows), -1, -1), rows) for rows in theta.split(per_chunk)])
-        return sums + self._constant.sum()
+        first, events = theta.new_zeros(1, dtype=torch.long), self.points.shape[:-1].numel()
+        return self._sums(self._all, events, theta[None], first)[0] + self._constant.sum()
 
     def rowwise(self, theta: Tensor) -> Tensor:
         """Return log p(x_i|theta_i), shape `(rows,)`: one theta for each row of x.
@@ -79,16 +79,54 @@ class EncodedLikelihood:
         Arguments:
             theta: shape `(observations, parameter)`, or `(sets, parameter)`
         """
-        points = self.points if self.points.ndim == 3 else self.points[:, None]
-        per_chunk = max(1, rows_at_work(points.shape[-1]) // points.shape[1])
-        chunks = zip(points.split(per_chunk), theta.split(per_chunk), strict=True)
-        return torch.cat([self._sums(part, rows) for part, rows in chunks]) + self._constant
+        return self.of_sets(theta[:, None], torch.arange(len(theta), device=theta.device))[:, 0]
 
-    def _sums(self, points: Tensor, theta: Tensor) -> Tensor:
-        """Return sum_j log p(x_ij|theta_i) of points of shape `(rows, events, features)`, shape `(rows,)`."""
-        rows, events, _ = points.shape
-        values = self._log_prob(points.reshape(rows * events, -1), theta.repeat_interleave(events, dim=0))
-        return values.view(rows, events).sum(-1)
+    def of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
+        """Return log p(x_a|theta_ak) of many theta for each of some sets, or rows of x, shape `(some, k)`.
+
+        Arguments:
+            theta: shape `(some, k, parameter)`
+            which: number of the set that each of the first axis is of, shape `(some,)`
+        """
+        events = self.points.shape[1] if self.points.ndim == 3 else 1
+        return self._sums(self._each, events, theta, which) + self._constant[which, None]
+
+    @cached_property
+    def _all(self) -> Pairing:
+        """That of all observations as one set."""
+        return self._pairing(self.points.flatten(0, -2)[None])
+
+    @cached_property
+    def _each(self) -> Pairing:
+        """That of each set, or each row."""
+        return self._pairing(self.points if self.points.ndim == 3 else self.points[:, None])
+
+    def _pairing(self, points: Tensor) -> Pairing:
+        """Return theta -> log p of the points, but for the constants."""
+        if isinstance(self._model, DensityModel) and self._model.chart.conditional:
+            return _ConditionalPairs(self._model, points)
+        with torch.no_grad():
+            return self._model.latent.pairing(points)
+
+    def _sums(self, log_prob: Pairing, events: int, theta: Tensor, which: Tensor) -> Tensor:
+        """Return sum_j log p(x_aj|theta_ak) of so many events but for constants, `(some, k)`, some pairs at a time."""
+        pairs = max(1, rows_at_work(self.points.shape[-1]) // events)
+        blocks = zip(*(part.split(max(1, pairs // theta.shape[1])) for part in (theta, which)), strict=True)
+        return torch.cat(
+            [torch.cat([log_prob(some, of).sum(-1) for some in rows.split(pairs, 1)], 1) for rows, of in blocks]
+        )
+
+
+@dataclass(frozen=True)
+class _ConditionalPairs:
+    """log p(x|theta) of fixed points, shape `(sets, points, data)`, by a model whose chart depends on theta."""
+
+    model: DensityModel
+    x: Tensor
+
+    def __call__(self, theta: Tensor, which: Tensor) -> Tensor:
+        x = self.x[which][:, None].expand(-1, theta.shape[1], -1, -1)
+        return self.model.log_prob(x, theta[:, :, None].expand(*x.shape[:-1], -1))
 
 
 def exact_potential(simulator: KnownLikelihood, x: Tensor) -> Callable[[Tensor], Tensor]:

@@ -23,6 +23,9 @@ The sizes g and r follow the share of steps that are accepted. Steps are taken u
 where they were resampled than two thirds of the steps before, within a hundredth: then they have forgotten it. Where
 they still change between modes after two hundred steps they need not go on: the modes have their masses by weights.
 
+**Several data sets** are taken at once, each at a temperature and with steps of its own: what one of them waits for
+does not hold up the others, and calls of the likelihood stay large.
+
 **Populations.** Chains are populations that are weighted and resampled apart, but take steps of one size along each
 other's differences, at temperatures they share. So they are nearly independent, and their evidences nearly unbiased:
 where they disagree, R-hat says so, and the scatter of their evidences is the error of the mean. Neither sees what all
@@ -30,9 +33,8 @@ of them missed.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,9 +43,10 @@ from tqdm.auto import tqdm
 from mfsbi.checks import require_positive_integer, warn
 from mfsbi.inference.chains import Chains, Info
 from mfsbi.inference.samplers import Problem
+from mfsbi.inference.smc_steps import Normal, about_mean, along_differences
 from mfsbi.seeds import seeded
 
-__all__ = ["SMC"]
+__all__ = ["SMC", "Populations"]
 
 EFFECTIVE = 0.5
 """Share of particles that the weights of one temperature leave."""
@@ -57,17 +60,28 @@ REMEMBERED = 0.3
 LONGER, FARTHER = 1.5, 1.01
 """After so many times the steps, the distance from the start has to have grown by this factor to go on."""
 
-JUMPS = 0.2
-"""Share of steps along differences that go all the way."""
-
-FREEDOM = 5.0
-"""Degrees of freedom of the law that steps about the mean leave as it is."""
+STEPS = {"differences": along_differences, "mean": about_mean}
+"""In turns."""
 
 WANTED, LARGEST = {"differences": 0.3, "mean": 0.4}, {"differences": 3.0, "mean": 1.0}
 """Share of steps that should be accepted, and their largest size."""
 
-_Proposal: TypeAlias = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-"""y and a size -> new y, and the log of the ratio of the densities of the step back and of the step."""
+BATCHES = 100
+"""Of draws of the prior at most, where the posterior is zero at most of them."""
+
+
+class Populations(NamedTuple):
+    """Draws of the posteriors of some data sets, in no order.
+
+    Arguments:
+        theta: shape `(sets, populations, draws, parameter)`
+        log_evidence: log p(x) by each population, shape `(sets, populations)`
+        acceptance: the mean share of steps that were accepted, shape `(sets,)`
+    """
+
+    theta: Tensor
+    log_evidence: Tensor
+    acceptance: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,32 +112,46 @@ class SMC:
         """Return one chain for each population; draws are in no order.
 
         Raises:
-            ValueError: if parameters take few values, the log posterior is NaN, or -inf at almost all
-                draws of the prior
+            ValueError: if parameters take few values, the log posterior is NaN, or zero at almost all draws of the
+                prior
         """
-        problem.require_continuous("smc")
-        each = max(self.particles, draws)
-        with seeded(seed), torch.no_grad():
-            target = _Target(problem)
-            particles = _Particles(target, self.chains, target.begin(self.chains * each))
-            bar = tqdm(total=1.0, disable=not problem.show_progress_bars, desc="tempering", leave=False)
-            with bar:
-                while particles.temperature < 1:
-                    particles.resample()
-                    steps = particles.move()
-                    bar.set_postfix(steps=steps, refresh=False)
-                    bar.update(particles.temperature - bar.n)
-            theta = target.theta(particles.y).view(self.chains, each, -1)
-            theta = torch.stack([own[torch.randperm(each)[:draws]] for own in theta])
-        log_evidence, error = _mean_evidence(particles.log_evidence)
+        found = self.draw_each(problem, draws, seed)
+        log_evidence, error = _mean_evidence(found.log_evidence[0])
         info = Info(
             "smc",
             markov=False,
-            acceptance=particles.accepted,
+            acceptance=float(found.acceptance[0]),
             log_evidence=log_evidence,
             log_evidence_error=error,
         )
-        return problem.chains(theta, info)
+        return problem.chains(found.theta[0], info)
+
+    def draw_each(self, problem: Problem, draws: int, seed: int) -> Populations:
+        """Return draws for each data set of a problem, all of which are worked on at once.
+
+        Arguments:
+            problem: of one data set, or of several
+            draws: of each population
+            seed: of everything random
+
+        Raises:
+            ValueError: as `draw`
+        """
+        problem.require_continuous("smc")
+        each, sets = max(self.particles, draws), max(1, problem.sets)
+        with seeded(seed), torch.no_grad():
+            target = _Target(problem)
+            particles = _Particles(target, sets, self.chains, each)
+            bar = tqdm(total=float(sets), disable=not problem.show_progress_bars, desc="tempering", leave=False)
+            with bar:
+                while len(active := particles.active):
+                    particles.move(active)
+                    bar.update(float(particles.temperature.sum()) - bar.n)
+            particles.warn_if_remembered()
+            theta = target.theta(particles.y.flatten(0, 1)).view(sets * self.chains, each, -1)
+            theta = torch.stack([own[torch.randperm(each)[:draws]] for own in theta])
+        theta = theta.view(sets, self.chains, draws, -1)
+        return Populations(theta, particles.log_evidence, particles.accepted / particles.proposed)
 
 
 class _Target:
@@ -140,198 +168,219 @@ class _Target:
         """Return theta of rows y."""
         return self.problem.transform.inv(y.to(self.problem.device, self.kind))
 
-    def __call__(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log p(y) and log L, each of shape `(rows,)`; -inf where there is no posterior."""
-        rows = y.to(self.problem.device, self.kind)
+    def __call__(self, y: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(y) and log L, each of shape `(some, particles)`; -inf where there is no posterior.
+
+        Arguments:
+            y: shape `(some, particles, d)`
+            which: the data set that each of the first axis is of, shape `(some,)`
+        """
+        rows = y.flatten(0, 1).to(self.problem.device, self.kind)
         theta = self.problem.transform.inv(rows)
-        volume = self.problem.transform.log_abs_det_jacobian(theta, rows).reshape(len(y), -1).sum(-1)
-        log_prior, log_posterior = self.problem.prior.log_prob(theta), self.problem.log_prob(theta)
+        volume = self.problem.transform.log_abs_det_jacobian(theta, rows).reshape(len(rows), -1).sum(-1)
+        log_prior = self.problem.prior.log_prob(theta)
+        log_posterior = self.problem.log_prob_of_sets(theta.view(*y.shape[:2], -1), which).flatten()
         wrong = torch.isnan(log_posterior) | (log_posterior == math.inf)
         if wrong.any():
             raise ValueError(
                 f"The log posterior should be a number or -inf; it is {float(log_posterior[wrong][0])} at "
-                f"{int(wrong.sum())} of {len(y)} theta, such as {theta[wrong][0].tolist()}. Narrow the prior."
+                f"{int(wrong.sum())} of {len(rows)} theta, such as {theta[wrong][0].tolist()}. Narrow the prior."
             )
         there = log_prior.isfinite() & volume.isfinite() & log_posterior.isfinite()
         nowhere = torch.full_like(log_prior, -math.inf)
         parts = log_prior - volume, log_posterior - log_prior
         log_prior, log_likelihood = (torch.where(there, part, nowhere).double().cpu() for part in parts)
-        return log_prior, log_likelihood
+        return log_prior.view(y.shape[:2]), log_likelihood.view(y.shape[:2])
 
 
 class _Particles:
-    """Populations of particles at one temperature.
+    """Populations of particles of each data set, at one temperature.
+
+    Tensors have the data sets along their first axis and, where there is one, all particles of a set, population after
+    population, along the second.
 
     Arguments:
         target: what they are led to
-        populations: how many
-        y: draws of the prior, shape `(populations * particles, d)`
+        sets: of data
+        populations: of each set
+        particles: of each population
     """
 
-    def __init__(self, target: _Target, populations: int, y: Tensor) -> None:
-        self.target, self.populations, self.y = target, populations, y
-        self.log_prior, self.log_likelihood = target(y)
-        self.temperature, self.accepted = 0.0, 0.0
-        self.log_evidence = torch.zeros(populations, dtype=torch.float64)
-        self.sizes = dict.fromkeys(WANTED, 1.0)
-        possible = int((self.log_likelihood > -math.inf).view(populations, -1).sum(-1).min())
-        if possible < 2:
-            raise ValueError(
-                f"The posterior is zero at all but {possible} of {len(y) // populations} draws of the prior, which "
-                "are too few to start from. Is x within reach of the prior? If it is, take more `particles`, as in "
-                '`sample_chains(posterior, x, "smc", particles=2000)`.'
-            )
+    def __init__(self, target: _Target, sets: int, populations: int, particles: int) -> None:
+        self.target, self.populations, everyone = target, populations, torch.arange(sets)
+        self.y = target.begin(sets * populations * particles).view(sets, populations * particles, -1)
+        self.log_prior, self.log_likelihood = target(self.y, everyone)
+        self.log_evidence = torch.zeros(sets, populations, dtype=torch.float64)
+        self.temperature, self.accepted, self.proposed = torch.zeros(3, sets, dtype=torch.float64)
+        self.sizes = {name: torch.ones_like(self.temperature) for name in STEPS}
+        self.likeness, self.at = torch.zeros(2, sets, dtype=torch.float64)
+        possible = self._by_population(self.log_likelihood > -math.inf).sum(-1).amin(-1)
+        for number in (possible < EFFECTIVE * particles).nonzero()[:, 0].tolist():
+            self._draw_more(number)
+        self.start, self.before = self.y.clone(), self.log_likelihood.clone()
+        self.normal = Normal.of(self.y)
+        self.steps, self.enough, self.farthest = torch.zeros(3, sets, dtype=torch.float64)
+        self._resample(everyone)
 
-    def resample(self) -> None:
-        """Go on to the next temperature, and let particles take each other's places by their weights there."""
-        log_likelihood = self.log_likelihood.view(self.populations, -1)
-        following = _next_temperature(log_likelihood, self.temperature)
-        log_weight = (following - self.temperature) * log_likelihood
-        self.log_evidence += log_weight.logsumexp(-1) - math.log(log_weight.shape[1])
-        chosen = _systematic(log_weight.softmax(-1))
-        chosen = (chosen + log_weight.shape[1] * torch.arange(self.populations)[:, None]).flatten()
-        self.y, self.log_prior, self.log_likelihood = (
-            each[chosen] for each in (self.y, self.log_prior, self.log_likelihood)
+    @property
+    def active(self) -> Tensor:
+        """Which data sets still have steps to take, shape `(some,)`."""
+        return (self.enough < math.inf).nonzero()[:, 0]
+
+    def move(self, which: Tensor) -> None:
+        """Let particles of some data sets take steps; those who have forgotten their places go on or are done."""
+        for name in STEPS:
+            self._step(which, name)
+        self.steps[which] += len(STEPS)
+        due = which[self.steps[which] >= self.enough[which]]
+        if not len(due):
+            return
+        distance = self.normal[due].whitened(self.y[due] - self.start[due]).norm(dim=-1).mean(-1)
+        forgotten = (distance < FARTHER * self.farthest[due]) | (distance == 0)
+        over = forgotten | (self.steps[due] >= MOST)
+        self._look_back(due[over & ~forgotten])
+        self.farthest[due] = distance
+        self.enough[due] = (LONGER * self.steps[due]).ceil()
+        done = due[over]
+        hottest = self.temperature[done] >= 1
+        self.enough[done[hottest]] = math.inf
+        if not hottest.all():
+            self._resample(done[~hottest])
+
+    def warn_if_remembered(self) -> None:
+        """Warn of data sets whose particles were still like those before all steps at some temperature."""
+        number = (self.likeness > REMEMBERED).sum()
+        if not number:
+            return
+        worst, sets = self.likeness.argmax(), len(self.likeness)
+        where = "" if sets == 1 else f"In {int(number)} of {sets} data sets, worst in number {int(worst)}: at"
+        warn(
+            f"{where or 'At'} temperature {float(self.at[worst]):.3g} particles remember where they came from: their "
+            f"log likelihoods have a correlation of {float(self.likeness[worst]):.2f} with those before {MOST} steps. "
+            "Regions of the posterior may have too many or too few draws: compare with another seed, or take another "
+            "sampler, such as nuts."
         )
-        self.temperature = following
 
-    def move(self) -> int:
-        """Let particles forget where they were resampled, and return after how many steps they had."""
-        start, before, normal = self.y, self.log_likelihood, _Normal.of(self.y)
-        steps, enough, farthest, accepted = 0, FEWEST, 0.0, 0.0
-        proposals: dict[str, _Proposal] = {"differences": _Differences(start, normal), "mean": _AboutMean(normal)}
-        while True:
-            for name, propose in proposals.items():
-                steps, accepted = steps + 1, accepted + self._step(propose, name)
-            self.accepted = accepted / steps
-            if steps >= enough:
-                distance = float(normal.whitened(self.y, start).norm(dim=1).mean())
-                if distance < FARTHER * farthest or distance == 0.0:
-                    return steps
-                if steps >= MOST:
-                    self._warn_if_remembered(before)
-                    return steps
-                farthest, enough = distance, math.ceil(LONGER * steps)
+    def _resample(self, which: Tensor) -> None:
+        """Go on to the next temperature, and let particles take each other's places by their weights there."""
+        log_likelihood = self._by_population(self.log_likelihood[which])
+        following = _next_temperature(log_likelihood, self.temperature[which])
+        log_weight = (following - self.temperature[which])[:, None, None] * log_likelihood
+        particles = log_weight.shape[-1]
+        self.log_evidence[which] += log_weight.logsumexp(-1) - math.log(particles)
+        chosen = _systematic(log_weight.softmax(-1))
+        chosen = (chosen + particles * torch.arange(self.populations)[:, None]).flatten(1)
+        for values in (self.log_prior, self.log_likelihood):
+            values[which] = values[which].gather(1, chosen)
+        self.y[which] = self.y[which].gather(1, chosen[..., None].expand(-1, -1, self.y.shape[-1]))
+        self.temperature[which] = following
+        self.start[which], self.before[which] = self.y[which], self.log_likelihood[which]
+        self.normal[which] = Normal.of(self.y[which])
+        self.steps[which], self.enough[which], self.farthest[which] = 0, FEWEST, 0
 
-    def _warn_if_remembered(self, before: Tensor) -> None:
-        """Warn if log likelihoods are still like those before all steps; to change between modes may take longer."""
-        likeness = float(torch.stack([before, self.log_likelihood]).corrcoef()[0, 1])
-        if likeness > REMEMBERED:
-            warn(
-                f"At temperature {self.temperature:.3g} particles remember where they came from: their log likelihoods "
-                f"have a correlation of {likeness:.2f} with those before {MOST} steps. Regions of the posterior may "
-                "have too many or too few draws: compare with another seed, or take another sampler, such as nuts."
-            )
-
-    def _step(self, propose: _Proposal, name: str) -> float:
-        """Propose a new place for each particle, accept by Metropolis and Hastings's rule, and return the share."""
-        y, log_ratio = propose(self.y, self.sizes[name])
-        log_prior, log_likelihood = self.target(y)
-        gain = log_prior - self.log_prior + self.temperature * (log_likelihood - self.log_likelihood) + log_ratio
+    def _step(self, which: Tensor, name: str) -> None:
+        """Propose a new place for each particle and accept by Metropolis and Hastings's rule."""
+        old, size = self.y[which], self.sizes[name][which]
+        y, log_ratio = STEPS[name](old, size, self.start[which], self.normal[which])
+        log_prior, log_likelihood = self.target(y, which)
+        gain = self.temperature[which, None] * (log_likelihood - self.log_likelihood[which])
+        gain = log_prior - self.log_prior[which] + gain + log_ratio
         gain = torch.where(log_likelihood > -math.inf, gain, -math.inf)  # nobody goes where there is no posterior
         taken = torch.rand_like(gain).log() < gain
-        self.y = torch.where(taken[:, None], y, self.y)
-        self.log_prior = torch.where(taken, log_prior, self.log_prior)
-        self.log_likelihood = torch.where(taken, log_likelihood, self.log_likelihood)
-        share = float(taken.double().mean())
-        self.sizes[name] = min(max(self.sizes[name] * math.exp(share - WANTED[name]), 1e-3), LARGEST[name])
-        return share
+        self.y[which] = torch.where(taken[..., None], y, old)
+        self.log_prior[which] = torch.where(taken, log_prior, self.log_prior[which])
+        self.log_likelihood[which] = torch.where(taken, log_likelihood, self.log_likelihood[which])
+        share = taken.double().mean(-1)
+        self.accepted[which] += share
+        self.proposed[which] += 1
+        self.sizes[name][which] = (size * (share - WANTED[name]).exp()).clamp(1e-3, LARGEST[name])
+
+    def _look_back(self, which: Tensor) -> None:
+        """Keep how much log likelihoods are like those before all steps; to change between modes may take longer."""
+        for number in which.tolist():
+            likeness = torch.stack([self.before[number], self.log_likelihood[number]]).corrcoef()[0, 1]
+            if likeness > self.likeness[number]:
+                self.likeness[number], self.at[number] = likeness, self.temperature[number]
+
+    def _draw_more(self, number: int) -> None:
+        """Draw from the prior until each population of a data set is where the posterior is not zero.
+
+        The share of such draws is the first factor of the evidence.
+        """
+        batches, particles = [self._first(number)], self.y.shape[1] // self.populations
+        while True:
+            y, log_prior, log_likelihood = (torch.cat(parts, 1) for parts in zip(*batches, strict=True))
+            possible = [(own > -math.inf).nonzero()[:, 0] for own in log_likelihood]
+            fewest = min(map(len, possible))
+            if fewest >= particles or len(batches) == BATCHES:
+                break
+            batches.append(self._drawn(number))
+        if fewest < 2:
+            raise ValueError(
+                f"The posterior{_of_set(number, len(self.y))} is zero at all but {fewest} of {y.shape[1]} draws of the "
+                "prior, which are too few to start from. Is x within reach of the prior? If it is, take more "
+                '`particles`, as in `sample_chains(posterior, x, "smc", particles=2000)`.'
+            )
+        chosen = torch.stack([own[torch.arange(particles) % len(own)] for own in possible])
+        self.y[number] = y.gather(1, chosen[..., None].expand(-1, -1, y.shape[-1])).flatten(0, 1)
+        self.log_prior[number] = log_prior.gather(1, chosen).flatten()
+        self.log_likelihood[number] = log_likelihood.gather(1, chosen).flatten()
+        share = torch.tensor([len(own) for own in possible], dtype=torch.float64) / y.shape[1]
+        self.log_evidence[number] = share.log()
+
+    def _first(self, number: int) -> list[Tensor]:
+        """Return y, log p(y) and log L of a data set's particles, population by population."""
+        each = self.y, self.log_prior, self.log_likelihood
+        return [values[number].unflatten(0, (self.populations, -1)) for values in each]
+
+    def _drawn(self, number: int) -> list[Tensor]:
+        """Return the same of as many further draws of the prior."""
+        y = self.target.begin(self.y.shape[1])[None]
+        each = y, *self.target(y, torch.tensor([number]))
+        return [values[0].unflatten(0, (self.populations, -1)) for values in each]
+
+    def _by_population(self, values: Tensor) -> Tensor:
+        """Return values of shape `(some, populations * particles)` as `(some, populations, particles)`."""
+        return values.unflatten(1, (self.populations, -1))
 
 
-@dataclass(frozen=True)
-class _Normal:
-    """A normal law with the mean and covariance of some rows."""
-
-    mean: Tensor
-    root: Tensor
-
-    @classmethod
-    def of(cls, y: Tensor) -> "_Normal":
-        """Return that of rows, shape `(rows, d)`, with a little in directions that they do not fill."""
-        covariance = torch.cov(y.T).view(y.shape[1], y.shape[1])
-        floor = 1e-9 * covariance.diagonal().clamp(min=covariance.diagonal().max() * 1e-12 + 1e-300)
-        return cls(y.mean(0), torch.linalg.cholesky(covariance + floor.diag()))
-
-    def drawn(self, rows: int) -> Tensor:
-        """Return rows with the covariance and mean zero."""
-        return torch.randn(rows, len(self.mean), dtype=self.mean.dtype) @ self.root.T
-
-    def whitened(self, y: Tensor, origin: Tensor) -> Tensor:
-        """Return y - origin in coordinates in which the law is standard, shape `(rows, d)`."""
-        return torch.linalg.solve_triangular(self.root, (y - origin).T, upper=False).T
+def _of_set(number: int, sets: int) -> str:
+    """Return which data set something is said of, if there are several."""
+    return "" if sets == 1 else f" of data set {number}"
 
 
-@dataclass(frozen=True)
-class _Differences:
-    """Steps along differences of two particles."""
-
-    particles: Tensor
-    normal: _Normal
-
-    def __call__(self, y: Tensor, size: float) -> tuple[Tensor, Tensor]:
-        """Return proposals, and the log of the ratio of their densities backward and forward, which is zero."""
-        rows, dims = y.shape
-        first = torch.randint(rows, (rows,))
-        second = (first + torch.randint(1, rows, (rows,))) % rows
-        factor = torch.full((rows, 1), size * 2.38 / math.sqrt(2 * dims), dtype=y.dtype)
-        factor[torch.rand(rows) < JUMPS] = 1.0
-        step = (1 + 0.1 * torch.randn_like(factor)) * (self.particles[first] - self.particles[second])
-        return y + factor * (step + 1e-3 * self.normal.drawn(rows)), torch.zeros(rows, dtype=y.dtype)
-
-
-@dataclass(frozen=True)
-class _AboutMean:
-    """Steps that leave Student's t with the particles' mean and covariance as it is."""
-
-    normal: _Normal
-
-    def __call__(self, y: Tensor, size: float) -> tuple[Tensor, Tensor]:
-        """Return proposals, and the log of the ratio of their densities backward and forward."""
-        mean, (rows, dims) = self.normal.mean, y.shape
-        before = self._square(y)
-        shape = torch.full((rows,), (FREEDOM + dims) / 2, dtype=y.dtype)
-        scale = ((FREEDOM + before) / 2 / torch._standard_gamma(shape)).sqrt()
-        new = mean + math.sqrt(1 - size**2) * (y - mean) + size * scale[:, None] * self.normal.drawn(rows)
-        after = self._square(new)
-        return new, (FREEDOM + dims) / 2 * torch.log((FREEDOM + after) / (FREEDOM + before))
-
-    def _square(self, y: Tensor) -> Tensor:
-        """Return the squared distance from the mean in standard deviations, shape `(rows,)`."""
-        return self.normal.whitened(y, self.normal.mean).square().sum(-1)
-
-
-def _next_temperature(log_likelihood: Tensor, temperature: float) -> float:
-    """Return the largest temperature at which the weights leave every population its effective share.
+def _next_temperature(log_likelihood: Tensor, temperature: Tensor) -> Tensor:
+    """Return the largest temperatures at which the weights leave every population its effective share.
 
     Arguments:
-        log_likelihood: shape `(populations, particles)`
-        temperature: that of the particles
+        log_likelihood: shape `(sets, populations, particles)`
+        temperature: that of the particles, shape `(sets,)`
     """
-    particles = log_likelihood.shape[1]
-    possible = (log_likelihood > -math.inf).sum(-1).min()  # of draws of the prior: the others go in any case
+    possible = (log_likelihood > -math.inf).sum(-1).amin(-1)  # of draws of the prior: the others go in any case
+    wanted = EFFECTIVE * possible
 
-    def share(following: float) -> float:
-        log_weight = ((following - temperature) * log_likelihood).log_softmax(-1)
-        return float((-(2 * log_weight).logsumexp(-1)).exp().min())
+    def enough(following: Tensor) -> Tensor:
+        log_weight = ((following - temperature)[:, None, None] * log_likelihood).log_softmax(-1)
+        return (-(2 * log_weight).logsumexp(-1)).exp().amin(-1) >= wanted
 
-    wanted = EFFECTIVE * min(particles, int(possible))
-    if share(1.0) >= wanted:
-        return 1.0
-    low, high = math.log(1e-300), math.log(1 - temperature)
+    end = torch.ones_like(temperature)
+    low, high = torch.full_like(end, math.log(1e-300)), torch.log1p(-temperature)
     for _ in range(60):  # bisection of the log of the step
         middle = (low + high) / 2
-        low, high = (middle, high) if share(temperature + math.exp(middle)) >= wanted else (low, middle)
-    return min(1.0, max(temperature + math.exp(high), math.nextafter(temperature, 1.0)))
+        taken = enough(temperature + middle.exp())
+        low, high = torch.where(taken, middle, low), torch.where(taken, high, middle)
+    step = torch.maximum(temperature + high.exp(), torch.nextafter(temperature, end))
+    return torch.where(enough(end), end, step.clamp(max=1.0))
 
 
 def _systematic(weight: Tensor) -> Tensor:
     """Return which particles take the places, each as often as its weight says but for one (systematic resampling).
 
     Arguments:
-        weight: summing to one, shape `(populations, particles)`
+        weight: summing to one, shape `(*, particles)`
     """
-    populations, particles = weight.shape
-    places = torch.arange(particles, dtype=weight.dtype) + torch.rand(populations, 1, dtype=weight.dtype)
+    particles = weight.shape[-1]
+    places = torch.arange(particles, dtype=weight.dtype) + torch.rand(*weight.shape[:-1], 1, dtype=weight.dtype)
     return torch.searchsorted(weight.cumsum(-1), places / particles).clamp(max=particles - 1)
 
 

@@ -13,7 +13,7 @@ Markov chains take `problem.starts` for where they begin, and walk in the coordi
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -71,12 +71,14 @@ class Problem(NamedTuple):
 
     Arguments:
         potential: theta of shape `(rows, parameter)` -> log posterior up to a constant, shape `(rows,)`, -inf outside
-            the prior; called with `track_gradients=False` it keeps no graph
+            the prior; called with `track_gradients=False` it keeps no graph. For several data sets, see `sets`, it
+            has `of_sets(theta, which)`
         prior: the prior of theta
         transform: theta -> unconstrained coordinates
         x: the observations, shape `(observations, data)`, which the potential has already
         posterior: sbi's posterior
         show_progress_bars: whether to show a progress bar
+        sets: how many data sets there are, each with a theta of its own; 0 where all of x shares one
     """
 
     potential: Callable[..., Tensor]
@@ -85,6 +87,7 @@ class Problem(NamedTuple):
     x: Tensor
     posterior: object
     show_progress_bars: bool
+    sets: int = 0
 
     @property
     def parameters(self) -> int:
@@ -103,6 +106,19 @@ class Problem(NamedTuple):
             theta: shape `(rows, parameter)`, on any device; -inf outside the prior
         """
         return self.potential(theta.to(self.device), track_gradients=False)
+
+    def log_prob_of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
+        """Return the log posteriors of some data sets without gradients, shape `(some, rows)`.
+
+        Arguments:
+            theta: shape `(some, rows, parameter)`, on any device
+            which: data set of each of the first axis, shape `(some,)`
+        """
+        if not self.sets:
+            return self.log_prob(theta.flatten(0, 1)).view(theta.shape[:2])
+        of_sets: Callable[[Tensor, Tensor], Tensor] = cast(Any, self.potential).of_sets
+        with torch.no_grad():
+            return of_sets(theta.to(self.device), which.to(self.device))
 
     def starts(self, count: int, seed: int) -> Tensor:
         """Return draws of the prior at which the posterior is not zero, shape `(count, parameter)`.

@@ -1,7 +1,6 @@
 """`calibrate`: the exam of `mfsbi.inference.calibration` for any posterior, in one call."""
 
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
 from typing import cast
 
@@ -16,20 +15,18 @@ from mfsbi.checks import (
     require_positive_integer,
     require_seed,
     require_tensor,
-    require_whole,
 )
 from mfsbi.inference.calibration import Calibration, closeness, levels, ranks
-from mfsbi.inference.samplers import Sampler, bars_shown
+from mfsbi.inference.run_smc import SMC
+from mfsbi.inference.samplers import Sampler, bars_shown, leave_out
 from mfsbi.plugin.host import MCMCPosterior, NeuralPosterior
-from mfsbi.plugin.potential import ManifoldPotential
+from mfsbi.plugin.posteriors import draws_of_sets
+from mfsbi.plugin.potential import OwnPotential
 from mfsbi.plugin.samplers import sampler_of
 from mfsbi.plugin.sampling import sample_chains
 from mfsbi.seeds import derived, seeded
 
 __all__ = ["calibrate"]
-
-CHAINS = 2
-"""For each data set, where chains of all data sets run at once."""
 
 
 def calibrate(
@@ -45,21 +42,18 @@ def calibrate(
 ) -> Calibration:
     """Examine whether a posterior is calibrated, on data whose theta is known.
 
-    By default posteriors of a `ManifoldNLE` that draw by SMC or MCMC are drawn by slice sampling of all data sets at
-    once, and others by their own way; `sampler="smc"` examines the draws of SMC themselves, one data set after the
-    other, and sees modes that short chains do not cross. The posterior stays as it is.
+    Posteriors that draw by SMC or MCMC are drawn by SMC of all data sets at once, and others by their own way, one data
+    set after the other. A sampler that is given examines the draws of that one. The posterior stays as it is.
 
     Arguments:
         posterior: any of sbi's, as `build_posterior()` returns them
         theta: draws of the prior, shape `(sets, parameter)`; more sets reveal smaller errors
         x: simulated from them, shape `(sets, data)`, or `(sets, events, data)` where events share one theta
         draws: of each posterior
-        sampler: by which to take each data set, one after the other, as in `sample_chains`
+        sampler: as in `sample_chains`; `SMC()` takes all data sets at once, others one after the other
         seed: of everything random
         show_progress_bars: a bar over data sets, True, False, or None for "only on a terminal"
-        settings: those of the sampler, if it is given by word; without one `warmup`, the steps of each chain before its
-            draws where MCMC walks on all sets at once: 20, since chains begin at candidates resampled by their
-            posterior
+        settings: those of the sampler, if it is given by word
 
     Returns:
         ranks, levels and closeness of the truth, with p-values; `print` shows the verdict
@@ -82,15 +76,17 @@ def calibrate(
     require_matching_rows("theta", theta, "x", x)
     require_finite("theta", theta, "The truth of a data set is known.")
     require_finite("x", x, "Leave these data sets out.")
-    warmup = cast(Callable[..., int], _warmup)(**settings) if sampler is None else 0
+    if sampler is None:
+        leave_out(settings, "Settings are those of a sampler, and none is given")
     chosen = None if sampler is None else sampler_of(sampler, **settings)
     posterior = deepcopy(posterior)  # sampling sets observations
-    sets = x if x.ndim > 2 else x[:, None]
-    if sampler is None and _walks_on_all(posterior):
-        theta_drawn = _walked(posterior, x, draws, warmup, seed)
+    sets, bars = x if x.ndim > 2 else x[:, None], bars_shown(wanted=show_progress_bars)
+    if _all_at_once(posterior, chosen):
+        smc = cast(SMC | None, chosen)
+        theta_drawn = draws_of_sets(posterior, sets, draws, seed=seed, sampler=smc, show_progress_bars=bars)
     else:
-        bar = enumerate(tqdm(sets, disable=not bars_shown(wanted=show_progress_bars), desc="data sets"))
-        theta_drawn = torch.stack([_one_set(posterior, one, draws, chosen, derived(seed, i)) for i, one in bar])
+        numbered = enumerate(tqdm(sets, disable=not bars, desc="data sets"))
+        theta_drawn = torch.stack([_one_set(posterior, one, draws, chosen, derived(seed, i)) for i, one in numbered])
     theta, theta_drawn = theta.to(theta_drawn.dtype).cpu(), theta_drawn.cpu()
     potential, values = posterior.potential_fn, []
     with torch.no_grad(), warnings.catch_warnings():
@@ -108,24 +104,12 @@ def calibrate(
     )
 
 
-def _warmup(warmup: int = 20) -> int:
-    """Return the only setting there is without a sampler: the steps of each chain that walks on all data sets."""
-    require_whole("warmup", warmup)
-    return warmup
-
-
-def _walks_on_all(posterior: NeuralPosterior) -> bool:
-    """Return whether chains of a posterior can walk on all data sets at once."""
-    vectorised = isinstance(posterior, MCMCPosterior) and posterior.method == "slice_np_vectorized"
-    return vectorised and isinstance(posterior.potential_fn, ManifoldPotential)
-
-
-def _walked(posterior: NeuralPosterior, x: Tensor, draws: int, warmup: int, seed: int) -> Tensor:
-    """Return draws of the posterior of each data set by chains that walk at once, `(sets, draws, parameter)`."""
-    settings = {"num_chains": CHAINS, "warmup_steps": warmup, "show_progress_bars": False}
-    with seeded(seed), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Note that for batched sampling")  # many chains are the point
-        return posterior.sample_batched((draws,), x=x, **settings).transpose(0, 1)
+def _all_at_once(posterior: NeuralPosterior, sampler: Sampler | None) -> bool:
+    """Return whether all data sets are drawn for at once, by SMC."""
+    potential = posterior.potential_fn
+    if not isinstance(potential, OwnPotential) or getattr(potential.prior, "discrete", False):
+        return False
+    return isinstance(sampler, SMC) or (sampler is None and isinstance(posterior, MCMCPosterior))
 
 
 def _one_set(posterior: NeuralPosterior, x: Tensor, draws: int, sampler: Sampler | None, seed: int) -> Tensor:

@@ -9,15 +9,16 @@ import torch
 from torch import Size, Tensor
 
 from mfsbi.checks import warn
-from mfsbi.inference.doubts import warn_of_chains
+from mfsbi.inference.doubts import warn_of_chains, warn_of_populations
 from mfsbi.inference.run_smc import SMC
 from mfsbi.inference.samplers import FEW_VALUES, Problem, bars_shown
 from mfsbi.plugin import host
 from mfsbi.plugin.host import BasePotential, NeuralPosterior
 from mfsbi.plugin.parameter_prior import ParameterPrior
 from mfsbi.plugin.potential import with_all_digits
+from mfsbi.seeds import derived
 
-__all__ = ["PosteriorParameters", "posterior_of"]
+__all__ = ["PosteriorParameters", "SMCPosterior", "draws_of_sets", "posterior_of"]
 
 PosteriorParameters: TypeAlias = (
     host.MCMCPosteriorParameters
@@ -31,6 +32,12 @@ def _of_mcmc() -> PosteriorParameters:
     """Return sbi's settings, but for chain starts drawn from 1,000 candidates each instead of 10,000."""
     return host.MCMCPosteriorParameters(init_strategy_parameters={"num_candidate_samples": 1000})
 
+
+POPULATIONS, PARTICLES, PARTICLES_PER_PARAMETER = 2, 100, 5
+"""Of SMC for each of many data sets: populations, and particles of each at least."""
+
+SETS = 500
+"""Data sets that are worked on at once."""
 
 DEFAULTS: dict[str, Callable[[], PosteriorParameters]] = {
     "smc": _of_mcmc,
@@ -159,12 +166,11 @@ class SMCPosterior(MCMCPosterior):
         if others or settings:
             shown = bool(bars_shown(wanted=show_progress_bars))
             return cast(Tensor, super().sample(sample_shape, x, *others, show_progress_bars=shown, **settings))
-        observed = self._x_else_default_x(x)
-        potential, count = cast(Any, self).potential_fn, Size(sample_shape).numel()
+        observed, count = self._x_else_default_x(x), Size(sample_shape).numel()
+        sampler, potential = SMC(), cast(Any, self).potential_fn
         potential.set_x(observed)
         bars = bars_shown(wanted=show_progress_bars)
         problem = Problem(potential, potential.prior, cast(Any, self).theta_transform, observed, self, bars)
-        sampler = SMC()
         chains = sampler.draw(problem, max(sampler.particles, -(-count // sampler.chains)), _seed())
         warn_of_chains(chains)
         return chains.draws.transpose(0, 1).flatten(0, 1)[:count].reshape(*sample_shape, chains.draws.shape[-1])
@@ -181,8 +187,45 @@ class SMCPosterior(MCMCPosterior):
         if others or settings:
             shown = bool(bars_shown(wanted=show_progress_bars))
             return cast(Tensor, super().sample_batched(sample_shape, x, *others, show_progress_bars=shown, **settings))
-        each = [self.sample(sample_shape, one, show_progress_bars=show_progress_bars) for one in with_all_digits(x)]
-        return torch.stack(each, dim=-2)
+        count, bars = Size(sample_shape).numel(), bars_shown(wanted=show_progress_bars)
+        draws = draws_of_sets(self, with_all_digits(x), count, seed=_seed(), show_progress_bars=bars)
+        return draws.transpose(0, 1).reshape(*sample_shape, *draws.shape[::2])
+
+
+def draws_of_sets(
+    posterior: NeuralPosterior,
+    x: Tensor,
+    draws: int,
+    *,
+    seed: int,
+    sampler: SMC | None = None,
+    show_progress_bars: bool = False,
+) -> Tensor:
+    """Return draws of the posterior of each of many data sets by SMC, shape `(sets, draws, parameter)`.
+
+    A warning says in how many of them populations of particles disagree.
+
+    Arguments:
+        posterior: of one of our potentials, whose observations are set
+        x: shape `(sets, data)`, or `(sets, events, data)` where events share one theta
+        draws: of each posterior
+        seed: of everything random
+        sampler: how; two populations of a hundred particles for each set, or as many as the draws or parameters ask for
+        show_progress_bars: whether to show one
+    """
+    potential = cast(Any, posterior).potential_fn
+    prior, transform = potential.prior, cast(Any, posterior).theta_transform
+    if sampler is None:
+        enough = max(-(-draws // POPULATIONS), PARTICLES, PARTICLES_PER_PARAMETER * prior.event_shape[0])
+        sampler = SMC(chains=POPULATIONS, particles=enough)
+    each, found = max(sampler.particles, -(-draws // sampler.chains)), []
+    for number, some in enumerate(x.split(SETS)):
+        potential.set_x(some, x_is_iid=False)
+        problem = Problem(potential, prior, transform, some, posterior, show_progress_bars, len(some))
+        found.append(sampler.draw_each(problem, each, derived(seed, number)).theta)
+    theta = torch.cat(found)
+    warn_of_populations(theta)
+    return theta.transpose(1, 2).flatten(1, 2)[:, :draws]
 
 
 def _seed() -> int:

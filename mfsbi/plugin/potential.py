@@ -2,11 +2,13 @@
 
 from abc import abstractmethod
 from copy import deepcopy
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from mfsbi.blocks import rows_at_work
 from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import BasePotential, LikelihoodBasedPotential, RatioBasedPotential
@@ -71,6 +73,21 @@ class OwnPotential(BasePotential):
         with torch.set_grad_enabled(track_gradients):
             return self._log_posterior(theta)
 
+    def of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
+        """Return the log posteriors of many theta for each of some data sets, shape `(some, k)`, without gradients.
+
+        Arguments:
+            theta: shape `(some, k, parameter)`
+            which: row of the observations, or set of rows, that each of the first axis is for, shape `(some,)`
+        """
+        self.evaluations += theta.shape[:2].numel()
+        with torch.no_grad():
+            return self._log_posterior_of_sets(theta, which)
+
+    @abstractmethod
+    def _log_posterior_of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
+        """Return what `of_sets` does."""
+
     @abstractmethod
     def _log_posterior(self, theta: Tensor) -> Tensor:
         """Return the log posterior up to a constant, shape `(rows,)`."""
@@ -128,6 +145,14 @@ class ManifoldPotential(OwnPotential, LikelihoodBasedPotential):
         log_likelihood = likelihood.iid if self.x_is_iid else likelihood.rowwise
         return masked(self.prior, theta, lambda rows: log_likelihood(rows) + self.prior.log_prob(rows))
 
+    def _log_posterior_of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
+        likelihood, shape = cast(EncodedLikelihood, self._likelihood), theta.shape
+
+        def log_posterior(rows: Tensor) -> Tensor:
+            return likelihood.of_sets(rows.view(shape), which).flatten() + self.prior.log_prob(rows)
+
+        return masked(self.prior, theta.flatten(0, 1).to(likelihood.points), log_posterior).view(shape[:2])
+
 
 class RatioPotential(OwnPotential, RatioBasedPotential):
     """theta -> log r(x_o|theta) + log p(theta), sbi's potential of a ratio, but -inf outside the support of the prior.
@@ -154,3 +179,20 @@ class RatioPotential(OwnPotential, RatioBasedPotential):
     def _log_posterior(self, theta: Tensor) -> Tensor:
         potential = super(OwnPotential, self).__call__
         return masked(self.prior, theta, lambda rows: potential(rows, torch.is_grad_enabled()))
+
+    def _log_posterior_of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
+        observed, shape = cast(Tensor, self._x_o), theta.shape
+        sets = observed if observed.ndim == 3 else observed[:, None]
+        of, per_chunk = which.repeat_interleave(shape[1]), max(1, rows_at_work(sets.shape[-1]) // sets.shape[1])
+
+        def log_posterior(rows: Tensor) -> Tensor:
+            chunks = zip(of.split(per_chunk), rows.split(per_chunk), strict=True)
+            sums = [self._log_ratios(sets[numbers], some) for numbers, some in chunks]
+            return torch.cat(sums) + self.prior.log_prob(rows)
+
+        return masked(self.prior, theta.flatten(0, 1), log_posterior).view(shape[:2])
+
+    def _log_ratios(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Return sum_j log r(x_ij|theta_i) of x of shape `(rows, events, data)`, shape `(rows,)`."""
+        log_ratio: Tensor = self.ratio_estimator(theta.repeat_interleave(x.shape[1], 0), x.flatten(0, 1))
+        return log_ratio.view(x.shape[:2]).sum(-1)

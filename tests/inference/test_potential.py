@@ -39,12 +39,23 @@ def test_sets_have_a_theta_each(model):
     torch.testing.assert_close(EncodedLikelihood(model, x).iid(theta), shared)
 
 
+def test_each_set_meets_its_own_parameters(model):
+    x, which = plane(12, seed=5)[1].double().view(3, 4, 3), torch.tensor([2, 0])
+    theta = torch.randn(2, 5, 2)
+    pairs = x[which][:, None].expand(2, 5, 4, 3), theta[:, :, None].expand(2, 5, 4, 2)
+    expected = model.log_prob(*pairs).sum(-1)
+    torch.testing.assert_close(EncodedLikelihood(model, x).of_sets(theta, which), expected)
+
+
 def test_chunks_change_nothing(model, x, monkeypatch):
     theta, likelihood = torch.randn(7, 2), EncodedLikelihood(model, x)
     whole = likelihood.iid(theta)
+    few = torch.randn(4, 3, 2)
+    each = likelihood.of_sets(few, torch.arange(4))
     monkeypatch.setattr(blocks, "NUMBERS", 3 * 2**11)  # three rows at a time
     likelihood = EncodedLikelihood(model, x)
     torch.testing.assert_close(likelihood.iid(theta), whole)
+    torch.testing.assert_close(likelihood.of_sets(few, torch.arange(4)), each)
 
 
 def test_a_chart_that_does_not_depend_on_theta_is_not_asked_again(model, x, monkeypatch):

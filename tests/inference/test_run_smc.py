@@ -82,6 +82,41 @@ def test_a_likelihood_that_is_zero_at_most_of_the_prior_is_followed():
     assert abs(chains.info.log_evidence - math.log(0.1)) < 4 * chains.info.log_evidence_error + 0.05
 
 
+def test_a_likelihood_that_is_zero_at_nearly_all_of_the_prior_is_found():
+    """Two in a thousand draws of the prior are possible: fewer than one of the first 250 of each population."""
+    prior = Independent(Uniform(-torch.ones(1), torch.ones(1)), 1)
+    found = problem(prior, lambda theta: torch.where(theta[:, 0].abs() < 0.002, 0.0, -math.inf))
+    chains = SMC().draw(found, 250, seed=0)
+    assert (chains.draws.abs() < 0.002).all()
+    assert abs(float(chains.draws.std()) - 0.004 / 12**0.5) < 0.0001
+    assert abs(chains.info.log_evidence - math.log(0.002)) < 0.15
+
+
+def test_each_of_several_data_sets_has_its_own_posterior_and_evidence():
+    """One far from the prior, one that is hardly informative, one that leaves a hundredth of the prior."""
+    spread, centre = torch.tensor([0.1, 5.0, 0.02]).double(), torch.tensor([3.0, 0.0, -1.0]).double()
+    prior = Independent(Normal(torch.zeros(1), torch.ones(1)), 1)
+    evidence = Normal(torch.zeros(3).double(), (1 + spread.square()).sqrt()).log_prob(centre)
+
+    class OfSets:
+        device = "cpu"
+
+        def of_sets(self, theta, which):
+            at = Normal(centre[which, None], spread[which, None])
+            return at.log_prob(theta[..., 0].double()) + prior.log_prob(theta)
+
+    transform = biject_to(prior.support).inv
+    several = Problem(OfSets(), prior, transform, torch.zeros(3, 1), None, show_progress_bars=False, sets=3)
+    found = SMC(chains=4, particles=400).draw_each(several, 400, seed=0)
+    assert found.theta.shape == (3, 4, 400, 1)
+    draws, variance = found.theta[..., 0].double().flatten(1), 1 / (1 + spread**-2)
+    assert ((draws.mean(1) - variance * centre / spread**2).abs() < 0.15 * variance.sqrt()).all()
+    assert ((draws.std(1) / variance.sqrt()).log().abs() < 0.1).all()
+    assert ((found.log_evidence.logsumexp(1) - math.log(4) - evidence).abs() < 0.2).all()
+    again = SMC(chains=4, particles=400).draw_each(several, 400, seed=0)
+    assert (again.theta == found.theta).all()
+
+
 @pytest.mark.filterwarnings("ignore:At temperature")
 def test_populations_that_disagree_are_told_of_by_their_effective_size():
     """A wide mode and one of a fifth of its width, which few of 150 particles find."""
@@ -103,7 +138,7 @@ def test_populations_that_disagree_are_told_of_by_their_effective_size():
     [
         (lambda theta: theta[:, 0] * math.nan, "it is nan at 1000 of 1000 theta"),
         (lambda theta: theta[:, 0] * 0 + math.inf, "it is inf at 1000 of 1000 theta"),
-        (lambda theta: theta[:, 0] * 0 - math.inf, "zero at all but 0 of 250 draws of the prior"),
+        (lambda theta: theta[:, 0] * 0 - math.inf, "zero at all but 0 of 25000 draws of the prior"),
     ],
 )
 def test_a_posterior_without_numbers_is_refused(log_likelihood, told):

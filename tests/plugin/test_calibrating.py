@@ -4,7 +4,7 @@ import pytest
 import torch
 from sbi.inference.posteriors.posterior_parameters import RejectionPosteriorParameters
 
-from mfsbi import AF, ManifoldNLE, calibrate
+from mfsbi import AF, SMC, ManifoldNLE, calibrate
 from mfsbi.flows import SplineCouplings
 from mfsbi.inference.grid import grid_posterior
 from mfsbi.plugin.host import MCMCPosteriorParameters
@@ -36,7 +36,7 @@ def sets():
     return theta, surface.simulate(theta[:, None].expand(-1, EVENTS, -1), seed=6)
 
 
-def test_one_call_examines_all_data_sets(posterior, sets, short_tuning):
+def test_one_call_examines_all_data_sets(posterior, sets):
     result = calibrate(posterior, *sets, draws=20)
     assert result.draws.shape == (SETS, 20, 1)
     assert result.ranks.shape == (SETS, 1)
@@ -44,8 +44,8 @@ def test_one_call_examines_all_data_sets(posterior, sets, short_tuning):
     assert set(result.p_values) == {"ranks", "shift", "width", "levels", "closeness"}
 
 
-def test_each_data_set_has_its_own_posterior(trainer, sets, short_tuning):
-    """Chains that walk together have, set by set, the moments of the exact grid."""
+def test_each_data_set_has_its_own_posterior(trainer, sets):
+    """Particles of all sets that move together have, set by set, the moments of the exact grid."""
     theta, x = (part[:4] for part in sets)
     model = perturbed(trainer.spec(*surface_data(400)[1:]), 0.3)  # far from flat, unlike two epochs of training
     posterior = trainer.build_posterior(model)
@@ -60,7 +60,7 @@ def test_each_data_set_has_its_own_posterior(trainer, sets, short_tuning):
     assert gaps.max() < 0.4 < strangers.max()
 
 
-def test_levels_are_of_the_posterior_of_the_same_set(posterior, sets, short_tuning):
+def test_levels_are_of_the_posterior_of_the_same_set(posterior, sets):
     theta, x = sets
     result = calibrate(posterior, theta, x, draws=10)
     posterior.potential_fn.set_x(x[4])
@@ -68,20 +68,20 @@ def test_levels_are_of_the_posterior_of_the_same_set(posterior, sets, short_tuni
     assert result.levels[4].item() == pytest.approx(((values[1:] > values[0]).sum().item() + 0.5) / 11)
 
 
-def test_the_seed_is_all_that_matters(posterior, sets, short_tuning):
+def test_the_seed_is_all_that_matters(posterior, sets):
     few = [part[:3] for part in sets]
     first, second, other = (calibrate(posterior, *few, draws=6, seed=seed).draws for seed in (1, 1, 2))
     assert (first == second).all()
     assert (first != other).any()
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("mcmc", {"warmup": 3}), ("rejection", {}), ("importance", {})])
-def test_an_exam_leaves_the_posterior_as_it_is(trainer, sets, short_tuning, kind, settings):
+@pytest.mark.parametrize("kind", ["smc", "mcmc", "rejection", "importance"])
+def test_an_exam_leaves_the_posterior_as_it_is(trainer, sets, kind):
     theta, x = (part[:3] for part in sets)
     posterior = trainer.build_posterior(sample_with=kind).set_default_x(x[0])
     before = dict(vars(posterior)), dict(vars(posterior.potential_fn))
     strategy = copy.deepcopy(getattr(posterior, "init_strategy_parameters", None))
-    calibrate(posterior, theta, x, draws=4, **settings)
+    calibrate(posterior, theta, x, draws=4)
     assert all(value is before[0][name] for name, value in vars(posterior).items())
     assert all(value is before[1][name] for name, value in vars(posterior.potential_fn).items())
     assert getattr(posterior, "init_strategy_parameters", None) == strategy
@@ -93,3 +93,14 @@ def test_other_posteriors_are_asked_one_set_at_a_time(trainer, sets):
     few = RejectionPosteriorParameters(num_samples_to_find_max=1000, num_iter_to_find_max=20)
     result = calibrate(trainer.build_posterior(posterior_parameters=few), theta, x[:, 0], draws=8)
     assert result.draws.shape == (3, 8, 1)
+
+
+def test_settings_need_a_sampler(posterior, sets):
+    with pytest.raises(TypeError, match="leave out `particles`"):
+        calibrate(posterior, *sets, particles=50)
+
+
+def test_smc_by_word_takes_all_data_sets_at_once(posterior, sets):
+    first, second = (calibrate(posterior, *sets, draws=9, sampler=by) for by in ("smc", SMC()))
+    assert (first.draws == second.draws).all()
+    assert first.draws.shape == (SETS, 9, 1)

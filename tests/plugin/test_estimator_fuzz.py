@@ -155,7 +155,7 @@ def calls(draw, names, shapes):
         draw(made((*x, DATA), scale, draw(st.sampled_from(types)))),
         draw(made((*theta, parameters), min(scale, 1e3), draw(st.sampled_from(types)))),
         draw(st.sampled_from(["gradients", *MODES])),
-        draw(st.sampled_from([8192, 1, 2, 3])),
+        draw(st.sampled_from([4096, 1, 2, 3])),
     )
 
 
