@@ -153,8 +153,15 @@ POSTERIORS = {
         "`posterior` should come from build_posterior.*got ManifoldEstimator with the potential NoneType",
     ),
     "an exam without draws": (calibrated(draws=0), "`draws` should be a positive integer; got 0"),
-    "an exam with a setting there is not": (calibrated(sampler=None, walk=3), TypeError, "unexpected keyword"),
-    "an exam with half a step": (calibrated(sampler=None, warmup=0.5), "`warmup` should be a whole number"),
+    "an exam with a setting there is not": (
+        calibrated(sampler=None, walk=3),
+        TypeError,
+        "none is given: leave out `walk`",
+    ),
+    "an exam by half a particle": (
+        calibrated(sampler="smc", particles=0.5),
+        "`particles` should be a positive integer",
+    ),
     "an exam of other rows": (calibrated(lambda at: at.theta[:3]), "got 3 rows of `theta` and 4 of `x`"),
     "an exam of one set": (
         calibrated(lambda at: at.theta[:1], lambda at: at.x[:1]),
