@@ -69,7 +69,8 @@ class EncodedLikelihood:
         All observations share one theta, also those of several sets.
         """
         first, events = theta.new_zeros(1, dtype=torch.long), self.points.shape[:-1].numel()
-        return self._sums(self._all, events, theta[None], first)[0] + self._constant.sum()
+        sums = self._sums(self._all, events, theta[None], first)[0] + self._constant.sum()
+        return sums.to(self.points)
 
     def rowwise(self, theta: Tensor) -> Tensor:
         """Return log p(x_i|theta_i), shape `(rows,)`: one theta for each row of x.
@@ -79,10 +80,10 @@ class EncodedLikelihood:
         Arguments:
             theta: shape `(observations, parameter)`, or `(sets, parameter)`
         """
-        return self.of_sets(theta[:, None], torch.arange(len(theta), device=theta.device))[:, 0]
+        return self.of_sets(theta[:, None], torch.arange(len(theta), device=theta.device))[:, 0].to(self.points)
 
     def of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
-        """Return log p(x_a|theta_ak) of many theta for each of some sets, or rows of x, shape `(some, k)`.
+        """Return log p(x_a|theta_ak) of many theta for each of some sets, or rows of x, `(some, k)`, in float64.
 
         Arguments:
             theta: shape `(some, k, parameter)`
@@ -113,7 +114,10 @@ class EncodedLikelihood:
         pairs = max(1, rows_at_work(self.points.shape[-1]) // events)
         blocks = zip(*(part.split(max(1, pairs // theta.shape[1])) for part in (theta, which)), strict=True)
         return torch.cat(
-            [torch.cat([log_prob(some, of).sum(-1) for some in rows.split(pairs, 1)], 1) for rows, of in blocks]
+            [
+                torch.cat([log_prob(some, of).double().sum(-1) for some in rows.split(pairs, 1)], 1)
+                for rows, of in blocks
+            ]
         )
 
 
