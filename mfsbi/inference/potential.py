@@ -84,11 +84,27 @@ class EncodedLikelihood:
         chunks = zip(points.split(per_chunk), theta.split(per_chunk), strict=True)
         return torch.cat([self._sums(part, rows) for part, rows in chunks]) + self._constant
 
+    def of_sets(self, theta: Tensor, sets: Tensor) -> Tensor:
+        """Return sum_j log p(x_ij|theta_r) for each row r of theta and a set i of its own, shape `(rows,)`, in float64.
+
+        Arguments:
+            theta: shape `(rows, parameter)`
+            sets: number of the set of each row, shape `(rows,)`
+        """
+        per_chunk = max(1, rows_at_work(self.points.shape[-1]) // self.points.shape[-2])
+        chunks = zip(theta.split(per_chunk), sets.split(per_chunk), strict=True)
+        sums = torch.cat([self._terms(self.points[chosen], rows).double().sum(-1) for rows, chosen in chunks])
+        return sums + self._constant[sets]
+
     def _sums(self, points: Tensor, theta: Tensor) -> Tensor:
         """Return sum_j log p(x_ij|theta_i) of points of shape `(rows, events, features)`, shape `(rows,)`."""
+        return self._terms(points, theta).sum(-1)
+
+    def _terms(self, points: Tensor, theta: Tensor) -> Tensor:
+        """Return log p(x_ij|theta_i) of points of shape `(rows, events, features)`, shape `(rows, events)`."""
         rows, events, _ = points.shape
         values = self._log_prob(points.reshape(rows * events, -1), theta.repeat_interleave(events, dim=0))
-        return values.view(rows, events).sum(-1)
+        return values.view(rows, events)
 
 
 def exact_potential(simulator: KnownLikelihood, x: Tensor) -> Callable[[Tensor], Tensor]:
