@@ -37,7 +37,7 @@ from mfsbi.inference.maximum import Support
 __all__ = ["Interval", "ProfileLikelihood", "pieces", "require_level", "warn_of_region"]
 
 FEWEST = 3
-"""Points that a region should have along each axis."""
+"""Points that a region within the grid should have along each axis."""
 
 ON_EDGE = 1e-3
 """Distance from an edge of the prior's support, in spreads of the prior, that counts as on it."""
@@ -233,7 +233,7 @@ def warn_of_region(profile: ProfileLikelihood, within: Tensor) -> None:
                     f"The region of {name} is cut off at the {end} end of the grid, {float(axis[at]):.4g}, and goes on "
                     "beyond. Move that bound out."
                 )
-        if covered.sum() < FEWEST:
+        if covered.sum() < FEWEST and not covered[0] and not covered[-1]:  # at an edge it may be as small as it likes
             best, step = float(profile.best[i]), float(axis[1] - axis[0])
             warn(
                 f"The grid is too coarse: the region has {int(covered.sum())} of {len(axis)} points along {name}. "

@@ -23,7 +23,7 @@ from mfsbi.inference.profile import ProfileLikelihood
 
 __all__ = ["likelihood_ratios", "profile_likelihood"]
 
-STARTS = 8
+STARTS = 4
 """Ascents to the maximum over all parameters, from the likeliest draws of the prior."""
 
 TRIED, TRIED_BY_TOYS = 24, 12

@@ -47,7 +47,7 @@ POINTS = {1: 101, 2: 31, 3: 13}
 BELT = {1: 21, 2: 7, 3: 5}
 """Points at which toys are simulated."""
 
-DRAWS = 256
+DRAWS = 128
 """Of the prior, from which searches begin."""
 
 QUARTILES = 1.349
