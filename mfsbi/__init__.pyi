@@ -19,6 +19,8 @@ from .plugin.ensembles import train_ensemble as train_ensemble
 from .plugin.evidence import compare as compare
 from .plugin.evidence import log_evidence as log_evidence
 from .plugin.likelihood import ManifoldNLE as ManifoldNLE
+from .plugin.profiling import confidence_belt as confidence_belt
+from .plugin.profiling import profile as profile
 from .plugin.ratio import ALICES as ALICES
 from .plugin.samplers import Grid as Grid
 from .plugin.samplers import Importance as Importance

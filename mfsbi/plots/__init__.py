@@ -17,3 +17,5 @@ from mfsbi.plots.posterior import corner as corner
 from mfsbi.plots.posterior import posterior_against_truth as posterior_against_truth
 from mfsbi.plots.posterior import posteriors as posteriors
 from mfsbi.plots.posterior import roads as roads
+from mfsbi.plots.profiles import profile as profile
+from mfsbi.plots.profiles import profile_regions as profile_regions

@@ -15,7 +15,7 @@ from mfsbi.plugin.posteriors import SMCPosterior
 from mfsbi.plugin.potential import OwnPotential
 from mfsbi.plugin.samplers import Slice, sampler_of
 
-__all__ = ["require_posterior", "sample_chains"]
+__all__ = ["require_observations", "require_posterior", "sample_chains"]
 
 
 def sample_chains(
@@ -72,7 +72,7 @@ def sample_chains(
     draws = 250 if draws is None else draws
     require_positive_integer("draws", draws)
     require_seed(seed)
-    _require_observations(x)
+    require_observations(x)
     require_posterior(posterior, chosen)
     own = deepcopy(posterior)
     own.potential_fn.set_x(x, x_is_iid=True)
@@ -116,7 +116,7 @@ def require_posterior(posterior: NeuralPosterior, sampler: Sampler) -> None:
         )
 
 
-def _require_observations(x: Tensor) -> None:
+def require_observations(x: Tensor) -> None:
     """Raise ValueError or TypeError unless there are observations to sample by."""
     require_tensor("x", x)
     if x.ndim == 0 or x.numel() == 0:
