@@ -18,6 +18,7 @@ from .plugin.ensembles import ensemble_posterior as ensemble_posterior
 from .plugin.ensembles import train_ensemble as train_ensemble
 from .plugin.evidence import compare as compare
 from .plugin.evidence import log_evidence as log_evidence
+from .plugin.hierarchy import GroupLikelihood as GroupLikelihood
 from .plugin.likelihood import ManifoldNLE as ManifoldNLE
 from .plugin.profiling import confidence_belt as confidence_belt
 from .plugin.profiling import profile as profile

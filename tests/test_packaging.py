@@ -34,6 +34,7 @@ import mfsbi.cli, mfsbi.demo, mfsbi.plots
 after = state()
 assert before == after, [(key, before[key], after[key]) for key in before if before[key] != after[key]]
 assert set(os.listdir(".")) == files
+assert not {"pytensor", "pymc", "distributed"} & set(sys.modules)
 """
 
 
