@@ -148,6 +148,7 @@ def test_thousands_of_features_are_judged_without_a_matrix_of_all_of_them(shape,
     assert (verdict.collapsed, verdict.noise) == (True, noise)
 
 
+@pytest.mark.slow
 def test_too_few_rows_for_what_a_chart_learned_by_heart_are_told_as_such():
     torch.manual_seed(0)
     x, theta = torch.randn(400, 5), torch.zeros(400, 0)
