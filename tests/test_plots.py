@@ -19,6 +19,7 @@ CLOUDS = {name: RNG.normal(size=(50, 3)) for name in "abcd"}
 PLANES = {name: RNG.normal(size=(50, 2)) for name in "ab"}
 PAIRS = {name: RNG.normal(size=(2000, 3)) * scale for name, scale in (("wide", 1.0), ("narrow", 0.5))}
 NAMES = "one", "two", "three"
+SQUARES = GRID[:, None] ** 2 + GRID**2
 DRAWS = {name: RNG.normal(size=99) * 0.3 for name in "abcd"}
 
 FIGURES = {
@@ -34,6 +35,15 @@ FIGURES = {
     "outliers": lambda: plots.outliers({name: RNG.uniform(1, 2, 50) for name in "ab"}, dict.fromkeys("ab", GRID**2)),
     "calibration": lambda: plots.calibration(
         {name: RNG.uniform(size=50) for name in "ab"}, {"highest density": RNG.uniform(size=50)}
+    ),
+    "profile": lambda: plots.profile(
+        GRID,
+        10 * GRID**2,
+        {"one": 0 * GRID + 4.0, "two": 1 + GRID**2},
+        {"one": [(-0.6, 0.6)], "two": [(-0.3, 0.0), (0.1, 0.3)]},
+    ),
+    "regions": lambda: plots.profile_regions(
+        (GRID, 2 * GRID), SQUARES, {"one": 0 * SQUARES + 0.25, "two": 0 * SQUARES + 1.0}, [0.1, -0.2], ("mass", "width")
     ),
     "scaling": lambda: plots.scaling(
         {"a": {100: 2.0, 10: 3.0}, "b": {10: 1.0}}, {"a": {10: 1.0, 100: 0.1}}, "KL divergence, nats"
@@ -291,3 +301,35 @@ def test_any_name_can_be_drawn_in_a_corner():
     figure = plots.corner({"draws": PAIRS["wide"][:, :2]}, [r"$\mean{x}$", "a$b"])
     figure.savefig(io.BytesIO(), format="png")
     assert figure.axes[2].get_xlabel() == r"$\mean{x}$"
+
+
+def test_critical_values_stand_above_the_intervals_they_give():
+    (axes,) = FIGURES["profile"]().axes
+    curves = {label: values for label, values in lines_of(axes).items() if not label.startswith("_")}
+    assert list(curves) == ["q", "one", "two"] == legend_of(axes)
+    assert curves["q"] == (list(GRID), list(10 * GRID**2))
+    assert curves["two"][1] == list(1 + GRID**2)
+    bars = [line for line in axes.get_lines() if line.get_linewidth() == 4.0]
+    assert [list(bar.get_xdata()) for bar in bars] == [[-0.6, 0.6], [-0.3, 0.0], [0.1, 0.3]]
+    assert all(axes.get_ylim()[0] < bar.get_ydata()[0] < 0 for bar in bars)
+    colours = {line.get_label(): line.get_color() for line in axes.get_lines()}
+    assert [bar.get_color() for bar in bars] == [colours["one"], colours["two"], colours["two"]]
+    assert axes.get_ylim()[1] > 4
+
+
+def test_regions_of_two_parameters_end_where_q_is_critical():
+    (axes,) = FIGURES["regions"]().axes
+    regions = [found for found in axes.collections if isinstance(found, ContourSet)]
+    for found, radius in zip(regions, (0.5, 1.0), strict=True):
+        mass, width = found.get_paths()[0].vertices.T
+        np.testing.assert_allclose(mass**2 + (width / 2) ** 2, radius**2, atol=0.01)
+    assert [list(values) for values in axes.get_lines()[-1].get_data()] == [[0.1], [-0.2]]
+    assert legend_of(axes) == ["one", "two"]
+
+
+def test_profiles_are_drawn_of_tensors():
+    grid, q = torch.from_numpy(GRID), torch.from_numpy(10 * GRID**2)
+    ours = plots.profile(grid, q, {"one": q / 2}, {"one": [(0.0, 0.1)]}).axes[0]
+    assert lines_of(ours)["q"] == (list(GRID), list(10 * GRID**2))
+    squares = torch.from_numpy(SQUARES)
+    assert plots.profile_regions((grid, grid), squares, {"one": squares.new_full((50, 50), 0.5)}, grid[:2]).axes

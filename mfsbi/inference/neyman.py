@@ -123,7 +123,7 @@ class ConfidenceBelt:
     def region(self, level: float, profile: ProfileLikelihood | None = None) -> Tensor:
         """Return which points of the profile likelihood's grid have q <= the critical value, shape `(*points,)`.
 
-        A warning says where the region is cut off by the grid, or has too few points.
+        A warning says where the region is cut off by the grid, or the grid is too coarse.
 
         Arguments:
             level: of confidence, such as 0.683 or 0.95
@@ -200,3 +200,7 @@ class ConfidenceBelt:
                 name = self.profile.names[self.profile.parameters[0]]
                 lines.append(f"{name} in {found} at {100 * level:g} % by Neyman's construction")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        points = " x ".join(str(len(axis)) for axis in self.axes)
+        return f"ConfidenceBelt({self.profile!r}, {points} points, toys={self.q.shape[-1]})"

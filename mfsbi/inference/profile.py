@@ -36,8 +36,8 @@ from mfsbi.inference.maximum import Support
 
 __all__ = ["Interval", "ProfileLikelihood", "pieces", "require_level", "warn_of_region"]
 
-FEWEST = 3
-"""Points that a region within the grid should have along each axis."""
+NEAR, FEWEST = 4.0, 3
+"""q of two standard deviations, and the points along each axis at which it should be smaller."""
 
 ON_EDGE = 1e-3
 """Distance from an edge of the prior's support, in spreads of the prior, that counts as on it."""
@@ -110,7 +110,7 @@ class ProfileLikelihood:
     def region(self, level: float) -> Tensor:
         """Return which points of the grid have q <= the quantile of the chi-squared law, shape `(*points,)`.
 
-        A warning says where the region is cut off by the grid or the prior, or has too few points.
+        A warning says where the region is cut off by the grid or the prior, or the grid is too coarse.
 
         Raises:
             ValueError: if level is not between 0 and 1
@@ -186,6 +186,10 @@ class ProfileLikelihood:
             lines.append(f"{self._of_interest} in {found} at {100 * level:g} % by Wilks's theorem")
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        points = " x ".join(str(len(axis)) for axis in self.axes)
+        return f"ProfileLikelihood({self._of_interest}, {points} points, events={self.events})"
+
 
 def pieces(profile: ProfileLikelihood, critical: Tensor) -> list[Interval]:
     """Return the intervals of one parameter in which q is below critical values, in order.
@@ -218,14 +222,14 @@ def pieces(profile: ProfileLikelihood, critical: Tensor) -> list[Interval]:
 
 
 def warn_of_region(profile: ProfileLikelihood, within: Tensor) -> None:
-    """Warn if a region goes on beyond the grid, though not beyond the prior, or has too few points.
+    """Warn if a region goes on beyond the grid, though not beyond the prior, or the grid is too coarse.
 
     Arguments:
         profile: with the grid
         within: which points lie in the region, shape `(*points,)`
     """
     for number, (axis, i) in enumerate(zip(profile.axes, profile.parameters, strict=True)):
-        covered = within.movedim(number, 0).flatten(1).any(-1) if within.ndim > 1 else within
+        covered, near = _along(within, number), _along(profile.q <= NEAR, number)
         unit, name = profile.support.spread[i], profile.names[i]
         for end, at, edge in (("low", 0, profile.support.low[i]), ("high", -1, profile.support.high[i])):
             if covered[at] and (axis[at] - edge).abs() > ON_EDGE * unit:
@@ -233,12 +237,17 @@ def warn_of_region(profile: ProfileLikelihood, within: Tensor) -> None:
                     f"The region of {name} is cut off at the {end} end of the grid, {float(axis[at]):.4g}, and goes on "
                     "beyond. Move that bound out."
                 )
-        if covered.sum() < FEWEST and not covered[0] and not covered[-1]:  # at an edge it may be as small as it likes
+        if near.sum() < FEWEST and not near[0] and not near[-1]:  # of what is cut off there may be few
             best, step = float(profile.best[i]), float(axis[1] - axis[0])
             warn(
-                f"The grid is too coarse: the region has {int(covered.sum())} of {len(axis)} points along {name}. "
+                f"The grid is too coarse: q is below {NEAR:g} at {int(near.sum())} of {len(axis)} points along {name}. "
                 f"Narrow `bounds`, to about {best - 2 * step:.4g} and {best + 2 * step:.4g}, or raise `points`."
             )
+
+
+def _along(points: Tensor, number: int) -> Tensor:
+    """Return where along an axis any point of a grid is true, shape `(points,)`."""
+    return points.movedim(number, 0).reshape(points.shape[number], -1).any(-1)
 
 
 def require_level(level: float) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
-from mfsbi.plots.figure import COLOURS, MODEL, OFF, Array, Figure
+from mfsbi.plots.figure import COLOURS, MODEL, OFF, Figure
 
 __all__ = ["profile", "profile_regions"]
 
@@ -17,9 +17,9 @@ HEADROOM = 1.6
 
 
 def profile(
-    psi: Array,
-    q: Array,
-    critical: Mapping[str, Array],
+    psi: ArrayLike,
+    q: ArrayLike,
+    critical: Mapping[str, ArrayLike],
     intervals: Mapping[str, Sequence[tuple[float, float]]],
     name: str = "theta",
 ) -> Figure:
@@ -33,55 +33,65 @@ def profile(
         )
 
     Arguments:
-        psi: grid, shape `(points,)`
+        psi: grid, shape `(points,)`; all of these may be arrays or tensors
         q: on it, shape `(points,)`
         critical: critical values of each kind on the grid, shape `(points,)`
         intervals: (low, high) of each piece, for each of the same kinds
         name: of the parameter
     """
+    psi, q = np.asarray(psi), np.asarray(q)
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.plot(psi, q, color=MODEL, linewidth=1.6, label="q")
-    top = HEADROOM * max(float(np.max(values)) for values in critical.values())
+    limits = {kind: np.asarray(values) for kind, values in critical.items()}
+    top = HEADROOM * max(float(values.max()) for values in limits.values())
     step = 0.05 * top
-    for number, (kind, values) in enumerate(critical.items()):
+    for number, (kind, values) in enumerate(limits.items()):
         colour, style = COLOURS[1 + number % (len(COLOURS) - 1)], STYLES[number % len(STYLES)]
         axes.plot(psi, values, color=colour, linestyle=style, linewidth=1.2, label=kind)
         for low, high in intervals[kind]:
             height = -(number + 1) * step
             axes.plot([low, high], [height, height], color=colour, linewidth=4.0, solid_capstyle="butt")
     axes.axhline(0, color="0.85", linewidth=0.8, zorder=0)
-    axes.set(xlabel=name, ylabel="q", xlim=(np.min(psi), np.max(psi)), ylim=(-(len(critical) + 1) * step, top))
+    axes.set(xlabel=name, ylabel="q", xlim=(psi.min(), psi.max()), ylim=(-(len(critical) + 1) * step, top))
     axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
     axes.legend(frameon=False)
     return figure
 
 
 def profile_regions(
-    psi: tuple[Array, Array],
-    q: Array,
-    critical: Mapping[str, Array],
-    best: Sequence[float] | Array,
+    psi: Sequence[ArrayLike],
+    q: ArrayLike,
+    critical: Mapping[str, ArrayLike],
+    best: ArrayLike,
     names: tuple[str, str] = ("theta_0", "theta_1"),
 ) -> Figure:
     """Return the regions of two parameters in which q is below critical values, with the best of all points.
 
     Arguments:
-        psi: grid of each, shapes `(m,)` and `(n,)`
+        psi: grid of each, shapes `(m,)` and `(n,)`; all of these may be arrays or tensors
         q: on the grid, shape `(m, n)`
         critical: critical values of each kind on the grid, shape `(m, n)`
         best: the point of maximum likelihood, two values
         names: of the parameters
     """
+    first, second = map(np.asarray, psi)
+    roots = np.sqrt(np.asarray(q))
     figure = Figure(figsize=(4.8, 4.2), layout="constrained")
     axes = figure.subplots()
-    handles = []
     for number, (kind, values) in enumerate(critical.items()):
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
-        excess = np.clip(np.sqrt(q) - np.sqrt(values), None, np.sqrt(np.max(values)))
-        axes.contour(*psi, np.transpose(excess), levels=[0.0], colors=[colour], linestyles=[style])
-        handles.append(Line2D([], [], color=colour, linestyle=style, label=kind))
-    axes.plot(*best, "+", color=OFF, markersize=9.0)
+        limit = np.sqrt(np.asarray(values))
+        axes.contour(
+            first,
+            second,
+            np.clip(roots - limit, None, limit.max()).T,
+            levels=[0.0],
+            colors=[colour],
+            linestyles=[style],
+        )
+        axes.plot([], [], color=colour, linestyle=style, label=kind)
+    axes.plot(*np.asarray(best)[:, None], "+", color=OFF, markersize=9.0)
     axes.set(xlabel=names[0], ylabel=names[1])
-    axes.legend(handles=handles, frameon=False)
+    axes.legend(frameon=False)
     return figure

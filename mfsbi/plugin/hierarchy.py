@@ -77,6 +77,9 @@ class GroupLikelihood:
         torch.Size([2])
     """
 
+    shape: tuple[int, int]
+    """Of theta: groups and parameters."""
+
     def __init__(self, estimator: ManifoldEstimator, x: Tensor | Sequence[Tensor]) -> None:
         require_kind("estimator", estimator, ManifoldEstimator, "an estimator, as `ManifoldNLE.train()` returns it")
         model = deepcopy(estimator).requires_grad_(requires_grad=False).eval().model
@@ -126,6 +129,9 @@ class GroupLikelihood:
 
     def in_pytensor(self, theta: Any) -> Any:  # noqa: ANN401 - PyTensor is an extra
         """Return the same in PyMC's language: a variable of PyTensor of shape `(groups,)`, with its gradient.
+
+        It is computed by torch, so PyMC's own NUTS samples it and those in JAX cannot. Around it there is little worth
+        compiling: `pm.sample(compile_kwargs={"mode": "FAST_COMPILE"})` compiles nothing.
 
         Arguments:
             theta: a variable of PyTensor, shape `(groups, parameter)`

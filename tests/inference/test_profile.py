@@ -134,7 +134,7 @@ def test_separate_pieces_are_separate_intervals():
     [
         (line(0.2, 1.0), box(-3.0, 3.0), "mass is cut off at the low end of the grid, 0.2, and goes on beyond"),
         (line(-1.0, 0.3), box(-3.0, 3.0), "mass is cut off at the high end of the grid, 0.3, and"),
-        (line(-3.0, 3.0, 7), box(-3.0, 3.0), "The grid is too coarse: the region has 0 of 7 points along mass"),
+        (line(-3.0, 3.0, 7), box(-3.0, 3.0), "The grid is too coarse: q is below 4 at 0 of 7 points along mass"),
         (line(0.25, 1.0), box(0.25, 3.0), "on the edge of the prior's support, of mass, width: Wilks's theorem does"),
         (line(), box(-3.0, 0.5), "on the edge of the prior's support, of mass, tilt: Wilks's"),
     ],

@@ -29,7 +29,7 @@ PRIOR = Independent(Uniform(-5 * torch.ones(2), 5 * torch.ones(2)), 1)
 """Of the simulations."""
 
 EVENTS = 3, 4, 5, 6, 8, 10, 12, 16
-DRAWS, WARMUP, CHAINS = 1000, 500, 2
+DRAWS, WARMUP, CHAINS = 2000, 400, 1
 
 
 class Moments(NamedTuple):
@@ -42,8 +42,8 @@ class Moments(NamedTuple):
 
 def observed():
     """Return u of each group, shape `(events, 2)`."""
-    generator = torch.Generator().manual_seed(5)
-    theta = torch.tensor([0.8, -0.5]) + torch.tensor([0.7, 0.4]) * torch.randn(len(EVENTS), 2, generator=generator)
+    generator = torch.Generator().manual_seed(7)
+    theta = torch.tensor([0.5, -0.5]) + torch.tensor([0.8, 0.7]) * torch.randn(len(EVENTS), 2, generator=generator)
     spreads = [SPREAD * torch.randn(events, 2, generator=generator) for events in EVENTS]
     return [row + SHIFT + spread for row, spread in zip(theta, spreads, strict=True)]
 
