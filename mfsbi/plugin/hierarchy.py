@@ -6,26 +6,26 @@ Groups g have parameters theta_g, drawn from a distribution with hyperparameters
 
 Everything but the last factor is a few known densities, which a probabilistic program says best. The last factor is
 the simulator's, and the same for all groups: one p(x|theta), learned once, serves any number of groups and events, and
-any distribution above them, without another simulation (Heinrich, Mishra-Sharma, Pollard & Windischhofer,
-arXiv:2306.12584, learn the posteriors of such hierarchies instead, for a fixed structure). As likelihoods are learned,
-and not posteriors, the prior that the simulations were drawn from need not be divided out: it says where the
-likelihood is known, and nothing else. All events are placed on the manifold once, so that a step of a sampler evaluates
-the small latent density at (theta_g, u_gj), forwards and back.
+any distribution above them, without another simulation. As it is a likelihood that is learned, and not a posterior,
+the prior that the simulations were drawn from need not be divided out: it says where the likelihood is known, and
+nothing else. All events are placed on the manifold once, so that a step of a sampler evaluates the small latent density
+at (theta_g, u_gj), forwards and back. Hierarchies of simulators, and what taking account of them gains, are the subject
+of Heinrich, Mishra-Sharma, Pollard & Windischhofer, arXiv:2306.12584.
 
 **Where it ends.** A hyperprior has no bounds, or others than the simulations had. Beyond these a network extrapolates,
 often upwards, and a chain that strays there stays. So outside the range that theta had in the simulations, the box from
-`low` to `high`, the likelihood keeps the value of the nearest point b of the box but for a steep fall,
+`low` to `high`, the likelihood of a group keeps the value of the nearest point b of the box but for a steep fall,
 
-    log p(x|theta)  →  log p(x|b) - sum_i |theta_i - b_i| / (0.01 (high_i - low_i)),    b = clamp(theta, low, high),
+    sum_j log p(x_j|b) - sum_i |theta_i - b_i| / (0.01 (high_i - low_i)),    b = clamp(theta, low, high),
 
 which leads samplers back that start outside, as those of Pyro and PyMC do, or step there while they adapt. What is
 sampled is in effect the hierarchy restricted to the box. If the exact posterior hardly reaches its walls, nothing has
 changed. Otherwise it is cut off, and a warning says so if theta keeps lying outside: simulate from a prior that covers
 what the hyperprior reaches once it has seen the data.
 
-**Few events, or a small spread of groups.** Where theta_g is known less well than its distribution is narrow, write
-theta_g = mu + tau z_g with z_g ~ N(0, 1) in the program (Betancourt & Girolami, arXiv:1312.0906); the likelihood is the
-same.
+**Few events, or a small spread of groups.** Where the events of a group say less about theta_g than its distribution
+does, samplers do better in z_g ~ N(0, 1) with theta_g = mu + tau z_g (Betancourt & Girolami, arXiv:1312.0906); the
+likelihood is the same.
 """
 
 from collections.abc import Sequence
