@@ -8,6 +8,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Generator, Tensor
 
+from mfsbi.blocks import rows_at_work
 from mfsbi.flows.flow import Bijection, Density, Flow
 
 __all__ = ["Pairing", "log_normal", "log_prob_of", "pairing_of", "sample_of"]
@@ -76,12 +77,15 @@ class _FlowPairs:
         """Return that of points, shape `(sets, points, d)`."""
         met = [getattr(layer, "meets_theta", flow.parameter_dim > 0) for layer in flow.layers]
         first = met.index(True) if True in met else len(met)
-        y, log_det = u.flatten(0, 1).T.contiguous(), u.new_zeros(())
-        for layer in flow.layers[:first]:
-            y, change = layer(y, y.new_zeros(0, y.shape[1]))
-            log_det = log_det + change
-        shape = u.shape[:-1]
-        return cls(flow, first, y.unflatten(1, shape), log_det.expand(shape.numel()).view(shape))
+        parts = []
+        for rows in u.flatten(0, 1).split(rows_at_work(u.shape[-1])):
+            y, log_det = rows.T.contiguous(), u.new_zeros(len(rows))
+            for layer in flow.layers[:first]:
+                y, change = layer(y, y.new_zeros(0, y.shape[1]))
+                log_det = log_det + change
+            parts.append((y, log_det))
+        y, log_det = (torch.cat(part, -1) for part in zip(*parts, strict=True))
+        return cls(flow, first, y.unflatten(1, u.shape[:-1]), log_det.view(u.shape[:-1]))
 
     def __call__(self, theta: Tensor, which: Tensor) -> Tensor:
         y, at = self.columns[:, which, None], theta.movedim(-1, 0)[..., None]

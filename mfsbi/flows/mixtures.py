@@ -37,6 +37,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Generator, Tensor, nn
 
+from mfsbi.blocks import rows_at_work
 from mfsbi.checks import require_sizes
 from mfsbi.flows.couplings import AffineCouplings
 from mfsbi.flows.densities import Pairing
@@ -144,12 +145,14 @@ class AutoregressiveMixture(nn.Module):
 
     def pairing(self, u: Tensor) -> Pairing:
         """Return log p(u|theta) of fixed points, shape `(sets, points, d)`."""
-        bent, log_det = self._bent(u)
-        return _MixturePairing(self, bent.movedim(-1, 0).contiguous(), log_det.expand(u.shape[:-1]))
+        rows = u.flatten(0, -2).split(rows_at_work(self.features))
+        bent, log_det = (torch.cat(part) for part in zip(*map(self._bent, rows), strict=True))
+        bent, log_det = bent.view(u.shape), log_det.view(u.shape[:-1])
+        return _MixturePairing(self, bent.movedim(-1, 0).contiguous(), log_det)
 
     def _bent(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return h(u) and log|det dh/du|."""
-        return (u, u.new_zeros(())) if self.bends is None else self.bends.forward_and_log_det(u)
+        return (u, u.new_zeros(u.shape[:-1])) if self.bends is None else self.bends.forward_and_log_det(u)
 
     def _log_prob(self, columns: Tensor, theta: Tensor) -> Tensor:
         """Return the log density of bent coordinates, shape `(*)`, those of columns and theta broadcast.

@@ -112,7 +112,7 @@ class EncodedLikelihood:
     def _sums(self, log_prob: Pairing, events: int, theta: Tensor, which: Tensor) -> Tensor:
         """Return sum_j log p(x_aj|theta_ak) of so many events but for constants, `(some, k)`, some pairs at a time."""
         pairs = max(1, rows_at_work(self.points.shape[-1]) // events)
-        blocks = zip(*(part.split(max(1, pairs // theta.shape[1])) for part in (theta, which)), strict=True)
+        blocks = zip(*(part.split(max(1, pairs // max(1, theta.shape[1]))) for part in (theta, which)), strict=True)
         return torch.cat(
             [
                 torch.cat([log_prob(some, of).double().sum(-1) for some in rows.split(pairs, 1)], 1)

@@ -8,7 +8,10 @@ Particles begin as draws of the prior and are led to the posterior by way of
 L^(b - b') an effective share of one half. Particles are resampled by these weights, which costs those of a lost region
 their place, and moved by steps that leave p_b as it is. The evidence comes along,
 
-    Z_1 = prod_t  mean of L^(b_t - b_{t-1}) over the particles at b_{t-1}.
+    Z_1 = prod_t  mean of L^(b_t - b_{t-1}) over the particles at b_{t-1};
+
+where L is zero at most of the prior, more draws of it are taken until enough are where it is not, and the share of
+these comes before the product.
 
 **Steps** are taken by all particles at once, in unconstrained coordinates y, and are proposals accepted by Metropolis
 and Hastings's rule. They take turns:
@@ -66,8 +69,8 @@ STEPS = {"differences": along_differences, "mean": about_mean}
 WANTED, LARGEST = {"differences": 0.3, "mean": 0.4}, {"differences": 3.0, "mean": 1.0}
 """Share of steps that should be accepted, and their largest size."""
 
-BATCHES = 100
-"""Of draws of the prior at most, where the posterior is zero at most of them."""
+BATCHES, FEWEST_STARTS = 100, 10
+"""Batches of draws of the prior at most, where the posterior is zero at most of them, and those that must be left."""
 
 
 class Populations(NamedTuple):
@@ -117,13 +120,8 @@ class SMC:
         """
         found = self.draw_each(problem, draws, seed)
         log_evidence, error = _mean_evidence(found.log_evidence[0])
-        info = Info(
-            "smc",
-            markov=False,
-            acceptance=float(found.acceptance[0]),
-            log_evidence=log_evidence,
-            log_evidence_error=error,
-        )
+        info = Info("smc", markov=False, acceptance=float(found.acceptance[0]))
+        info = info._replace(log_evidence=log_evidence, log_evidence_error=error)
         return problem.chains(found.theta[0], info)
 
     def draw_each(self, problem: Problem, draws: int, seed: int) -> Populations:
@@ -218,7 +216,8 @@ class _Particles:
         for number in (possible < EFFECTIVE * particles).nonzero()[:, 0].tolist():
             self._draw_more(number)
         self.start, self.before = self.y.clone(), self.log_likelihood.clone()
-        self.normal = Normal.of(self.y)
+        d = self.y.shape[-1]  # normal laws come with the first temperature
+        self.normal = Normal(self.y.new_zeros(sets, d), torch.eye(d, dtype=self.y.dtype).repeat(sets, 1, 1))
         self.steps, self.enough, self.farthest = torch.zeros(3, sets, dtype=torch.float64)
         self._resample(everyone)
 
@@ -253,7 +252,11 @@ class _Particles:
         if not number:
             return
         worst, sets = self.likeness.argmax(), len(self.likeness)
-        where = "" if sets == 1 else f"In {int(number)} of {sets} data sets, worst in number {int(worst)}: at"
+        where = (
+            ""
+            if sets == 1
+            else f"In {int(number)} of {sets} data sets, worst in number {self.target.problem.first + int(worst)}: at"
+        )
         warn(
             f"{where or 'At'} temperature {float(self.at[worst]):.3g} particles remember where they came from: their "
             f"log likelihoods have a correlation of {float(self.likeness[worst]):.2f} with those before {MOST} steps. "
@@ -307,26 +310,28 @@ class _Particles:
 
         The share of such draws is the first factor of the evidence.
         """
-        batches, particles = [self._first(number)], self.y.shape[1] // self.populations
-        while True:
-            y, log_prior, log_likelihood = (torch.cat(parts, 1) for parts in zip(*batches, strict=True))
-            possible = [(own > -math.inf).nonzero()[:, 0] for own in log_likelihood]
-            fewest = min(map(len, possible))
-            if fewest >= particles or len(batches) == BATCHES:
-                break
-            batches.append(self._drawn(number))
-        if fewest < 2:
+        particles, batches = self.y.shape[1] // self.populations, 1
+        found = _possible(self._first(number))
+        while (fewest := min(len(own[0]) for own in found)) < particles and batches < BATCHES:
+            pairs = zip(found, _possible(self._drawn(number)), strict=True)
+            found = [[*map(torch.cat, zip(*pair, strict=True))] for pair in pairs]
+            batches += 1
+        if fewest < min(FEWEST_STARTS, particles):
             raise ValueError(
-                f"The posterior{_of_set(number, len(self.y))} is zero at all but {fewest} of {y.shape[1]} draws of the "
-                "prior, which are too few to start from. Is x within reach of the prior? If it is, take more "
-                '`particles`, as in `sample_chains(posterior, x, "smc", particles=2000)`.'
+                f"The posterior{self._of_set(number)} is zero at all but {fewest} of {batches * particles} "
+                "draws of the prior, which are too few to start from. Is x within reach of the prior? If it is, take "
+                'more `particles`, as in `sample_chains(posterior, x, "smc", particles=2000)`.'
             )
-        chosen = torch.stack([own[torch.arange(particles) % len(own)] for own in possible])
-        self.y[number] = y.gather(1, chosen[..., None].expand(-1, -1, y.shape[-1])).flatten(0, 1)
-        self.log_prior[number] = log_prior.gather(1, chosen).flatten()
-        self.log_likelihood[number] = log_likelihood.gather(1, chosen).flatten()
-        share = torch.tensor([len(own) for own in possible], dtype=torch.float64) / y.shape[1]
-        self.log_evidence[number] = share.log()
+        places = [torch.arange(particles) % len(own[0]) for own in found]
+        for values, parts in zip((self.y, self.log_prior, self.log_likelihood), zip(*found, strict=True), strict=True):
+            values[number] = torch.cat([part[place] for part, place in zip(parts, places, strict=True)])
+        count = torch.tensor([len(own[0]) for own in found], dtype=torch.float64)
+        self.log_evidence[number] = (count / (batches * particles)).log()
+
+    def _of_set(self, number: int) -> str:
+        """Return which data set something is said of, if there are several."""
+        problem = self.target.problem
+        return f" of data set {problem.first + number}" if problem.sets else ""
 
     def _first(self, number: int) -> list[Tensor]:
         """Return y, log p(y) and log L of a data set's particles, population by population."""
@@ -344,9 +349,10 @@ class _Particles:
         return values.unflatten(1, (self.populations, -1))
 
 
-def _of_set(number: int, sets: int) -> str:
-    """Return which data set something is said of, if there are several."""
-    return "" if sets == 1 else f" of data set {number}"
+def _possible(values: list[Tensor]) -> list[list[Tensor]]:
+    """Return y, log p(y) and log L of each population, without what is nowhere in the posterior."""
+    kept = values[2] > -math.inf
+    return [[each[number, own] for each in values] for number, own in enumerate(kept)]
 
 
 def _next_temperature(log_likelihood: Tensor, temperature: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class Problem(NamedTuple):
         posterior: sbi's posterior
         show_progress_bars: whether to show a progress bar
         sets: how many data sets there are, each with a theta of its own; 0 where all of x shares one
+        first: the number of the first of them, for messages
     """
 
     potential: Callable[..., Tensor]
@@ -88,6 +89,7 @@ class Problem(NamedTuple):
     posterior: object
     show_progress_bars: bool
     sets: int = 0
+    first: int = 0
 
     @property
     def parameters(self) -> int:

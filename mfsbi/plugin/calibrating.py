@@ -42,8 +42,9 @@ def calibrate(
 ) -> Calibration:
     """Examine whether a posterior is calibrated, on data whose theta is known.
 
-    Posteriors that draw by SMC or MCMC are drawn by SMC of all data sets at once, and others by their own way, one data
-    set after the other. A sampler that is given examines the draws of that one. The posterior stays as it is.
+    Posteriors of ours that draw by SMC or MCMC are drawn by SMC of all data sets at once, whatever their settings of
+    MCMC, unless theta takes few values; others by their own way, one data set after the other. A sampler that is given
+    examines the draws of that one, as "slice" does those of MCMC. The posterior stays as it is.
 
     Arguments:
         posterior: any of sbi's, as `build_posterior()` returns them

@@ -36,8 +36,8 @@ def _of_mcmc() -> PosteriorParameters:
 POPULATIONS, PARTICLES, PARTICLES_PER_PARAMETER = 2, 100, 5
 """Of SMC for each of many data sets: populations, and particles of each at least."""
 
-SETS = 500
-"""Data sets that are worked on at once."""
+SETS, MOST_PARTICLES = 500, 200_000
+"""Data sets that are worked on at once, and particles of all of them: at most."""
 
 DEFAULTS: dict[str, Callable[[], PosteriorParameters]] = {
     "smc": _of_mcmc,
@@ -183,7 +183,11 @@ class SMCPosterior(MCMCPosterior):
         show_progress_bars: bool | None = True,
         **settings: object,
     ) -> Tensor:
-        """Draw theta for each row of x, or each set of rows, `(*sample_shape, rows, parameter)`; see `sample`."""
+        """Draw theta for each row of x, or each set of rows, shape `(*sample_shape, rows, parameter)`, all at once.
+
+        Each has two populations of a hundred particles, or as many as the draws ask for, where `sample` takes four of
+        250; a warning says in how many they disagree. Other arguments are those of `sample`.
+        """
         if others or settings:
             shown = bool(bars_shown(wanted=show_progress_bars))
             return cast(Tensor, super().sample_batched(sample_shape, x, *others, show_progress_bars=shown, **settings))
@@ -219,9 +223,10 @@ def draws_of_sets(
         enough = max(-(-draws // POPULATIONS), PARTICLES, PARTICLES_PER_PARAMETER * prior.event_shape[0])
         sampler = SMC(chains=POPULATIONS, particles=enough)
     each, found = max(sampler.particles, -(-draws // sampler.chains)), []
-    for number, some in enumerate(x.split(SETS)):
+    sets = max(1, min(SETS, MOST_PARTICLES // (sampler.chains * each)))
+    for number, some in enumerate(x.split(sets)):
         potential.set_x(some, x_is_iid=False)
-        problem = Problem(potential, prior, transform, some, posterior, show_progress_bars, len(some))
+        problem = Problem(potential, prior, transform, some, posterior, show_progress_bars, len(some), number * sets)
         found.append(sampler.draw_each(problem, each, derived(seed, number)).theta)
     theta = torch.cat(found)
     warn_of_populations(theta)

@@ -39,6 +39,11 @@ def test_sets_have_a_theta_each(model):
     torch.testing.assert_close(EncodedLikelihood(model, x).iid(theta), shared)
 
 
+def test_no_theta_has_no_likelihood(model, x):
+    assert EncodedLikelihood(model, x).iid(torch.zeros(0, 2)).shape == (0,)
+    assert EncodedLikelihood(model, x).of_sets(torch.zeros(2, 0, 2), torch.arange(2)).shape == (2, 0)
+
+
 def test_each_set_meets_its_own_parameters(model):
     x, which = plane(12, seed=5)[1].double().view(3, 4, 3), torch.tensor([2, 0])
     theta = torch.randn(2, 5, 2)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Independent, MultivariateNormal, Normal, Uniform, biject_to
+from torch.distributions import Gamma, Independent, MultivariateNormal, Normal, Uniform, biject_to
 
 from mfsbi import SMC
 from mfsbi.inference.samplers import Problem
@@ -90,6 +90,22 @@ def test_a_likelihood_that_is_zero_at_nearly_all_of_the_prior_is_found():
     assert (chains.draws.abs() < 0.002).all()
     assert abs(float(chains.draws.std()) - 0.004 / 12**0.5) < 0.0001
     assert abs(chains.info.log_evidence - math.log(0.002)) < 0.15
+
+
+def test_a_draw_of_the_prior_on_its_edge_does_no_harm():
+    """Where the logarithm ends: laws of small shapes have such draws in float32."""
+
+    class WithZero(Gamma):
+        def sample(self, sample_shape=()):
+            theta = super().sample(sample_shape)
+            theta[0] = 0.0
+            return theta
+
+    prior = Independent(WithZero(torch.ones(1), torch.ones(1), validate_args=False), 1, validate_args=False)
+    found = problem(prior, lambda theta: Normal(1.0, 0.1).log_prob(theta[:, 0]))
+    draws = SMC().draw(found, 250, seed=0).pooled
+    assert abs(float(draws.mean()) - 0.99) < 0.02
+    assert abs(float(draws.std()) - 0.1) < 0.01
 
 
 def test_each_of_several_data_sets_has_its_own_posterior_and_evidence():
