@@ -251,14 +251,10 @@ class _Particles:
         number = (self.likeness > REMEMBERED).sum()
         if not number:
             return
-        worst, sets = self.likeness.argmax(), len(self.likeness)
-        where = (
-            ""
-            if sets == 1
-            else f"In {int(number)} of {sets} data sets, worst in number {self.target.problem.first + int(worst)}: at"
-        )
+        worst, sets = int(self.likeness.argmax()), len(self.likeness)
+        where = f"In {int(number)} of {sets} data sets, worst{self._of_set(worst)}: at" if self._of_set(worst) else "At"
         warn(
-            f"{where or 'At'} temperature {float(self.at[worst]):.3g} particles remember where they came from: their "
+            f"{where} temperature {float(self.at[worst]):.3g} particles remember where they came from: their "
             f"log likelihoods have a correlation of {float(self.likeness[worst]):.2f} with those before {MOST} steps. "
             "Regions of the posterior may have too many or too few draws: compare with another seed, or take another "
             "sampler, such as nuts."
@@ -331,7 +327,7 @@ class _Particles:
     def _of_set(self, number: int) -> str:
         """Return which data set something is said of, if there are several."""
         problem = self.target.problem
-        return f" of data set {problem.first + number}" if problem.sets else ""
+        return f" for data set {problem.first + number}" if problem.sets else ""
 
     def _first(self, number: int) -> list[Tensor]:
         """Return y, log p(y) and log L of a data set's particles, population by population."""
