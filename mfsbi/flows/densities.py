@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Generator, Tensor
 from mfsbi.blocks import rows_at_work
 from mfsbi.flows.flow import Bijection, Density, Flow
 
-__all__ = ["Pairing", "log_normal", "log_prob_of", "pairing_of", "sample_of"]
+__all__ = ["EveryPair", "Pairing", "log_normal", "log_prob_of", "pairing_of", "sample_of"]
 
 
 def log_normal(base: Tensor) -> Tensor:
@@ -43,15 +44,21 @@ points alone is computed once, and what depends on theta alone once for all poin
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """A pairing that does nothing twice as quickly: it evaluates every pair."""
+class EveryPair:
+    """A pairing that evaluates the density of every pair, for densities of which no part can be computed once.
 
-    flow: Bijection | Density
-    u: Tensor
+    Arguments:
+        log_prob: (points, theta) -> log p, shapes `(*, d)`, `(*, parameter)` and `(*)`
+        points: shape `(sets, points, d)`
+    """
+
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+    points: Tensor
 
     def __call__(self, theta: Tensor, which: Tensor) -> Tensor:
-        u = self.u[which][:, None].expand(-1, theta.shape[1], -1, -1)
-        return log_prob_of(self.flow, u, theta[:, :, None].expand(*u.shape[:-1], -1))
+        """Return log p of each pair, shape `(some, k, points)`."""
+        points = self.points[which][:, None].expand(-1, theta.shape[1], -1, -1)
+        return self.log_prob(points, theta[:, :, None].expand(*points.shape[:-1], -1))
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def pairing_of(flow: Bijection | Density, u: Tensor) -> Pairing:
     """
     if hasattr(flow, "pairing"):
         return cast(Pairing, flow.pairing(u))
-    return _FlowPairs.of(flow, u) if isinstance(flow, Flow) else _Pairs(flow, u)
+    return _FlowPairs.of(flow, u) if isinstance(flow, Flow) else EveryPair(partial(log_prob_of, flow), u)
 
 
 def sample_of(flow: Bijection | Density, theta: Tensor, generator: Generator | None = None) -> Tensor:

@@ -13,7 +13,6 @@ Where the chart depends on theta nothing is constant, and every call evaluates l
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from mfsbi.blocks import rows_at_work
 from mfsbi.checks import require_features
-from mfsbi.flows.densities import Pairing
+from mfsbi.flows.densities import EveryPair, Pairing
 from mfsbi.models import AbstractModel, DensityModel
 from mfsbi.types import HasQuickLikelihood, KnownLikelihood
 
@@ -105,13 +104,13 @@ class EncodedLikelihood:
     def _pairing(self, points: Tensor) -> Pairing:
         """Return theta -> log p of the points, but for the constants."""
         if isinstance(self._model, DensityModel) and self._model.chart.conditional:
-            return _ConditionalPairs(self._model, points)
+            return EveryPair(self._model.log_prob, points)
         with torch.no_grad():
             return self._model.latent.pairing(points)
 
     def _sums(self, log_prob: Pairing, events: int, theta: Tensor, which: Tensor) -> Tensor:
         """Return sum_j log p(x_aj|theta_ak) of so many events but for constants, `(some, k)`, some pairs at a time."""
-        pairs = max(1, rows_at_work(self.points.shape[-1]) // events)
+        theta, pairs = theta.to(self.points), max(1, rows_at_work(self.points.shape[-1]) // events)
         blocks = zip(*(part.split(max(1, pairs // max(1, theta.shape[1]))) for part in (theta, which)), strict=True)
         return torch.cat(
             [
@@ -119,18 +118,6 @@ class EncodedLikelihood:
                 for rows, of in blocks
             ]
         )
-
-
-@dataclass(frozen=True)
-class _ConditionalPairs:
-    """log p(x|theta) of fixed points, shape `(sets, points, data)`, by a model whose chart depends on theta."""
-
-    model: DensityModel
-    x: Tensor
-
-    def __call__(self, theta: Tensor, which: Tensor) -> Tensor:
-        x = self.x[which][:, None].expand(-1, theta.shape[1], -1, -1)
-        return self.model.log_prob(x, theta[:, :, None].expand(*x.shape[:-1], -1))
 
 
 def exact_potential(simulator: KnownLikelihood, x: Tensor) -> Callable[[Tensor], Tensor]:

@@ -85,7 +85,9 @@ class ValuesAndScores(Op):
         """Return the gradient by theta."""
         of_values, of_scores = cotangents
         if not isinstance(of_scores.type, DisconnectedType):
-            raise NotImplementedError("Second derivatives of the log likelihood are not there: use a sampler without.")
+            raise NotImplementedError(
+                "The log likelihood has no second derivatives in PyTensor: take a sampler without, such as NUTS."
+            )
         return [of_values[:, None] * outputs[1]]
 
     L_op = pullback

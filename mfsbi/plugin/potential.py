@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from mfsbi.blocks import rows_at_work
+from mfsbi.flows.densities import Pairing
 from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.plugin.estimator import ManifoldEstimator
 from mfsbi.plugin.host import BasePotential, LikelihoodBasedPotential, RatioBasedPotential
@@ -81,12 +82,26 @@ class OwnPotential(BasePotential):
             which: row of the observations, or set of rows, that each of the first axis is for, shape `(some,)`
         """
         self.evaluations += theta.shape[:2].numel()
+        shape = theta.shape
+
+        def log_posterior(rows: Tensor) -> Tensor:
+            return self._likelihood_of_sets(rows.view(shape), which).flatten() + self.prior.log_prob(rows)
+
         with torch.no_grad():
-            return self._log_posterior_of_sets(theta, which)
+            return masked(self.prior, theta.flatten(0, 1), log_posterior).view(shape[:2])
 
     @abstractmethod
-    def _log_posterior_of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
-        """Return what `of_sets` does."""
+    def likelihood_of(self, x: Tensor) -> Pairing:
+        """Return (theta, which) -> the log likelihood, or log ratio, of some sets, shape `(some, k)`, in float64.
+
+        Arguments:
+            x: shape `(sets, events, data)`; nothing is said of observations out of reach
+        """
+
+    @property
+    @abstractmethod
+    def _likelihood_of_sets(self) -> Pairing:
+        """That of the observations that are set."""
 
     @abstractmethod
     def _log_posterior(self, theta: Tensor) -> Tensor:
@@ -145,13 +160,13 @@ class ManifoldPotential(OwnPotential, LikelihoodBasedPotential):
         log_likelihood = likelihood.iid if self.x_is_iid else likelihood.rowwise
         return masked(self.prior, theta, lambda rows: log_likelihood(rows) + self.prior.log_prob(rows))
 
-    def _log_posterior_of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
-        likelihood, shape = cast(EncodedLikelihood, self._likelihood), theta.shape
+    def likelihood_of(self, x: Tensor) -> Pairing:
+        """Return that of a frozen model; the observations are placed on the manifold once."""
+        return EncodedLikelihood(self.likelihood_estimator.model, x).of_sets
 
-        def log_posterior(rows: Tensor) -> Tensor:
-            return likelihood.of_sets(rows.view(shape), which).flatten() + self.prior.log_prob(rows)
-
-        return masked(self.prior, theta.flatten(0, 1).to(likelihood.points), log_posterior).view(shape[:2])
+    @property
+    def _likelihood_of_sets(self) -> Pairing:
+        return cast(EncodedLikelihood, self._likelihood).of_sets
 
 
 class RatioPotential(OwnPotential, RatioBasedPotential):
@@ -180,19 +195,22 @@ class RatioPotential(OwnPotential, RatioBasedPotential):
         potential = super(OwnPotential, self).__call__
         return masked(self.prior, theta, lambda rows: potential(rows, torch.is_grad_enabled()))
 
-    def _log_posterior_of_sets(self, theta: Tensor, which: Tensor) -> Tensor:
-        observed, shape = cast(Tensor, self._x_o), theta.shape
-        sets = observed if observed.ndim == 3 else observed[:, None]
-        of, per_chunk = which.repeat_interleave(shape[1]), max(1, rows_at_work(sets.shape[-1]) // sets.shape[1])
+    def likelihood_of(self, x: Tensor) -> Pairing:
+        """Return that of the ratio, which evaluates every pair."""
+        per_chunk = max(1, rows_at_work(x.shape[-1]) // x.shape[1])
 
-        def log_posterior(rows: Tensor) -> Tensor:
+        def log_ratios(theta: Tensor, which: Tensor) -> Tensor:
+            rows, of = theta.flatten(0, 1), which.repeat_interleave(theta.shape[1])
             chunks = zip(of.split(per_chunk), rows.split(per_chunk), strict=True)
-            sums = [self._log_ratios(sets[numbers], some) for numbers, some in chunks]
-            return torch.cat(sums) + self.prior.log_prob(rows)
+            each = [
+                self.ratio_estimator(some.repeat_interleave(x.shape[1], 0), x[numbers].flatten(0, 1))
+                for numbers, some in chunks
+            ]
+            return torch.cat(each).double().view(-1, x.shape[1]).sum(-1).view(theta.shape[:2])
 
-        return masked(self.prior, theta.flatten(0, 1), log_posterior).view(shape[:2])
+        return log_ratios
 
-    def _log_ratios(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Return sum_j log r(x_ij|theta_i) of x of shape `(rows, events, data)`, shape `(rows,)`."""
-        log_ratio: Tensor = self.ratio_estimator(theta.repeat_interleave(x.shape[1], 0), x.flatten(0, 1))
-        return log_ratio.view(x.shape[:2]).sum(-1)
+    @property
+    def _likelihood_of_sets(self) -> Pairing:
+        observed = cast(Tensor, self._x_o)
+        return self.likelihood_of(observed if observed.ndim == 3 else observed[:, None])

@@ -23,14 +23,13 @@ from tqdm.auto import tqdm
 from mfsbi.checks import require_finite, require_kind, require_positive_integer, require_seed, require_tensor
 from mfsbi.inference.maximum import Likelihood, Support
 from mfsbi.inference.neyman import ConfidenceBelt
-from mfsbi.inference.potential import EncodedLikelihood
 from mfsbi.inference.profile import ProfileLikelihood
 from mfsbi.inference.profiling import likelihood_ratios, profile_likelihood
 from mfsbi.inference.run_smc import SMC
 from mfsbi.inference.samplers import bars_shown
 from mfsbi.inference.to_arviz import require_names
 from mfsbi.plugin.host import NeuralPosterior
-from mfsbi.plugin.parameter_prior import ParameterPrior
+from mfsbi.plugin.parameter_prior import ParameterPrior, masked
 from mfsbi.plugin.potential import ManifoldPotential, OwnPotential, RatioPotential
 from mfsbi.plugin.sampling import require_observations, require_posterior
 from mfsbi.seeds import derived, seeded
@@ -283,32 +282,13 @@ def _likelihood(potential: OwnPotential, x: Tensor) -> Likelihood:
         potential: of the learned likelihood, or ratio
         x: shape `(sets, events, data)`
     """
-    prior, device = potential.prior, potential.device
-    of_sets = _of_sets(potential, x)
+    prior, likelihood = potential.prior, potential.likelihood_of(x.to(potential.device))
 
     def log_prob(theta: Tensor, sets: Tensor) -> Tensor:
-        theta = theta.to(device)
-        inside = prior.inside(theta.detach())
-        allowed = torch.where(inside[:, None], theta, prior.somewhere.to(theta))
-        return of_sets(allowed, sets.to(device)).where(inside, -inf)
+        of = sets.to(potential.device)
+        return masked(prior, theta.to(potential.device), lambda rows: likelihood(rows[:, None], of)[:, 0])
 
     return Likelihood(log_prob, x.shape[1])
-
-
-def _of_sets(potential: OwnPotential, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return theta and a set for each row -> the sum of log likelihoods, or log ratios, over that set."""
-    if isinstance(potential, ManifoldPotential):
-        model = potential.likelihood_estimator.model
-        likelihood, kind = EncodedLikelihood(model, x), model.latent.theta_mean.dtype
-        return lambda theta, sets: likelihood.of_sets(theta.to(kind)[:, None], sets)[:, 0]
-    network, x = cast(Any, potential).ratio_estimator, x.to(potential.device)
-
-    def ratios(theta: Tensor, sets: Tensor) -> Tensor:
-        kind = torch.get_default_dtype()
-        values = network(theta.to(kind).repeat_interleave(x.shape[1], dim=0), x[sets].flatten(0, 1))
-        return values.reshape(len(sets), -1).double().sum(-1)
-
-    return ratios
 
 
 def _drawing(
